@@ -1,0 +1,3 @@
+module github.com/tidemark/tidemark/shared
+
+go 1.26
