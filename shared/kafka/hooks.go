@@ -35,7 +35,12 @@ func (standIn) Unmarshal(m *sarama.ConsumerMessage) (*message.Message, error) {
 }
 
 // session is Sarama's session as set-up sees it.
-type session struct{ sarama.ConsumerGroupSession }
+type session struct {
+	sarama.ConsumerGroupSession
+	ending *ending
+}
+
+func (s session) End() { s.ending.end() }
 
 func (s session) Partitions() []int32 {
 	for _, partitions := range s.Claims() { // one topic a subscriber
@@ -52,18 +57,23 @@ func (s session) Seek(partition int32, offset int64, metadata string) {
 	}
 }
 
-// claim is Sarama's claim with its messages replaced by the feed of stand-ins.
-type claim struct {
-	sarama.ConsumerGroupClaim
-	feed  chan *sarama.ConsumerMessage
-	marks sync.Map // *sarama.ConsumerMessage (stand-in) → *Batch
+// ending is how a session is given back: Sarama ends it as soon as any of its claims is over.
+type ending struct {
 	once  sync.Once
 	ended chan struct{}
 }
 
-func (c *claim) Messages() <-chan *sarama.ConsumerMessage { return c.feed }
+func (e *ending) end() { e.once.Do(func() { close(e.ended) }) }
 
-func (c *claim) end() { c.once.Do(func() { close(c.ended) }) }
+// claim is Sarama's claim with its messages replaced by the feed of stand-ins.
+type claim struct {
+	sarama.ConsumerGroupClaim
+	*ending
+	feed  chan *sarama.ConsumerMessage
+	marks sync.Map // *sarama.ConsumerMessage (stand-in) → *Batch
+}
+
+func (c *claim) Messages() <-chan *sarama.ConsumerMessage { return c.feed }
 
 // markingSession replaces the mark of a stand-in by that of its batch, which may say nothing.
 type markingSession struct {

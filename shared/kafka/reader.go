@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/Shopify/sarama"
@@ -24,6 +25,7 @@ type Gap struct {
 	Markers int64 // transaction markers
 	Aborted int64 // records of aborted transactions
 	Missing int64 // nothing at all: compacted, deleted or lost
+	Records int64 // committed records: these may not be passed over
 }
 
 // Reader asks the log about itself, outside any group. It connects when first asked and again after
@@ -208,7 +210,7 @@ func (r *Reader) Committed(_ context.Context, group, topic string, partitions []
 // RecordAt returns the record at offset, or found false where the log holds another thing or nothing
 // there. It reads the first batch at or after offset.
 func (r *Reader) RecordAt(ctx context.Context, topic string, partition int32, offset int64) (rec Record, found bool, err error) {
-	blocks, err := r.fetch(ctx, topic, partition, offset, sarama.ReadUncommitted)
+	blocks, _, err := r.fetch(ctx, topic, partition, offset)
 	if err != nil {
 		return Record{}, false, err
 	}
@@ -229,21 +231,18 @@ func (r *Reader) RecordAt(ctx context.Context, topic string, partition int32, of
 	return Record{}, false, nil
 }
 
-// Explain says what stands in [from, to), which a read-committed consumer passed over. An offset that
-// holds a record of its own, committed, is counted as aborted: it was never delivered.
+// Explain says what stands in [from, to), which a read-committed consumer passed over or has not been
+// given yet.
 func (r *Reader) Explain(ctx context.Context, topic string, partition int32, from, to int64) (Gap, error) {
 	var g Gap
 	for at := from; at < to; {
-		blocks, err := r.fetch(ctx, topic, partition, at, sarama.ReadUncommitted)
+		blocks, aborted, err := r.fetch(ctx, topic, partition, at)
 		if err != nil {
 			return Gap{}, err
 		}
 		start := at
 		for _, b := range blocks {
-			last := b.FirstOffset + int64(b.LastOffsetDelta)
-			if last < at {
-				continue
-			}
+			end := min(b.LastOffset()+1, to)
 			if b.FirstOffset >= to {
 				break
 			}
@@ -251,20 +250,25 @@ func (r *Reader) Explain(ctx context.Context, topic string, partition int32, fro
 				g.Missing += b.FirstOffset - at
 				at = b.FirstOffset
 			}
-			var there int64
-			for _, one := range b.Records {
-				if o := b.FirstOffset + one.OffsetDelta; o >= at && o < to {
-					there++
+			switch {
+			case b.Control:
+				aborted = closed(aborted, b)
+				g.Markers += max(end-at, 0)
+			case end > at:
+				var there int64
+				for _, one := range b.Records {
+					if o := b.FirstOffset + one.OffsetDelta; o >= at && o < to {
+						there++
+					}
+				}
+				g.Missing += end - at - there
+				if isAborted(aborted, b) {
+					g.Aborted += there
+				} else {
+					g.Records += there
 				}
 			}
-			end := min(last+1, to)
-			if b.Control {
-				g.Markers += end - at
-			} else {
-				g.Aborted += there
-				g.Missing += end - at - there
-			}
-			at = end
+			at = max(at, end)
 		}
 		if at == start {
 			g.Missing += to - at
@@ -274,38 +278,56 @@ func (r *Reader) Explain(ctx context.Context, topic string, partition int32, fro
 	return g, nil
 }
 
-// fetch reads raw record batches from offset on, without Sarama's consumer, which hides markers.
-func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offset int64, isolation sarama.IsolationLevel) ([]*sarama.RecordBatch, error) {
+func isAborted(aborted []*sarama.AbortedTransaction, b *sarama.RecordBatch) bool {
+	return b.IsTransactional && slices.ContainsFunc(aborted, func(t *sarama.AbortedTransaction) bool {
+		return t.ProducerID == b.ProducerID && t.FirstOffset <= b.FirstOffset
+	})
+}
+
+// closed leaves out the transaction that marker ends.
+func closed(aborted []*sarama.AbortedTransaction, marker *sarama.RecordBatch) []*sarama.AbortedTransaction {
+	i := slices.IndexFunc(aborted, func(t *sarama.AbortedTransaction) bool {
+		return t.ProducerID == marker.ProducerID && t.FirstOffset <= marker.FirstOffset
+	})
+	if i < 0 {
+		return aborted
+	}
+	return slices.Delete(slices.Clone(aborted), i, i+1)
+}
+
+// fetch reads raw record batches from offset on, up to the stable end, and the aborted transactions among
+// them, without Sarama's consumer, which hides markers.
+func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offset int64) ([]*sarama.RecordBatch, []*sarama.AbortedTransaction, error) {
 	c, err := r.connect()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for size := int32(64 << 10); ; size *= 8 {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		leader, err := c.Leader(topic, partition)
 		if err != nil {
-			return nil, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
+			return nil, nil, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
 		}
-		request := &sarama.FetchRequest{Version: 4, MaxWaitTime: 100, MinBytes: 1, MaxBytes: size, Isolation: isolation}
+		request := &sarama.FetchRequest{Version: 4, MaxWaitTime: 100, MinBytes: 1, MaxBytes: size, Isolation: sarama.ReadCommitted}
 		request.AddBlock(topic, partition, offset, size, -1)
 		res, err := leader.Fetch(request)
 		if err != nil {
 			_ = leader.Close()
 			_ = c.RefreshMetadata(topic)
-			return nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, err)
+			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, err)
 		}
 		block := res.GetBlock(topic, partition)
 		if block == nil {
-			return nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, sarama.ErrIncompleteResponse)
+			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, sarama.ErrIncompleteResponse)
 		}
 		if errors.Is(block.Err, sarama.ErrOffsetOutOfRange) {
-			return nil, nil
+			return nil, nil, nil
 		}
 		if block.Err != sarama.ErrNoError {
 			_ = c.RefreshMetadata(topic)
-			return nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, block.Err)
+			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, block.Err)
 		}
 		var batches []*sarama.RecordBatch
 		partial := block.Partial
@@ -316,7 +338,7 @@ func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offse
 			}
 		}
 		if len(batches) > 0 || !partial || size >= 256<<20 {
-			return batches, nil
+			return batches, block.AbortedTransactions, nil
 		}
 	}
 }

@@ -35,6 +35,8 @@ type Session interface {
 	Partitions() []int32
 	// Seek sets where reading starts and what is committed with it. It works during set-up only.
 	Seek(partition int32, offset int64, metadata string)
+	// End gives all partitions back, so that set-up is done anew. It returns at once.
+	End()
 	// Commit sends what Seek and acknowledged batches marked. It reports no error, as Sarama's does
 	// not: fetch the committed offsets to see.
 	Commit()
@@ -175,12 +177,14 @@ func (s *Subscriber) watch(err error) {
 
 // groupHandler stands between Sarama and Watermill's handler.
 type groupHandler struct {
-	s     *Subscriber
-	inner sarama.ConsumerGroupHandler
+	s       *Subscriber
+	inner   sarama.ConsumerGroupHandler
+	current *ending // of the session; sessions of one handler follow each other
 }
 
 func (h *groupHandler) Setup(sess sarama.ConsumerGroupSession) error {
-	return h.s.o.SetUp(session{sess})
+	h.current = &ending{ended: make(chan struct{})}
+	return h.s.o.SetUp(session{sess, h.current})
 }
 
 func (h *groupHandler) Cleanup(sess sarama.ConsumerGroupSession) error {
@@ -191,7 +195,7 @@ func (h *groupHandler) Cleanup(sess sarama.ConsumerGroupSession) error {
 // ConsumeClaim feeds Watermill's handler one message a batch: a stand-in whose key names the batch. The
 // mark that its acknowledgement leads to is replaced by the batch's own.
 func (h *groupHandler) ConsumeClaim(sess sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
-	cl := &claim{ConsumerGroupClaim: c, feed: make(chan *sarama.ConsumerMessage), ended: make(chan struct{})}
+	cl := &claim{ConsumerGroupClaim: c, feed: make(chan *sarama.ConsumerMessage), ending: h.current}
 	gathered := make(chan struct{})
 	go func() {
 		defer close(gathered)
