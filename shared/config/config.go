@@ -1,0 +1,221 @@
+// Package config reads a service's configuration from its environment into one struct, finds every
+// mistake in it at once, and prints it with its secrets masked.
+//
+// A service fills its struct with defaults and hands it to Load with the environment as a map; nothing
+// here reads the process's own environment, so two services with different settings can run in one
+// process. Fields are bound by tags:
+//
+//	ServerPort int    `env:"SERVER_PORT" desc:"port to listen on"`
+//	URL        string `env:"DB_URL" desc:"…" secret:"url"`   // password masked; DB_URL_FILE is read too
+//
+// A struct, or one embedded in it, may have a Validate() error method; errors.Join tells several.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Setting is one variable of a service, for printing and for the generated page.
+type Setting struct {
+	Name        string
+	Value       string // masked where it is secret
+	Description string
+	Secret      string // "", "true" (all of it) or "url" (its password)
+}
+
+type field struct {
+	Setting
+	goName string
+	value  reflect.Value
+}
+
+// Load overrides dst, a pointer to a struct filled with defaults, by environ, and validates it. An
+// empty variable counts as unset. The error names every mistake found, one a line.
+func Load(dst any, environ map[string]string) error {
+	fields := walk(reflect.ValueOf(dst).Elem())
+	given := make(map[string]string, len(environ))
+	var mistakes []error
+	for _, f := range fields {
+		value, file := environ[f.Name], ""
+		if f.Secret != "" {
+			file = environ[f.Name+"_FILE"]
+		}
+		switch {
+		case value != "" && file != "":
+			mistakes = append(mistakes, fmt.Errorf("%s and %s_FILE are both set: keep one", f.Name, f.Name))
+		case file != "":
+			content, err := os.ReadFile(file)
+			if err != nil {
+				mistakes = append(mistakes, fmt.Errorf("%s_FILE: %w", f.Name, err))
+				continue
+			}
+			value = strings.TrimRight(string(content), "\r\n")
+			if value == "" {
+				mistakes = append(mistakes, fmt.Errorf("%s_FILE: %s is empty", f.Name, file))
+			}
+		}
+		if value != "" {
+			given[f.Name] = value
+		}
+	}
+	mistakes = append(mistakes, misnamed(environ)...)
+	if err := env.ParseWithOptions(dst, env.Options{Environment: given}); err != nil {
+		mistakes = append(mistakes, readable(err, fields, given)...)
+	}
+	mistakes = append(mistakes, validate(reflect.ValueOf(dst))...)
+	return joined(mistakes)
+}
+
+// Settings lists the variables of src, a pointer to a configuration, in the order of its fields.
+func Settings(src any) []Setting {
+	fields := walk(reflect.ValueOf(src).Elem())
+	out := make([]Setting, len(fields))
+	for i, f := range fields {
+		out[i] = f.Setting
+		out[i].Value = masked(f)
+	}
+	return out
+}
+
+// Environ turns "NAME=value" lines, as os.Environ gives them, into the map that Load takes.
+func Environ(lines []string) map[string]string {
+	m := make(map[string]string, len(lines))
+	for _, line := range lines {
+		if name, value, ok := strings.Cut(line, "="); ok {
+			m[name] = value
+		}
+	}
+	return m
+}
+
+// MaskURL replaces the password in a URL; a text that is no URL with a host is masked whole.
+func MaskURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		return "***"
+	}
+	if q := u.Query(); q.Has("password") {
+		q.Set("password", "***")
+		u.RawQuery = q.Encode()
+	}
+	return strings.ReplaceAll(u.Redacted(), ":xxxxx@", ":***@")
+}
+
+func masked(f field) string {
+	text := fmt.Sprint(f.value.Interface())
+	if list, ok := f.value.Interface().([]string); ok {
+		text = strings.Join(list, ",")
+	}
+	switch {
+	case text == "" || f.Secret == "":
+		return text
+	case f.Secret == "url":
+		return MaskURL(text)
+	default:
+		return "***"
+	}
+}
+
+func walk(v reflect.Value) []field {
+	var fields []field
+	for i := range v.NumField() {
+		sf := v.Type().Field(i)
+		if name, ok := sf.Tag.Lookup("env"); ok {
+			fields = append(fields, field{
+				Setting: Setting{Name: name, Description: sf.Tag.Get("desc"), Secret: sf.Tag.Get("secret")},
+				goName:  sf.Name, value: v.Field(i),
+			})
+		} else if sf.Type.Kind() == reflect.Struct && sf.IsExported() {
+			fields = append(fields, walk(v.Field(i))...)
+		}
+	}
+	return fields
+}
+
+// readable names the variable where the parser names the field, and leaves a secret's value out.
+func readable(err error, fields []field, given map[string]string) []error {
+	var aggregate env.AggregateError
+	if !errors.As(err, &aggregate) {
+		return []error{err}
+	}
+	out := make([]error, 0, len(aggregate.Errors))
+	for _, e := range aggregate.Errors {
+		var parse env.ParseError
+		i := -1
+		if errors.As(e, &parse) {
+			i = slices.IndexFunc(fields, func(f field) bool { return f.goName == parse.Name })
+		}
+		if i < 0 {
+			out = append(out, e)
+			continue
+		}
+		f := fields[i]
+		if f.Secret != "" {
+			out = append(out, fmt.Errorf("%s is not a %s", f.Name, f.value.Type()))
+			continue
+		}
+		out = append(out, fmt.Errorf("%s=%q is not a %s", f.Name, given[f.Name], kind(f.value.Type())))
+	}
+	return out
+}
+
+func kind(t reflect.Type) string {
+	switch {
+	case t.String() == "time.Duration":
+		return "duration, such as 500ms, 5s or 1m"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case strings.HasPrefix(t.Kind().String(), "int"), strings.HasPrefix(t.Kind().String(), "uint"):
+		return "whole number"
+	default:
+		return t.String()
+	}
+}
+
+func validate(v reflect.Value) []error {
+	var mistakes []error
+	if v.Kind() != reflect.Pointer {
+		v = v.Addr()
+	}
+	if c, ok := v.Interface().(interface{ Validate() error }); ok {
+		if err := c.Validate(); err != nil {
+			mistakes = append(mistakes, split(err)...)
+		}
+	}
+	s := v.Elem()
+	for i := range s.NumField() {
+		if sf := s.Type().Field(i); sf.Type.Kind() == reflect.Struct && sf.IsExported() {
+			mistakes = append(mistakes, validate(s.Field(i))...)
+		}
+	}
+	return mistakes
+}
+
+func split(err error) []error {
+	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined error itself
+		return many.Unwrap()
+	}
+	return []error{err}
+}
+
+// joined drops repeats: an embedded struct's only Validate is promoted and so is asked twice.
+func joined(mistakes []error) error {
+	var lines []string
+	for _, m := range mistakes {
+		if text := "  " + m.Error(); !slices.Contains(lines, text) {
+			lines = append(lines, text)
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return fmt.Errorf("configuration: %d to mend\n%s", len(lines), strings.Join(lines, "\n"))
+}

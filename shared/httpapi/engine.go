@@ -1,0 +1,155 @@
+// Package httpapi is the HTTP manners that every service shares: one engine with correlation ids,
+// bounded bodies, request metrics and recovery; problems for every error, those of the router
+// included; health, readiness, metrics and the readable specification; a server with real timeouts.
+//
+// What a route does, and which error is which problem, is the service's own.
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/telemetry"
+)
+
+// CorrelationHeader carries the correlation id on every answer, and on a request whose client chose
+// one. A request may also name it correlationId, as the log's records do.
+const CorrelationHeader = "X-Correlation-ID"
+
+// Options of an engine. All are required but MaxBody.
+type Options struct {
+	Log      *slog.Logger
+	Registry *prometheus.Registry
+	MaxBody  int64 // bytes a request's body may have; 64 KiB unless given
+}
+
+// NewEngine returns a gin engine with the shared middleware and no routes.
+func NewEngine(o Options) *gin.Engine {
+	if o.MaxBody == 0 {
+		o.MaxBody = 64 << 10
+	}
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.ContextWithFallback = true // else a handler's context never ends
+	e.HandleMethodNotAllowed = true
+	e.RedirectTrailingSlash = false
+	e.RedirectFixedPath = false
+	_ = e.SetTrustedProxies(nil) // nil always parses
+	e.Use(correlate, measure(o.Registry), recovered(o.Log), bounded(o.MaxBody))
+	e.NoRoute(func(c *gin.Context) {
+		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
+	})
+	e.NoMethod(func(c *gin.Context) {
+		Fail(c, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: fmt.Sprintf("%s does not take %s: it takes %s", c.Request.URL.Path, c.Request.Method, c.Writer.Header().Get("Allow"))})
+	})
+	return e
+}
+
+// Fail answers with p, names the request's correlation id in it, and ends the handler chain.
+func Fail(c *gin.Context, p problem.Problem) {
+	if id := telemetry.CorrelationID(c.Request.Context()); id != "" && p.Instance == "" {
+		p.Instance = "urn:correlation:" + id
+	}
+	problem.Write(c.Writer, p)
+	c.Abort()
+}
+
+// FailBody answers the error of reading a request's body: 413 where it was too large, else 400.
+func FailBody(c *gin.Context, err error) {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		Fail(c, tooLarge(large.Limit))
+		return
+	}
+	Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: "the body could not be read to its end: send it again"})
+}
+
+func tooLarge(limit int64) problem.Problem {
+	return problem.Problem{Status: http.StatusRequestEntityTooLarge, Detail: fmt.Sprintf("the body is larger than the %d bytes that are taken here", limit)}
+}
+
+func correlate(c *gin.Context) {
+	id := c.GetHeader(CorrelationHeader)
+	if id == "" {
+		id = c.GetHeader("correlationId")
+	}
+	if !printable(id) {
+		id = uuid.NewString()
+	}
+	c.Header(CorrelationHeader, id)
+	c.Request = c.Request.WithContext(telemetry.WithCorrelationID(c.Request.Context(), id))
+	c.Next()
+}
+
+func printable(id string) bool {
+	if id == "" || len(id) > 128 {
+		return false
+	}
+	for _, b := range []byte(id) {
+		if b < 0x20 || b > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// measure counts by route pattern, never by path, so that the labels stay bounded.
+func measure(registry *prometheus.Registry) gin.HandlerFunc {
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "http_request_duration_seconds", Help: "Time to answer a request, by route pattern and status.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"method", "route", "status"})
+	registry.MustRegister(seconds)
+	return func(c *gin.Context) {
+		start := time.Now()
+		c.Next()
+		route, method := c.FullPath(), c.Request.Method
+		if route == "" {
+			route, method = "none", "any"
+		}
+		seconds.WithLabelValues(method, route, strconv.Itoa(c.Writer.Status())).Observe(time.Since(start).Seconds())
+	}
+}
+
+func recovered(log *slog.Logger) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		defer func() {
+			cause := recover()
+			if cause == nil {
+				return
+			}
+			if cause == http.ErrAbortHandler { //nolint:errorlint // the sentinel itself, as net/http compares it
+				panic(cause)
+			}
+			log.ErrorContext(c.Request.Context(), "handler panicked", "route", c.FullPath(), "err", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			if !c.Writer.Written() {
+				Fail(c, problem.Problem{Status: http.StatusInternalServerError, Detail: "something went wrong here; the correlation id finds it in the service's log"})
+			}
+			c.Abort()
+		}()
+		c.Next()
+	}
+}
+
+func bounded(limit int64) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if c.Request.ContentLength > limit {
+			Fail(c, tooLarge(limit))
+			return
+		}
+		if c.Request.Body != nil && c.Request.Body != http.NoBody {
+			c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, limit)
+		}
+		c.Next()
+	}
+}

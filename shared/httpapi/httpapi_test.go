@@ -1,0 +1,150 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/telemetry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const spec = `
+openapi: 3.0.3
+info: {title: t, version: "1"}
+paths:
+  /echo/{name}:
+    post:
+      parameters: [{name: name, in: path, required: true, schema: {type: string, maxLength: 5}}]
+      requestBody:
+        content:
+          application/json:
+            schema: {type: object, required: [a], additionalProperties: false, properties: {a: {type: string}}}
+      responses: {"200": {description: ok}}
+`
+
+func setup(t *testing.T) (*gin.Engine, *Readiness) {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	e := NewEngine(Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registry: registry, MaxBody: 32})
+	ready := NewReadiness("kafka")
+	Mount(e, "test-service", registry, ready, []byte(spec))
+	validated, err := Validated(t.Context(), []byte(spec))
+	require.NoError(t, err)
+	echo := func(c *gin.Context) {
+		body, err := io.ReadAll(c.Request.Body)
+		if err != nil {
+			FailBody(c, err)
+			return
+		}
+		c.JSON(200, gin.H{"correlation": telemetry.CorrelationID(c.Request.Context()), "body": string(body)})
+	}
+	e.POST("/echo/:name", validated, echo)
+	e.POST("/echo/:name/", validated, echo)
+	e.GET("/panic", func(*gin.Context) { panic("secret text") })
+	return e, ready
+}
+
+func call(e http.Handler, method, path, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	e.ServeHTTP(w, r)
+	return w
+}
+
+func TestEveryErrorIsAProblem(t *testing.T) {
+	t.Parallel()
+	e, _ := setup(t)
+	for _, tc := range []struct {
+		method, path, body string
+		status             int
+		detail             string
+	}{
+		{"GET", "/nowhere", "", 404, "nothing at /nowhere"},
+		{"GET", "/echo/x", "", 405, "it takes POST"},
+		{"GET", "/panic", "", 500, "correlation id"},
+		{"POST", "/echo/x", `{"a":"` + strings.Repeat("b", 40) + `"}`, 413, "32 bytes"},
+		{"POST", "/echo/toolong", `{"a":"b"}`, 400, `path parameter "name": maximum string length is 5`},
+		{"POST", "/echo/x", `{"b":1}`, 400, "the body"},
+		{"POST", "/echo/x/", `{"a":1}`, 400, "the body at /a: value must be a string"},
+		{"POST", "/echo/x", `{`, 400, "the body"},
+	} {
+		w := call(e, tc.method, tc.path, tc.body, "Content-Type", "application/json")
+		require.Equal(t, tc.status, w.Code, tc.path)
+		require.Equal(t, problem.ContentType, w.Header().Get("Content-Type"))
+		var p map[string]any
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
+		require.Contains(t, p["detail"], tc.detail)
+		require.Equal(t, "urn:correlation:"+w.Header().Get(CorrelationHeader), p["instance"])
+		require.NotContains(t, w.Body.String(), "secret")
+	}
+}
+
+func TestABodyOfUnknownLengthIsBounded(t *testing.T) {
+	t.Parallel()
+	e, _ := setup(t)
+	r := httptest.NewRequest("POST", "/echo/x", io.MultiReader(strings.NewReader(`{"a":"`), strings.NewReader(strings.Repeat("b", 40)+`"}`)))
+	r.ContentLength = -1
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	e.ServeHTTP(w, r)
+	require.Equal(t, 413, w.Code)
+}
+
+func TestCorrelationIDIsTheClientsOrMade(t *testing.T) {
+	t.Parallel()
+	e, _ := setup(t)
+	w := call(e, "POST", "/echo/x", `{"a":"b"}`, "Content-Type", "application/json", "correlationId", "mine 1")
+	require.Equal(t, 200, w.Code, w.Body)
+	require.Equal(t, "mine 1", w.Header().Get(CorrelationHeader))
+	require.JSONEq(t, `{"correlation":"mine 1","body":"{\"a\":\"b\"}"}`, w.Body.String())
+	for _, bad := range []string{"", "tab\there", strings.Repeat("x", 129), "ü"} {
+		w := call(e, "GET", "/health", "", CorrelationHeader, bad)
+		require.Len(t, w.Header().Get(CorrelationHeader), 36)
+	}
+}
+
+func TestHealthReadyMetricsAndDocs(t *testing.T) {
+	t.Parallel()
+	e, ready := setup(t)
+	require.JSONEq(t, `{"status":"UP"}`, call(e, "GET", "/health", "").Body.String())
+	w := call(e, "GET", "/ready", "")
+	require.Equal(t, 503, w.Code)
+	require.JSONEq(t, `{"status":"DOWN","missing":{"kafka":"starting"}}`, w.Body.String())
+	ready.Ready("kafka")
+	require.Equal(t, 200, call(e, "GET", "/ready", "").Code)
+	ready.Unready("kafka", "no broker answers")
+	require.Contains(t, call(e, "GET", "/ready", "").Body.String(), "no broker answers")
+	require.Contains(t, call(e, "GET", "/metrics", "").Body.String(), `http_request_duration_seconds_count{method="GET",route="/health",status="200"} 1`)
+	require.Equal(t, spec, call(e, "GET", "/openapi.yaml", "").Body.String())
+	require.Contains(t, call(e, "GET", "/docs", "").Body.String(), "/openapi.yaml")
+}
+
+func TestServerListensAndStops(t *testing.T) {
+	t.Parallel()
+	e, _ := setup(t)
+	s, err := Listen(t.Context(), "127.0.0.1:0", e, time.Second, slog.New(slog.NewTextHandler(io.Discard, nil)), func(err error) { t.Error(err) })
+	require.NoError(t, err)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get("http://" + s.Address() + "/health")
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	_, err = Listen(t.Context(), s.Address(), e, time.Second, slog.New(slog.NewTextHandler(io.Discard, nil)), nil)
+	require.ErrorContains(t, err, "SERVER_PORT")
+	require.NoError(t, s.Stop(t.Context()))
+}

@@ -1,0 +1,56 @@
+package httpapi
+
+import (
+	"maps"
+	"net/http"
+	"sync"
+
+	"github.com/gin-gonic/gin"
+)
+
+// Readiness is what keeps a service from its work, by part. Parts report under their own name; the
+// service is ready when no part reports a reason. It is safe for concurrent use.
+type Readiness struct {
+	mu      sync.Mutex
+	reasons map[string]string
+}
+
+// NewReadiness starts unready: every named part is "starting" until it says otherwise.
+func NewReadiness(parts ...string) *Readiness {
+	r := &Readiness{reasons: map[string]string{}}
+	for _, p := range parts {
+		r.reasons[p] = "starting"
+	}
+	return r
+}
+
+// Ready clears the part's reason.
+func (r *Readiness) Ready(part string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.reasons, part)
+}
+
+// Unready keeps the service out of rotation for reason, a sentence that an operator can act on.
+func (r *Readiness) Unready(part, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reasons[part] = reason
+}
+
+// Reasons returns what is missing; none means ready.
+func (r *Readiness) Reasons() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.reasons)
+}
+
+func (r *Readiness) serve(c *gin.Context) {
+	c.Header("Cache-Control", "no-store")
+	reasons := r.Reasons()
+	if len(reasons) > 0 {
+		c.JSON(http.StatusServiceUnavailable, gin.H{"status": "DOWN", "missing": reasons})
+		return
+	}
+	c.JSON(http.StatusOK, gin.H{"status": "UP"})
+}

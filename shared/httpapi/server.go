@@ -1,0 +1,53 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Server is a listening HTTP server with bounds on every phase of a request.
+type Server struct {
+	http     *http.Server
+	listener net.Listener
+}
+
+// Listen binds address and serves handler from now on. An error of serving goes to fail, once.
+// writeTimeout bounds a whole answer; it must be longer than the longest wait a route allows.
+func Listen(ctx context.Context, address string, handler http.Handler, writeTimeout time.Duration, log *slog.Logger, fail func(error)) (*Server, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w: end what holds the port or set SERVER_PORT to another", address, err)
+	}
+	s := &Server{listener: l, http: &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}}
+	go func() {
+		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			fail(fmt.Errorf("serve on %s: %w", address, err))
+		}
+	}()
+	log.Info("listening", "address", l.Addr().String())
+	return s, nil
+}
+
+// Address is where the server listens, with the port it was given where it asked for any.
+func (s *Server) Address() string { return s.listener.Addr().String() }
+
+// Stop takes no more requests and waits for those in hand until ctx ends, then cuts them.
+func (s *Server) Stop(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return errors.Join(err, s.http.Close())
+	}
+	return nil
+}

@@ -1,0 +1,57 @@
+// Package lifecycle stops what was started, in reverse, within a deadline.
+//
+// Register a cleanup the moment its resource exists; a failed start and a clean stop then use the same
+// stack. The stack bounds each stop in time and goes on past a cleanup that fails or hangs: what the
+// next process may find half done is the database's and the log's business, which survive a kill.
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+type cleanup struct {
+	name string
+	stop func(context.Context) error
+}
+
+// Stack holds named cleanups. It is not safe for concurrent use; one goroutine wires and unwires.
+type Stack struct {
+	Log      *slog.Logger
+	cleanups []cleanup
+}
+
+// Add registers stop under a name that a log line can carry.
+func (s *Stack) Add(name string, stop func(context.Context) error) {
+	s.cleanups = append(s.cleanups, cleanup{name, stop})
+}
+
+// Stop runs every cleanup, last in first out, all within timeout, and joins their errors. A cleanup
+// that does not return in time is reported and left behind.
+func (s *Stack) Stop(timeout time.Duration) error {
+	// The caller's context has ended by now: that is why it stops.
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var errs []error
+	for i := len(s.cleanups) - 1; i >= 0; i-- {
+		c := s.cleanups[i]
+		done := make(chan error, 1)
+		go func() { done <- c.stop(ctx) }()
+		select {
+		case err := <-done:
+			if err != nil {
+				errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
+			}
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("stop %s: not done within %s", c.name, timeout))
+		}
+		if s.Log != nil {
+			s.Log.Debug("stopped", "part", c.name)
+		}
+	}
+	s.cleanups = nil
+	return errors.Join(errs...)
+}

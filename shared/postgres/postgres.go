@@ -1,0 +1,124 @@
+// Package postgres opens the database for Tidemark's services and sorts its errors by what to do
+// about them. It leaves the tables to the consumer-service's migrations and the queries to the nouns.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/tidemark/tidemark/shared/config"
+)
+
+// Limits end what a stopped or stuck client would hold for ever: a process stopped inside an open
+// transaction keeps its locks, and so blocks its successor, until the server's patience ends.
+type Limits struct {
+	IdleInTransaction time.Duration
+	Lock              time.Duration
+	Statement         time.Duration
+}
+
+// WriterLimits are those of every writer of the projection.
+var WriterLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 10 * time.Second, Statement: 60 * time.Second}
+
+// Open returns a pool for c. It does not connect: a database that is away at start is waited for by
+// whoever uses the pool. Arguments travel in binary, []byte as they are, so an array goes over as one
+// parameter without being printed and parsed.
+func Open(c config.Postgres, application string, limits Limits) (*sqlx.DB, error) {
+	dsn, err := dsn(c.URL, application, limits)
+	if err != nil {
+		return nil, err
+	}
+	db, err := sqlx.Open("postgres", dsn)
+	if err != nil {
+		return nil, errors.New("DB_URL: lib/pq cannot read it") // its own words may hold the password
+	}
+	db.SetMaxOpenConns(c.MaxOpenConns)
+	db.SetMaxIdleConns(c.MaxIdleConns)
+	db.SetConnMaxLifetime(c.ConnMaxLifetime)
+	return db, nil
+}
+
+func dsn(raw, application string, l Limits) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", errors.New("DB_URL is no URL")
+	}
+	q := u.Query()
+	set := func(name, value string) {
+		if !q.Has(name) { // what the operator says in the URL wins
+			q.Set(name, value)
+		}
+	}
+	q.Set("binary_parameters", "yes")
+	set("application_name", application)
+	set("connect_timeout", "5")
+	q.Set("timezone", "UTC")
+	for name, d := range map[string]time.Duration{
+		"idle_in_transaction_session_timeout": l.IdleInTransaction, "lock_timeout": l.Lock, "statement_timeout": l.Statement,
+	} {
+		if d > 0 {
+			set(name, fmt.Sprint(d.Milliseconds()))
+		}
+	}
+	u.RawQuery = q.Encode()
+	return u.String(), nil
+}
+
+// State returns the SQLSTATE of err, or "" where the server said none.
+func State(err error) string {
+	var e *pq.Error
+	if errors.As(err, &e) {
+		return string(e.Code)
+	}
+	return ""
+}
+
+// Constraint returns the name of the constraint that err is about, or "".
+func Constraint(err error) string {
+	var e *pq.Error
+	if errors.As(err, &e) {
+		return e.Constraint
+	}
+	return ""
+}
+
+// SchemaVersion returns the newest migration that was applied, 0 where there is none yet.
+func SchemaVersion(ctx context.Context, db *sqlx.DB) (int64, error) {
+	var exists bool
+	if err := db.GetContext(ctx, &exists, `SELECT to_regclass('public.goose_db_version') IS NOT NULL`); err != nil {
+		return 0, fmt.Errorf("look for the schema: %w", err)
+	}
+	if !exists {
+		return 0, nil
+	}
+	var version int64
+	if err := db.GetContext(ctx, &version, `SELECT coalesce(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`); err != nil {
+		return 0, fmt.Errorf("read the schema's version: %w", err)
+	}
+	return version, nil
+}
+
+// SchemaVersionWanted is the schema that this release's services read and write. A database behind it
+// is waited for, since consumer-service migrates it; one ahead of it belongs to a newer release.
+const SchemaVersionWanted = 1
+
+// ErrNewerSchema says that a newer release has migrated the database.
+var ErrNewerSchema = errors.New("the database's schema is newer than this binary")
+
+// CheckSchema reports whether the schema is the wanted one; ErrNewerSchema where it is ahead.
+func CheckSchema(ctx context.Context, db *sqlx.DB) (ready bool, err error) {
+	v, err := SchemaVersion(ctx, db)
+	switch {
+	case err != nil:
+		return false, err
+	case v > SchemaVersionWanted:
+		return false, fmt.Errorf("%w: it is at version %d and this release knows %d: run the release that migrated it, or a newer one", ErrNewerSchema, v, SchemaVersionWanted)
+	}
+	return v == SchemaVersionWanted, nil
+}
