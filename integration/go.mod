@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/Shopify/sarama v1.38.0
+	github.com/google/uuid v1.6.0
 	github.com/lib/pq v1.12.3
 	github.com/stretchr/testify v1.12.1
 	github.com/tidemark/tidemark/tidemark v0.0.0

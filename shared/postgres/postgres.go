@@ -26,6 +26,10 @@ type Limits struct {
 // WriterLimits are those of every writer of the projection.
 var WriterLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 10 * time.Second, Statement: 60 * time.Second}
 
+// ReaderLimits are those of whoever only reads: a list or a status is bounded, so what takes longer is
+// stuck, and a lock that is not given soon is better answered with "try again".
+var ReaderLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 3 * time.Second, Statement: 10 * time.Second}
+
 // Open returns a pool for c. It does not connect: a database that is away at start is waited for by
 // whoever uses the pool. Arguments travel in binary, []byte as they are, so an array goes over as one
 // parameter without being printed and parsed.

@@ -1,0 +1,183 @@
+// Package app wires the query-service: a pool of readers, one watch that waits for positions, the JSON
+// API and the web pages. It reads no environment and keeps nothing global, so that several can run in
+// one process.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/query-service/api"
+	"github.com/tidemark/tidemark/query-service/internal/httpapi"
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/config"
+	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/postgres"
+)
+
+// Name of the service, in logs and towards the database.
+const Name = "query-service"
+
+// Config is everything that can be set.
+type Config struct {
+	config.HTTP
+	config.Log
+	config.Postgres
+	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for the pages' form and its health"`
+	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for its health on the pages"`
+}
+
+// DefaultConfig is a service on port 7082 of this host. Its pool keeps all its connections: readers come
+// in bursts, and opening one costs more than ten reads.
+func DefaultConfig() Config {
+	db := config.DefaultPostgres()
+	db.MaxIdleConns = db.MaxOpenConns
+	return Config{
+		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db,
+		CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081",
+	}
+}
+
+// Validate checks the other services' URLs.
+func (c Config) Validate() error {
+	return errors.Join(config.ServiceURL("COMMAND_URL", c.CommandURL), config.ServiceURL("CONSUMER_URL", c.ConsumerURL))
+}
+
+// Options of one run.
+type Options struct {
+	Config    Config
+	Log       *slog.Logger
+	Listening func(address string) // told once the port is open; may be nil
+}
+
+// Run serves until ctx ends or something that cannot be mended by waiting is found: a port that is
+// taken, a database whose schema is newer than this release (postgres.ErrNewerSchema). A database that
+// is away is waited for, unready.
+func Run(ctx context.Context, o Options) (err error) {
+	told := ctx
+	ctx, fail := context.WithCancelCause(told)
+	defer fail(nil)
+	stack := &lifecycle.Stack{Log: o.Log}
+	defer func() {
+		if err == nil && told.Err() == nil { // nobody told it to stop: something failed
+			err = context.Cause(ctx)
+		}
+		err = errors.Join(err, stack.Stop(o.Config.ShutdownTimeout))
+	}()
+
+	db, err := postgres.Open(o.Config.Postgres, Name, postgres.ReaderLimits)
+	if err != nil {
+		return err
+	}
+	stack.Add("database", func(context.Context) error { return db.Close() })
+
+	registry := prometheus.NewRegistry()
+	ready := manners.NewReadiness("database")
+	watch := projection.NewWatch(projection.NextOffsets(db), registry, o.Log)
+	reader := projection.NewReader(db, watch)
+	pacer := projection.NewPacer(db)
+	background(ctx, stack, "watch", watch.Run)
+	background(ctx, stack, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
+
+	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
+	manners.Mount(engine, Name, registry, ready, api.Spec)
+	if err := httpapi.Mount(ctx, engine, reader, pacer, registry, o.Log); err != nil {
+		return err
+	}
+	server, err := manners.Listen(ctx, o.Config.Address(), engine, projection.LongestWait+15*time.Second, o.Log, fail)
+	if err != nil {
+		return err
+	}
+	stack.Add("server", server.Stop)
+	stack.Add("waiting reads", func(context.Context) error {
+		ready.Unready("process", "the service is being stopped")
+		watch.Release() // a wait of up to 30 s would hold the stop
+		return nil
+	})
+	if o.Listening != nil {
+		o.Listening(server.Address())
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// background runs a loop of its own until the stack stops it.
+func background(ctx context.Context, stack *lifecycle.Stack, name string, run func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends in its turn, not when the service is told to stop
+	done := make(chan struct{})
+	go func() { defer close(done); run(ctx) }()
+	stack.Add(name, func(stopping context.Context) error {
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-stopping.Done():
+			return stopping.Err()
+		}
+	})
+}
+
+// keep looks at the database each second: whether it answers and has the schema of this release, which
+// is what ready says, and how far the projection is, which gives the pace. A schema that is newer at the
+// first look ends the run. One that becomes newer later belongs to a release that is being rolled out:
+// this process goes out of rotation and answers what it still can.
+func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *manners.Readiness, fail func(error), log *slog.Logger) {
+	const every, patience = time.Second, 5 * time.Second
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	served, last := false, "starting"
+	for {
+		reason, err := look(ctx, db, pacer, patience)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, postgres.ErrNewerSchema) && !served:
+			fail(err)
+			return
+		case reason == "":
+			served = true
+			ready.Ready("database")
+		default:
+			ready.Unready("database", reason)
+		}
+		if reason != last {
+			if reason == "" {
+				log.Info("database ready")
+			} else {
+				log.Warn("database not ready", "reason", reason, "err", err)
+			}
+			last = reason
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// look returns why the database cannot be read, or "".
+func look(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, patience time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	current, err := postgres.CheckSchema(ctx, db)
+	switch {
+	case errors.Is(err, postgres.ErrNewerSchema):
+		return "the database's schema is newer than this release: run the release that migrated it", err
+	case err != nil:
+		return "the database does not answer", err
+	case !current:
+		return fmt.Sprintf("the database has not got schema version %d yet: consumer-service brings it there", postgres.SchemaVersionWanted), nil
+	}
+	if err := pacer.Sample(ctx); err != nil {
+		return "the database does not answer", err
+	}
+	return "", nil
+}

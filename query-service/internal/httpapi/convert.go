@@ -1,0 +1,142 @@
+package httpapi
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/tidemark/tidemark/query-service/api"
+	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/record"
+	"github.com/tidemark/tidemark/query-service/internal/ticket"
+	"github.com/tidemark/tidemark/shared/instant"
+	"github.com/tidemark/tidemark/shared/position"
+)
+
+func timestamp(r record.Record) api.Timestamp {
+	id := r.ID.String()
+	return api.Timestamp{Id: id, CommandId: id, EventTimestamp: instant.Format(r.EventTimestamp), CreatedAt: instant.Format(r.CreatedAt)}
+}
+
+func timestampPage(p record.Page, limit int) api.TimestampPage {
+	page := api.TimestampPage{Items: make([]api.TimestampItem, len(p.Records))}
+	for i, r := range p.Records {
+		t := timestamp(r)
+		page.Items[i] = api.TimestampItem{Id: t.Id, CommandId: t.CommandId, EventTimestamp: t.EventTimestamp, CreatedAt: t.CreatedAt, Position: r.Position.String()}
+	}
+	if p.Older != nil {
+		page.Next = link("timestamps", "before", p.Older.ID.String(), limit)
+	}
+	if p.Newer != nil {
+		page.Previous = link("timestamps", "after", p.Newer.ID.String(), limit)
+	}
+	return page
+}
+
+func link(list, side, cursor string, limit int) *string {
+	s := fmt.Sprintf("/api/v1/%s?%s=%s&limit=%d", list, side, url.QueryEscape(cursor), limit)
+	return &s
+}
+
+func ticketState(t ticket.Ticket) api.Ticket {
+	a := api.Ticket{
+		Id: t.ID.String(), State: api.TicketState(t.State), Generation: t.Generation, Epoch: t.Epoch,
+		Position: place(t.Position), Reached: place(t.Reached), AsOf: moment(t.AsOf), Reason: text(t.Reason), ReasonCode: text(t.ReasonCode),
+	}
+	if t.Row != nil {
+		a.EventTimestamp, a.CreatedAt = moment(&t.Row.EventTimestamp), moment(&t.Row.CreatedAt)
+		if t.State == ticket.Duplicate {
+			a.RowPosition = place(&t.Row.Position)
+		}
+	}
+	return a
+}
+
+func deadLetterPage(letters []deadletter.DeadLetter, next *position.Position, limit int) api.DeadLetterPage {
+	page := api.DeadLetterPage{Items: make([]api.DeadLetter, len(letters))}
+	for i, l := range letters {
+		page.Items[i] = deadLetter(l)
+	}
+	if next != nil {
+		page.Next = link("dead-letters", "after", next.String(), limit)
+	}
+	return page
+}
+
+func deadLetter(l deadletter.DeadLetter) api.DeadLetter {
+	a := api.DeadLetter{
+		Position: l.Position.String(), Topic: l.Position.Topic, Partition: l.Position.Partition, Offset: l.Position.Offset,
+		PayloadEncoding: api.Utf8, PayloadBytes: l.PayloadBytes, PayloadTruncated: l.Truncated(),
+		ReasonCode: l.ReasonCode, Reason: l.Reason, FirstSeenAt: instant.Format(l.FirstSeenAt),
+	}
+	if l.Headers != nil {
+		var headers any = json.RawMessage(l.Headers)
+		a.Headers = &headers
+	}
+	if l.Payload == nil {
+		return a
+	}
+	shown, isText := l.Text()
+	if !isText {
+		shown, a.PayloadEncoding = base64.StdEncoding.EncodeToString(l.Payload), api.Base64
+	}
+	a.Payload = &shown
+	return a
+}
+
+func projectionStatus(s projection.Status) api.Projection {
+	totals, replay, audited := s.Totals(), s.Replay(), s.Audited()
+	a := api.Projection{
+		Generation: s.Generation, Epoch: s.Epoch, Group: s.Group, StartedAt: moment(s.StartedAt), ReadAt: instant.Format(s.ReadAt),
+		CatchingUp: s.CatchingUp(), CaughtUpAt: moment(s.CaughtUpAt()),
+		Totals:     api.Counts{Applied: totals.Applied, Duplicate: totals.Duplicate, Rejected: totals.Rejected, Skipped: totals.Skipped, Lag: totals.Lag},
+		Replay:     api.Replay{Done: replay.Done, Total: replay.Total, Percent: replay.Percent, Rate: replay.Rate},
+		Audit:      api.Audit{Ok: audited.OK, LastRun: moment(audited.LastRun), Missing: audited.Missing, Partitions: make([]api.PartitionAudit, len(s.Audits))},
+		Partitions: make([]api.Partition, len(s.Partitions)),
+	}
+	if replay.ETA != nil {
+		seconds := replay.ETA.Seconds()
+		a.Replay.EtaSeconds = &seconds
+	}
+	for i, p := range s.Partitions {
+		a.Partitions[i] = api.Partition{
+			Topic: p.Topic, Partition: p.Partition, Epoch: p.Epoch, FirstOffset: p.FirstOffset, NextOffset: p.NextOffset,
+			Applied: p.Applied, Duplicate: p.Duplicate, Rejected: p.Rejected, Skipped: p.Skipped,
+			LogEnd: p.LogEnd, Lag: p.Lag(), LogEndAt: moment(p.LogEndAt), CaughtUpAt: moment(p.CaughtUpAt), UpdatedAt: instant.Format(p.UpdatedAt),
+		}
+	}
+	for i, p := range s.Audits {
+		a.Audit.Partitions[i] = api.PartitionAudit{
+			Topic: p.Topic, Partition: p.Partition, AuditedAt: instant.Format(p.AuditedAt), TookMs: p.TookMS, Epoch: p.Epoch,
+			FirstOffset: p.FirstOffset, NextOffset: p.NextOffset,
+			Applied: p.Applied, Duplicate: p.Duplicate, Rejected: p.Rejected, Skipped: p.Skipped,
+			RowsFound: p.RowsFound, DeadLettersFound: p.DeadLettersFound, RowsAhead: p.RowsAhead, Ok: p.OK, Finding: p.Finding,
+		}
+	}
+	return a
+}
+
+func moment(t *time.Time) *string {
+	if t == nil {
+		return nil
+	}
+	return text(instant.Format(*t))
+}
+
+func place(p *position.Position) *string {
+	if p == nil {
+		return nil
+	}
+	return text(p.String())
+}
+
+// text is s, or nil where it is empty.
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

@@ -1,0 +1,96 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/record"
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/problem"
+)
+
+// statusClientGone is what the request metrics show for a client that left; nobody reads it.
+const statusClientGone = 499
+
+// Failure is an error as a client sees it.
+type Failure struct {
+	problem.Problem
+	Outcome    string // for the metric
+	RetryAfter string // seconds, or empty
+}
+
+// Failures maps errors to answers, and logs those that nobody else has seen.
+type Failures struct {
+	Log *slog.Logger
+
+	mu     sync.Mutex
+	logged time.Time
+}
+
+// Of is the one table of this service.
+func (f *Failures) Of(ctx context.Context, err error) Failure {
+	var behind *projection.NotReachedError
+	switch {
+	case errors.As(err, &behind):
+		return Failure{problem.Problem{
+			Type: "/problems/position-not-reached", Title: "Position not reached", Status: http.StatusGatewayTimeout,
+			Detail: fmt.Sprintf("the projection did not pass %s within %s, it is at %s: ask again, or see /api/v1/projection", behind.Want.Position, behind.Want.Wait, behind.ReachedWord()),
+			Extra:  map[string]string{"position": behind.Want.Position.String(), "reached": behind.ReachedWord()},
+		}, "not_reached", "1"}
+	case errors.Is(err, record.ErrNotFound):
+		return Failure{problem.Problem{
+			Status: http.StatusNotFound,
+			Detail: "no record has this id; one that was accepted may still come: send its " + position.Header + " to wait for it",
+		}, "absent", ""}
+	case errors.Is(err, projection.ErrStopping):
+		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being stopped: ask again"}, "stopping", "1"}
+	case errors.Is(err, projection.ErrTooManyWaits):
+		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many reads are waiting for their position: ask again"}, "too_many_waits", "2"}
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return Failure{problem.Problem{Status: statusClientGone}, "client_gone", ""}
+	case broken(err):
+		f.Log.ErrorContext(ctx, "a read failed", "err", err)
+		return Failure{problem.Problem{
+			Status: http.StatusInternalServerError,
+			Detail: "the database refused a query of this service; the correlation id finds it in the service's log",
+		}, "broken", ""}
+	}
+	f.warn(ctx, err)
+	return Failure{problem.Problem{
+		Type: "/problems/database-away", Title: "Database away", Status: http.StatusServiceUnavailable,
+		Detail: "the database does not answer, or has no schema yet; the service goes on by itself once it does: ask again",
+	}, "away", "2"}
+}
+
+// broken reports whether the server understood the query and refused it, which a newer try will not
+// change. By class of SQLSTATE (Postgres manual, appendix A) the others are: 08 connection,
+// 25 transaction state, 28 and 3D login, 40 rollback, 42P01 no table yet, 53 resources, 55 a lock not
+// given, 57 operator's intervention, 58 system error.
+func broken(err error) bool {
+	state := postgres.State(err)
+	if len(state) != 5 || state == "42P01" {
+		return false
+	}
+	return !slices.Contains([]string{"08", "25", "28", "3D", "40", "53", "55", "57", "58"}, state[:2])
+}
+
+// warn logs one of the many equal errors that a database which is away gives, at most once a second.
+func (f *Failures) warn(ctx context.Context, err error) {
+	f.mu.Lock()
+	due := time.Since(f.logged) > time.Second
+	if due {
+		f.logged = time.Now()
+	}
+	f.mu.Unlock()
+	if due {
+		f.Log.WarnContext(ctx, "a read found the database away", "err", err)
+	}
+}

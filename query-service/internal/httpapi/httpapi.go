@@ -1,0 +1,218 @@
+// Package httpapi is the JSON side of the query-service: it decodes a request, calls the noun that
+// answers it, and maps what comes back to the types of the specification, or to a problem.
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/query-service/api"
+	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/record"
+	"github.com/tidemark/tidemark/query-service/internal/ticket"
+	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/problem"
+	ids "github.com/tidemark/tidemark/shared/ticket"
+)
+
+const defaultLimit = 50
+
+// Server answers the routes of the specification.
+type Server struct {
+	reader *projection.Reader
+	pacer  *projection.Pacer
+	fail   *Failures
+	reads  *prometheus.CounterVec
+}
+
+var _ api.ServerInterface = (*Server)(nil)
+
+// Mount adds the API to e. The context is needed only while the specification is read.
+func Mount(ctx context.Context, e *gin.Engine, reader *projection.Reader, pacer *projection.Pacer, registry prometheus.Registerer, log *slog.Logger) error {
+	s := &Server{reader: reader, pacer: pacer, fail: &Failures{Log: log}, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
+	}, []string{"read", "outcome"})}
+	registry.MustRegister(s.reads)
+	validated, err := manners.Validated(ctx, api.Spec)
+	if err != nil {
+		return err
+	}
+	api.RegisterHandlersWithOptions(e, s, api.GinServerOptions{
+		Middlewares: []api.MiddlewareFunc{noStore, api.MiddlewareFunc(validated)},
+		ErrorHandler: func(c *gin.Context, err error, _ int) {
+			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
+		},
+	})
+	return nil
+}
+
+func noStore(c *gin.Context) { c.Header("Cache-Control", "no-store") }
+
+// GetTimestamp answers one record.
+func (s *Server) GetTimestamp(c *gin.Context, id string, p api.GetTimestampParams) {
+	key, ok := s.id(c, id)
+	if !ok {
+		return
+	}
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	var found record.Record
+	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		found, err = record.ByID(ctx, snap, key)
+		return err
+	})
+	if s.done(c, "record", "found", err) {
+		c.PureJSON(http.StatusOK, timestamp(found))
+	}
+}
+
+// ListTimestamps answers a page of records.
+func (s *Server) ListTimestamps(c *gin.Context, p api.ListTimestampsParams) {
+	var at record.Cursor
+	switch {
+	case p.Before != nil && p.After != nil:
+		s.refuse(c, "before and after name two pages: keep one")
+		return
+	case p.Before != nil:
+		id, ok := s.id(c, *p.Before)
+		if !ok {
+			return
+		}
+		at = record.Cursor{ID: id}
+	case p.After != nil:
+		id, ok := s.id(c, *p.After)
+		if !ok {
+			return
+		}
+		at = record.Cursor{ID: id, Newer: true}
+	}
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	limit := orElse(p.Limit, defaultLimit)
+	var page record.Page
+	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		page, err = record.List(ctx, snap, at, limit)
+		return err
+	})
+	if s.done(c, "records", "found", err) {
+		c.PureJSON(http.StatusOK, timestampPage(page, limit))
+	}
+}
+
+// GetTicket answers what became of a command. Nothing is waited for unless a wait is given.
+func (s *Server) GetTicket(c *gin.Context, id string, p api.GetTicketParams) {
+	key, ok := s.id(c, id)
+	if !ok {
+		return
+	}
+	wait := orElse(p.Wait, "0s")
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, &wait)
+	if !ok {
+		return
+	}
+	t, err := ticket.Find(c.Request.Context(), s.reader, key, want)
+	if s.done(c, "ticket", string(t.State), err) {
+		c.PureJSON(http.StatusOK, ticketState(t))
+	}
+}
+
+// ListDeadLetters answers a page of dead letters.
+func (s *Server) ListDeadLetters(c *gin.Context, p api.ListDeadLettersParams) {
+	var after position.Position
+	if p.After != nil {
+		var err error
+		if after, err = position.Parse(*p.After); err != nil {
+			s.refuse(c, "after: "+err.Error())
+			return
+		}
+	}
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	limit := orElse(p.Limit, defaultLimit)
+	var letters []deadletter.DeadLetter
+	var next *position.Position
+	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		letters, next, err = deadletter.List(ctx, snap, after, limit)
+		return err
+	})
+	if s.done(c, "dead_letters", "found", err) {
+		c.PureJSON(http.StatusOK, deadLetterPage(letters, next, limit))
+	}
+}
+
+// GetProjection answers the projection's status.
+func (s *Server) GetProjection(c *gin.Context, p api.GetProjectionParams) {
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	var status projection.Status
+	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		status, err = projection.ReadStatus(ctx, snap)
+		return err
+	})
+	status.Pace = s.pacer.Pace()
+	if s.done(c, "projection", "found", err) {
+		c.PureJSON(http.StatusOK, projectionStatus(status))
+	}
+}
+
+func (s *Server) id(c *gin.Context, text string) (uuid.UUID, bool) {
+	id, err := ids.Parse(text)
+	if err != nil {
+		s.refuse(c, err.Error())
+	}
+	return id, err == nil
+}
+
+func (s *Server) want(c *gin.Context, header, query, wait *string) (projection.Want, bool) {
+	w, err := projection.ParseWant(orElse(header, ""), orElse(query, ""), orElse(wait, ""), projection.DefaultWait)
+	if err != nil {
+		s.refuse(c, err.Error())
+	}
+	return w, err == nil
+}
+
+func (s *Server) refuse(c *gin.Context, detail string) {
+	manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: detail})
+}
+
+// done counts a read, and answers it where it ended in an error. It reports whether it did not.
+func (s *Server) done(c *gin.Context, read, outcome string, err error) bool {
+	if err == nil {
+		s.reads.WithLabelValues(read, outcome).Inc()
+		return true
+	}
+	f := s.fail.Of(c.Request.Context(), err)
+	s.reads.WithLabelValues(read, f.Outcome).Inc()
+	if f.RetryAfter != "" {
+		c.Header("Retry-After", f.RetryAfter)
+	}
+	if errors.Is(err, context.Canceled) && c.Request.Context().Err() != nil {
+		c.AbortWithStatus(statusClientGone)
+		return false
+	}
+	manners.Fail(c, f.Problem)
+	return false
+}
+
+func orElse[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}

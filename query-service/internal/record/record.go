@@ -1,0 +1,109 @@
+// Package record reads the rows of timestamps: one by its ticket, or a page by key. It counts nothing:
+// the table is large, and the projection's own counts say how many rows it has.
+package record
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/position"
+)
+
+// ErrNotFound says that no record bears the id, in the snapshot that was read.
+var ErrNotFound = errors.New("no record has this id")
+
+// Record is one row: the instant that was stamped under a ticket.
+type Record struct {
+	ID             uuid.UUID
+	EventTimestamp time.Time
+	CreatedAt      time.Time // the log's own time
+	Position       position.Position
+}
+
+type row struct {
+	ID             uuid.UUID `db:"id"`
+	EventTimestamp time.Time `db:"event_timestamp"`
+	CreatedAt      time.Time `db:"created_at"`
+	Partition      int32     `db:"partition"`
+	Offset         int64     `db:"offset"`
+}
+
+func (r row) record() Record {
+	return Record{r.ID, r.EventTimestamp, r.CreatedAt, position.Position{Topic: event.TimestampCommandTopic, Partition: r.Partition, Offset: r.Offset}}
+}
+
+const columns = `SELECT id, event_timestamp, created_at, partition, "offset" FROM public.timestamp_records`
+
+// ByID returns the record of one ticket, or ErrNotFound.
+func ByID(ctx context.Context, s *projection.Snapshot, id uuid.UUID) (Record, error) {
+	var r row
+	err := s.Get(ctx, &r, columns+` WHERE id = $1`, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Record{}, ErrNotFound
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("read a record: %w", err)
+	}
+	return r.record(), nil
+}
+
+// Cursor says which page: the records next to an id, on one side of it. The zero value is the newest.
+type Cursor struct {
+	ID    uuid.UUID
+	Newer bool // those above ID, else those below it
+}
+
+// Page is some records, newest first.
+type Page struct {
+	Records []Record
+	Older   *Cursor // nil where nothing is below
+	Newer   *Cursor // nil on the page without a cursor, and where nothing is above
+}
+
+// List returns up to limit records next to the cursor.
+func List(ctx context.Context, s *projection.Snapshot, at Cursor, limit int) (Page, error) {
+	var rows []row
+	var err error
+	switch { // one more than wanted tells whether the page after it has any
+	case at.Newer:
+		err = s.Select(ctx, &rows, columns+` WHERE id > $1 ORDER BY id LIMIT $2`, at.ID, limit+1)
+	case at.ID != uuid.Nil:
+		err = s.Select(ctx, &rows, columns+` WHERE id < $1 ORDER BY id DESC LIMIT $2`, at.ID, limit+1)
+	default:
+		err = s.Select(ctx, &rows, columns+` ORDER BY id DESC LIMIT $1`, limit+1)
+	}
+	if err != nil {
+		return Page{}, fmt.Errorf("list records: %w", err)
+	}
+	more := len(rows) > limit
+	rows = rows[:min(len(rows), limit)]
+	if at.Newer {
+		slices.Reverse(rows)
+	}
+	page := Page{Records: make([]Record, len(rows))}
+	for i, r := range rows {
+		page.Records[i] = r.record()
+	}
+	if len(rows) == 0 {
+		return page, nil
+	}
+	first, last := rows[0].ID, rows[len(rows)-1].ID
+	if more || at.Newer { // a page above a cursor has at least that cursor below it
+		page.Older = &Cursor{ID: last}
+	}
+	if at.Newer && more || !at.Newer && at.ID != uuid.Nil {
+		page.Newer = &Cursor{ID: first, Newer: true}
+	}
+	if !at.Newer && !more {
+		page.Older = nil
+	}
+	return page, nil
+}
