@@ -25,7 +25,6 @@ const latestRecords = 8
 type overviewView struct {
 	Form       formView
 	Parts      []Part
-	Up         bool   // every part
 	Trouble    string // why there is no status
 	Status     projection.Status
 	Totals     projection.Counts
@@ -39,7 +38,6 @@ type overviewView struct {
 	Rows       []partitionRow
 	Latest     []record.Record
 	CommandURL string
-	Now        time.Time
 }
 
 type formView struct {
@@ -52,6 +50,7 @@ type replayView struct {
 	projection.Replay
 	Width string // of the bar
 	Words string
+	Busy  bool // the rate is worth telling
 }
 
 type partitionRow struct {
@@ -69,7 +68,7 @@ func (p *Pages) overview(c *gin.Context) { p.showOverview(c, http.StatusOK, form
 func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	ctx := c.Request.Context()
 	form.Example = instant.Example
-	v := overviewView{Form: form, CommandURL: p.CommandURL, Now: time.Now()}
+	v := overviewView{Form: form, CommandURL: p.CommandURL}
 	var wg sync.WaitGroup
 	wg.Go(func() { v.Parts = p.parts(ctx) })
 	err := p.Reader.Read(ctx, projection.Want{}, func(ctx context.Context, s *projection.Snapshot) error {
@@ -84,10 +83,6 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	wg.Wait()
 	if err != nil {
 		v.Trouble = p.Problem(ctx, err).Detail
-	}
-	v.Up = true
-	for _, part := range v.Parts {
-		v.Up = v.Up && part.State == "up"
 	}
 	v.Status.Pace = p.Pacer.Pace()
 	v.fill()
@@ -130,7 +125,8 @@ func replay(r projection.Replay) replayView {
 		v.Width = fmt.Sprintf("%.2f", *r.Percent)
 	}
 	var words []string
-	if r.Rate != nil {
+	v.Busy = r.Rate != nil && *r.Rate >= 1
+	if v.Busy {
 		words = append(words, number(int64(*r.Rate+0.5))+" records a second")
 	}
 	switch {
