@@ -2,6 +2,4 @@ module github.com/tidemark/tidemark/command-service
 
 go 1.26
 
-require github.com/tidemark/tidemark/shared v0.0.0
-
 replace github.com/tidemark/tidemark/shared => ../shared

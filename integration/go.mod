@@ -1,19 +1,39 @@
 module github.com/tidemark/tidemark/integration
 
-go 1.26
+go 1.26.0
 
 require (
-	github.com/tidemark/tidemark/shared v0.0.0
-	github.com/tidemark/tidemark/command-service v0.0.0
-	github.com/tidemark/tidemark/consumer-service v0.0.0
-	github.com/tidemark/tidemark/query-service v0.0.0
-	github.com/tidemark/tidemark/tidemark v0.0.0
+	github.com/Shopify/sarama v1.38.1
+	github.com/stretchr/testify v1.12.1
+	go.uber.org/goleak v1.3.0
+)
+
+require (
+	github.com/davecgh/go-spew v1.1.1 // indirect
+	github.com/eapache/go-resiliency v1.3.0 // indirect
+	github.com/eapache/go-xerial-snappy v0.0.0-20230111030713-bf00bc1b83b6 // indirect
+	github.com/eapache/queue v1.1.0 // indirect
+	github.com/golang/snappy v0.0.4 // indirect
+	github.com/hashicorp/errwrap v1.0.0 // indirect
+	github.com/hashicorp/go-multierror v1.1.1 // indirect
+	github.com/hashicorp/go-uuid v1.0.3 // indirect
+	github.com/jcmturner/aescts/v2 v2.0.0 // indirect
+	github.com/jcmturner/dnsutils/v2 v2.0.0 // indirect
+	github.com/jcmturner/gofork v1.7.6 // indirect
+	github.com/jcmturner/gokrb5/v8 v8.4.3 // indirect
+	github.com/jcmturner/rpc/v2 v2.0.3 // indirect
+	github.com/klauspost/compress v1.15.14 // indirect
+	github.com/pierrec/lz4/v4 v4.1.17 // indirect
+	github.com/rcrowley/go-metrics v0.0.0-20201227073835-cf1acfcdf475 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/crypto v0.0.0-20220722155217-630584e8d5aa // indirect
+	golang.org/x/net v0.5.0 // indirect
 )
 
 replace (
-	github.com/tidemark/tidemark/shared => ../shared
 	github.com/tidemark/tidemark/command-service => ../command-service
 	github.com/tidemark/tidemark/consumer-service => ../consumer-service
 	github.com/tidemark/tidemark/query-service => ../query-service
+	github.com/tidemark/tidemark/shared => ../shared
 	github.com/tidemark/tidemark/tidemark => ../tidemark
 )

@@ -60,7 +60,7 @@ CREATE TABLE projection_progress (
     next_offset     bigint NOT NULL,
     last_offset     bigint,
     last_created_at timestamptz,
-    last_key_hash   bigint,
+    last_record_hash bigint,
     applied         bigint NOT NULL DEFAULT 0,
     duplicate       bigint NOT NULL DEFAULT 0,
     rejected        bigint NOT NULL DEFAULT 0,

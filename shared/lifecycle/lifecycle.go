@@ -55,3 +55,20 @@ func (s *Stack) Stop(timeout time.Duration) error {
 	s.cleanups = nil
 	return errors.Join(errs...)
 }
+
+// Go runs a loop until its turn to stop comes: its context outlives ctx, which ends when the service is
+// told to stop, and carries ctx's values. The loop must return soon after its context ends.
+func (s *Stack) Go(ctx context.Context, name string, run func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); run(ctx) }()
+	s.Add(name, func(stopping context.Context) error {
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-stopping.Done():
+			return stopping.Err()
+		}
+	})
+}

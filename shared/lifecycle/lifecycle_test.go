@@ -42,3 +42,22 @@ func TestStopGoesOnPastACleanupThatHangs(t *testing.T) {
 		close(release)
 	})
 }
+
+func TestALoopStopsInItsTurn(t *testing.T) {
+	t.Parallel()
+	told, tell := context.WithCancel(t.Context())
+	var s Stack
+	ended := make(chan struct{})
+	s.Go(told, "loop", func(ctx context.Context) { <-ctx.Done(); close(ended) })
+	s.Add("server", func(context.Context) error {
+		select {
+		case <-ended:
+			return errors.New("the loop ended before its turn")
+		case <-time.After(20 * time.Millisecond):
+			return nil
+		}
+	})
+	tell()
+	require.NoError(t, s.Stop(time.Second))
+	<-ended
+}

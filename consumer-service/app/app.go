@@ -1,0 +1,237 @@
+// Package app wires the consumer-service: migrations, the guard of the log, one member of the consumer
+// group and the projector behind it. It reads no environment and keeps nothing global, so that several
+// can run in one process.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/consumer-service/api"
+	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/consumer-service/migrations"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/postgres"
+)
+
+// Name of the service, in logs and towards Kafka and the database.
+const Name = "consumer-service"
+
+// partLog is the part of the readiness that the guard of the log speaks for.
+const partLog = "log"
+
+// Options of one run.
+type Options struct {
+	Config    Config
+	Log       *slog.Logger
+	Listening func(address string) // told once the port is open; may be nil
+}
+
+// Run projects until ctx ends or something is found that waiting cannot mend: a *kafka.GuardError, a
+// *projection.Refusal, postgres.ErrNewerSchema, a port that is taken. A broker or a database that is
+// away is waited for, unready.
+func Run(ctx context.Context, o Options) (err error) {
+	told := ctx
+	ctx, fail := context.WithCancelCause(told)
+	defer fail(nil)
+	stack := &lifecycle.Stack{Log: o.Log}
+	defer func() {
+		if err == nil && told.Err() == nil { // nobody told it to stop: something failed
+			err = context.Cause(ctx)
+		}
+		err = errors.Join(err, stack.Stop(o.Config.ShutdownTimeout))
+	}()
+
+	registry := prometheus.NewRegistry()
+	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
+	engine := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry})
+	httpapi.Mount(engine, Name, registry, ready, api.Spec)
+	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
+		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
+	})
+	server, err := httpapi.Listen(ctx, o.Config.Address(), engine, 15*time.Second, o.Log, fail)
+	if err != nil {
+		return err
+	}
+	stack.Add("server", server.Stop)
+	if o.Listening != nil {
+		o.Listening(server.Address())
+	}
+
+	db, err := postgres.Open(o.Config.Postgres, Name, postgres.WriterLimits)
+	if err != nil {
+		return err
+	}
+	stack.Add("database", func(context.Context) error { return db.Close() })
+	if err := migrate(ctx, o, ready); err != nil {
+		return unless(told, err)
+	}
+
+	reader := kafka.NewReader(o.Config.Brokers, Name)
+	stack.Add("log reader", func(context.Context) error { return reader.Close() })
+	topic := kafka.TopicSpec{Name: event.TimestampCommandTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
+	if err := guard(ctx, reader, topic, ready, o.Log); err != nil {
+		return unless(told, err)
+	}
+
+	accepted, err := o.Config.acceptedStarts(topic.Name)
+	if err != nil {
+		return err
+	}
+	projector := projection.New(projection.Options{
+		DB: db, Log: reader, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
+		AuditInterval: o.Config.AuditInterval, Ready: ready, Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
+	})
+	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
+		Brokers: o.Config.Brokers, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
+		Log: o.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,
+		Fenced: func(id string) {
+			fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", o.Config.GroupID, id))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	batches, err := subscribe(ctx, subscriber, topic.Name, ready, o.Log)
+	if err != nil {
+		return unless(told, err)
+	}
+	var inHand sync.WaitGroup
+	inHand.Go(func() {
+		for b := range batches {
+			inHand.Go(func() { projector.Project(b) })
+		}
+	})
+	stack.Add("subscriber", func(context.Context) error {
+		err := subscriber.Close()
+		inHand.Wait()
+		return err
+	})
+	stack.Go(ctx, "watermark", projector.Watch)
+	stack.Go(ctx, "audit", projector.Audit)
+	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, topic, ready, o.Log) })
+	stack.Add("readiness", func(context.Context) error {
+		ready.Unready("process", "the service is being stopped")
+		return nil
+	})
+	<-ctx.Done()
+	return nil
+}
+
+// unless drops an error that only says that the service was told to stop.
+func unless(told context.Context, err error) error {
+	if told.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// every repeats try until it succeeds, fails for good, or ctx ends. It waits a second between tries,
+// which is short against what it waits for: a broker or a database that starts.
+func every(ctx context.Context, try func(context.Context) (final bool, err error)) error {
+	for {
+		final, err := try(ctx)
+		if final || err == nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// migrate brings the database to this release's schema. Migrations may take longer than any write, so
+// they have a connection without the writers' limits.
+func migrate(ctx context.Context, o Options, ready *httpapi.Readiness) error {
+	c := o.Config.Postgres
+	db, err := postgres.Open(c, Name+" migrations", postgres.Limits{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }() // nothing of it is needed any more
+	err = every(ctx, func(ctx context.Context) (bool, error) {
+		err := migrations.Apply(ctx, db)
+		if err != nil && !errors.Is(err, postgres.ErrNewerSchema) {
+			o.Log.Warn("cannot migrate yet", "err", err)
+			ready.Unready(projection.PartDatabase, "waiting for the database: "+err.Error())
+		}
+		return errors.Is(err, postgres.ErrNewerSchema), err
+	})
+	if err == nil {
+		ready.Ready(projection.PartDatabase)
+	}
+	return err
+}
+
+// guard makes the topic where it is not there yet and refuses one that could lose what it holds.
+func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, ready *httpapi.Readiness, log *slog.Logger) error {
+	return every(ctx, func(ctx context.Context) (bool, error) {
+		err := reader.EnsureForever(ctx, topic)
+		if err == nil {
+			err = reader.CheckForever(ctx, topic)
+		}
+		var unsafe *kafka.GuardError
+		switch {
+		case err == nil:
+			ready.Ready(partLog)
+		case errors.As(err, &unsafe):
+			return true, err
+		default:
+			log.Warn("cannot check the log yet", "err", err)
+			ready.Unready(partLog, "waiting for Kafka: "+err.Error())
+		}
+		return false, err
+	})
+}
+
+// keepGuard looks again each minute. A setting that goes wrong later makes the service unready and is
+// logged, and reading goes on: to stop would make the loss certain.
+func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, ready *httpapi.Readiness, log *slog.Logger) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := reader.CheckForever(ctx, topic)
+		var unsafe *kafka.GuardError
+		switch {
+		case err == nil:
+			ready.Ready(partLog)
+		case errors.As(err, &unsafe):
+			log.Error("the log is no longer safe", "topic", topic.Name, "err", err)
+			ready.Unready(partLog, err.Error())
+		default:
+			log.Warn("cannot check the log", "topic", topic.Name, "err", err) // says nothing about the topic
+		}
+	}
+}
+
+func subscribe(ctx context.Context, s *kafka.Subscriber, topic string, ready *httpapi.Readiness, log *slog.Logger) (batches <-chan *kafka.Batch, err error) {
+	err = every(ctx, func(ctx context.Context) (bool, error) {
+		// The subscription ends with Close, after the batches in hand, and not with ctx.
+		batches, err = s.Subscribe(context.WithoutCancel(ctx), topic)
+		if err != nil {
+			log.Warn("cannot subscribe yet", "err", err)
+			ready.Unready(projection.PartClaims, "waiting for Kafka: "+err.Error())
+		}
+		return false, err
+	})
+	return batches, err
+}

@@ -1,0 +1,156 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// finding is what an audit says of one partition.
+type finding struct {
+	Partition   int32  `db:"partition"`
+	Known       bool   `db:"known"` // it has a progress row
+	Epoch       int64  `db:"epoch"`
+	FirstOffset int64  `db:"first_offset"`
+	NextOffset  int64  `db:"next_offset"`
+	Applied     int64  `db:"applied"`
+	Duplicate   int64  `db:"duplicate"`
+	Rejected    int64  `db:"rejected"`
+	Skipped     int64  `db:"skipped"`
+	LogEnd      *int64 `db:"log_end"`
+	Rows        int64  `db:"rows_found"`
+	Letters     int64  `db:"dead_letters_found"`
+	Ahead       int64  `db:"rows_ahead"`
+}
+
+// text says what is wrong, or "". Rows ahead of the progress are those of an earlier epoch, waiting to
+// be recognised; once the log has no more to say they belong to nothing.
+func (f finding) text() string {
+	var wrong []string
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	if !f.Known {
+		return fmt.Sprintf("%d rows bear a partition that the topic does not have", f.Rows+f.Ahead)
+	}
+	if n := f.Applied + f.Duplicate + f.Rejected + f.Skipped; n != f.NextOffset-f.FirstOffset {
+		say("%d offsets and %d outcomes", f.NextOffset-f.FirstOffset, n)
+	}
+	switch d := f.Rows - f.Applied; {
+	case d < 0:
+		say("%d rows are missing", -d)
+	case d > 0:
+		say("%d rows are too many", d)
+	}
+	switch d := f.Letters - f.Rejected; {
+	case d < 0:
+		say("%d dead letters are missing", -d)
+	case d > 0:
+		say("%d dead letters are too many", d)
+	}
+	if f.Ahead > 0 && f.LogEnd != nil && f.NextOffset >= *f.LogEnd {
+		say("%d rows bear offsets that the log does not have", f.Ahead)
+	}
+	return strings.Join(wrong, "; ")
+}
+
+// auditLock is the advisory lock that lets one process audit at a time.
+const auditLock = 0x7469_6465_6d61_726b // "tidemark"
+
+// audit counts rows and dead letters below the progress, all in one snapshot, and compares them with
+// the outcomes that were counted when they were written. It reports ran false where another process is
+// at it.
+func (s store) audit(ctx context.Context) (found []finding, ran bool, err error) {
+	start := time.Now()
+	err = s.tx(ctx, func(tx *sqlx.Tx) error {
+		// A count may take longer than a write ever should.
+		if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
+			return fmt.Errorf("lift the time limit: %w", err)
+		}
+		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock($1)`, int64(auditLock)); err != nil || !ran {
+			return err
+		}
+		if err := tx.SelectContext(ctx, &found, `
+WITH p AS (
+	SELECT partition, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, log_end
+	FROM public.projection_progress WHERE topic = $1
+), r AS (
+	SELECT t.partition,
+		count(*) FILTER (WHERE t."offset" >= p.first_offset AND t."offset" < p.next_offset) AS below,
+		count(*) FILTER (WHERE p.partition IS NULL OR t."offset" >= p.next_offset) AS ahead
+	FROM public.timestamp_records t LEFT JOIN p ON p.partition = t.partition
+	GROUP BY t.partition
+), d AS (
+	SELECT t.partition, count(*) AS below
+	FROM public.dead_letters t JOIN p ON p.partition = t.partition
+	WHERE t.topic = $1 AND t."offset" < p.next_offset
+	GROUP BY t.partition
+)
+SELECT coalesce(p.partition, r.partition) AS partition, p.partition IS NOT NULL AS known,
+	coalesce(p.epoch, 0) AS epoch, coalesce(p.first_offset, 0) AS first_offset, coalesce(p.next_offset, 0) AS next_offset,
+	coalesce(p.applied, 0) AS applied, coalesce(p.duplicate, 0) AS duplicate, coalesce(p.rejected, 0) AS rejected,
+	coalesce(p.skipped, 0) AS skipped, p.log_end,
+	coalesce(r.below, 0) AS rows_found, coalesce(r.ahead, 0) AS rows_ahead, coalesce(d.below, 0) AS dead_letters_found
+FROM p FULL JOIN r ON r.partition = p.partition LEFT JOIN d ON d.partition = p.partition
+ORDER BY 1`, s.topic); err != nil {
+			return fmt.Errorf("count: %w", err)
+		}
+		took := float64(time.Since(start).Microseconds()) / 1000
+		for _, f := range found {
+			if _, err := tx.ExecContext(ctx, `
+INSERT INTO public.projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset,
+	applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding)
+VALUES ($1, $2, now(), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+ON CONFLICT (topic, partition) DO UPDATE SET audited_at = excluded.audited_at, took_ms = excluded.took_ms, epoch = excluded.epoch,
+	first_offset = excluded.first_offset, next_offset = excluded.next_offset, applied = excluded.applied, duplicate = excluded.duplicate,
+	rejected = excluded.rejected, skipped = excluded.skipped, rows_found = excluded.rows_found,
+	dead_letters_found = excluded.dead_letters_found, rows_ahead = excluded.rows_ahead, ok = excluded.ok, finding = excluded.finding`,
+				s.topic, f.Partition, took, f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Skipped,
+				f.Rows, f.Letters, f.Ahead, f.text() == "", f.text()); err != nil {
+				return fmt.Errorf("note the audit: %w", err)
+			}
+		}
+		return nil
+	})
+	return found, ran, err
+}
+
+// Audit compares tables and counts until ctx ends: every AuditInterval, and never for more than a
+// twentieth of the time, since a count reads every row.
+func (p *Projector) Audit(ctx context.Context) {
+	wait := p.AuditInterval
+	for {
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		p.mu.Lock()
+		serving := p.session != nil
+		p.mu.Unlock()
+		if !serving {
+			continue
+		}
+		start := time.Now()
+		found, ran, err := p.store.audit(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.Logger.Warn("cannot audit", "err", err)
+		}
+		wait = max(p.AuditInterval, 20*time.Since(start))
+		if err != nil || !ran {
+			continue
+		}
+		ok := 1.0
+		for _, f := range found {
+			if text := f.text(); text != "" {
+				ok = 0
+				p.Logger.Error("the audit found something", "topic", p.Topic, "partition", f.Partition, "finding", text)
+			}
+		}
+		p.Metrics.auditOK.Set(ok)
+		p.Metrics.auditedAt.SetToCurrentTime()
+	}
+}

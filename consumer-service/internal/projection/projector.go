@@ -1,0 +1,433 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/position"
+)
+
+// Log is what the projection asks of Kafka outside its subscription; *kafka.Reader answers.
+type Log interface {
+	ClusterID(ctx context.Context) (string, error)
+	Bounds(ctx context.Context, topic string, partitions []int32) (map[int32]kafka.Bounds, error)
+	StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error)
+	Committed(ctx context.Context, group, topic string, partitions []int32) (map[int32]kafka.Committed, error)
+	RecordAt(ctx context.Context, topic string, partition int32, offset int64) (kafka.Record, bool, error)
+	Explain(ctx context.Context, topic string, partition int32, from, to int64) (kafka.Gap, error)
+}
+
+var _ Log = (*kafka.Reader)(nil)
+
+// Readiness is told what keeps the projection from its work; *httpapi.Readiness listens.
+type Readiness interface {
+	Ready(part string)
+	Unready(part, reason string)
+}
+
+// Options of a projector. All are required but AcceptLogStart.
+type Options struct {
+	DB         *sqlx.DB
+	Log        Log
+	Topic      string
+	Group      string // the configured name: another than the one on record starts the projection over
+	Partitions int    // of the topic
+	// AcceptLogStart names, by partition, the offset at which a log that lost its beginning may start.
+	AcceptLogStart map[int32]int64
+	AuditInterval  time.Duration
+	Ready          Readiness
+	Metrics        *Metrics
+	Logger         *slog.Logger
+	// Stop is called when this process must not go on: the error is a *Refusal.
+	Stop func(error)
+}
+
+// Projector writes the partitions that sessions assign to it. One serves a process.
+type Projector struct {
+	Options
+	store store
+
+	mu      sync.Mutex
+	session kafka.Session // nil between sessions
+	epoch   int64         // of the session
+	mark    string        // metadata of the offsets that the session commits
+	claims  map[int32]*claim
+}
+
+// claim is what is known of one partition within a session. Only the batch in flight changes it.
+type claim struct {
+	mu     sync.Mutex
+	next   int64
+	window window
+}
+
+// Parts of the service's readiness that the projection speaks for.
+const (
+	PartClaims   = "claims"
+	PartDatabase = "database"
+)
+
+// New returns a projector that owns nothing yet.
+func New(o Options) *Projector {
+	return &Projector{Options: o, store: store{db: o.DB, topic: o.Topic}}
+}
+
+// SetUp begins a session: it decides the epoch, makes sure that this is the log the tables were
+// computed from, and seeks every partition to where the tables end. What fails for a while is repeated
+// for as long as the session lives; a Refusal stops the process.
+func (p *Projector) SetUp(s kafka.Session) error {
+	ctx := s.Context()
+	wait := backoff{}
+	for {
+		err := p.enter(ctx, s)
+		var refusal *Refusal
+		switch {
+		case err == nil:
+			p.Ready.Ready(PartDatabase)
+			p.Ready.Ready(PartClaims)
+			return nil
+		case errors.As(err, &refusal):
+			p.Ready.Unready(PartClaims, refusal.Reason)
+			p.Stop(refusal)
+			<-ctx.Done() // consuming nothing until the process has stopped
+			return refusal
+		case ctx.Err() != nil:
+			return nil // a session that is over is no error; the next one sets up again
+		}
+		p.Logger.Warn("cannot set up yet", "err", err)
+		p.Ready.Unready(PartClaims, "waiting to set up: "+reason(err))
+		if wait.sleep(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	own := s.Partitions()
+	cluster, err := p.Log.ClusterID(ctx)
+	if err != nil {
+		return err
+	}
+	committed, err := p.Log.Committed(ctx, p.Group, p.Topic, own)
+	if err != nil {
+		return err
+	}
+	in, err := p.store.enter(ctx, entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart})
+	if err != nil {
+		return err
+	}
+	if in.startOver != "" {
+		p.Logger.Warn("the projection starts over", "epoch", in.Epoch, "reason", in.startOver)
+	}
+	if err := p.sameLog(ctx, in.progress, own); err != nil {
+		return err
+	}
+	claims := make(map[int32]*claim, len(own))
+	for _, partition := range own {
+		at := in.progress[partition]
+		s.Seek(partition, at.NextOffset, in.mark())
+		claims[partition] = &claim{next: at.NextOffset}
+	}
+	if err := p.commit(ctx, s, in); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.session, p.epoch, p.mark, p.claims = s, in.Epoch, in.mark(), claims
+	p.Logger.Info("session begins", "group", p.Group, "epoch", in.Epoch, "partitions", own)
+	return nil
+}
+
+// sameLog refuses a log that the tables were not computed from.
+func (p *Projector) sameLog(ctx context.Context, at map[int32]progress, own []int32) error {
+	bounds, err := p.Log.Bounds(ctx, p.Topic, own)
+	if err != nil {
+		return err
+	}
+	for _, partition := range own {
+		had := at[partition]
+		if err := judgeBounds(p.Topic, had, bounds[partition], p.AcceptLogStart[partition]); err != nil {
+			return err
+		}
+		if had.LastOffset == nil || *had.LastOffset < bounds[partition].Start {
+			continue
+		}
+		r, found, err := p.Log.RecordAt(ctx, p.Topic, partition, *had.LastOffset)
+		if err != nil {
+			return err
+		}
+		if err := judgeLast(p.Topic, had, r, found); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commit makes sure that Kafka holds this epoch's mark before anything is consumed: else a reset by
+// Kafka's own tool could not be told from what an earlier epoch left there.
+func (p *Projector) commit(ctx context.Context, s kafka.Session, in entered) error {
+	if len(in.progress) == 0 {
+		return nil
+	}
+	s.Commit()
+	now, err := p.Log.Committed(ctx, p.Group, p.Topic, s.Partitions())
+	if err != nil {
+		return err
+	}
+	for partition, c := range now {
+		if c.Offset != in.progress[partition].NextOffset || c.Metadata != in.mark() {
+			return fmt.Errorf("the group's committed offset for %s/%d is %d (%q) and should be %d (%q)", p.Topic, partition, c.Offset, c.Metadata, in.progress[partition].NextOffset, in.mark())
+		}
+	}
+	return nil
+}
+
+// CleanUp ends the session.
+func (p *Projector) CleanUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.session, p.claims = nil, nil
+	p.Ready.Unready(PartClaims, "between two sessions of the consumer group")
+}
+
+// claimed returns the claim of a partition, nil where there is none, and its session's epoch and mark.
+func (p *Projector) claimed(partition int32) (c *claim, epoch int64, mark string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.claims[partition], p.epoch, p.mark
+}
+
+// Project writes one batch and acknowledges it, however long the database is away; or gives it back,
+// and with it the session, when the projection is elsewhere by now.
+func (p *Projector) Project(b *kafka.Batch) {
+	c, epoch, mark := p.claimed(b.Partition)
+	if c == nil {
+		b.End()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// A session that ends leaves the batch a moment to finish; a cut statement is harmless, only wasteful.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(b.Context()))
+	defer cancel()
+	defer context.AfterFunc(b.Context(), func() { time.AfterFunc(2*time.Second, cancel) })()
+
+	if err := p.project(ctx, b.Partition, c, epoch, b.Records); err != nil {
+		if b.Context().Err() == nil {
+			p.Logger.Warn("the session is given back", "partition", b.Partition, "offset", b.Records[0].Offset, "err", err)
+		}
+		b.End()
+		return
+	}
+	b.Done(c.next, mark)
+}
+
+// project writes records until they are in the tables. An error means that the session is over.
+func (p *Projector) project(ctx context.Context, partition int32, c *claim, epoch int64, records []kafka.Record) error {
+	records = records[below(records, c.next):]
+	wait := backoff{}
+	for len(records) > 0 {
+		start := time.Now()
+		b := prepare(partition, c.next, records)
+		err := p.explain(ctx, b)
+		var o outcomes
+		if err == nil {
+			o, err = p.write(ctx, epoch, b, &c.window)
+		}
+		if err == nil {
+			c.next = b.next
+			p.Metrics.wrote(partition, o, b, time.Since(start))
+			p.Ready.Ready(PartDatabase)
+			p.trace(ctx, b)
+			return nil
+		}
+		switch {
+		case errors.Is(err, errFenced):
+			p.Metrics.fenced.Inc()
+			next, over := p.reread(ctx, partition, epoch)
+			switch {
+			case over != nil:
+				return over
+			case next < c.next:
+				return fmt.Errorf("the projection of partition %d is at %d, behind %d", partition, next, c.next)
+			case next == c.next: // as it should be: the tables were moved, locked or dropped
+				p.Ready.Unready(PartDatabase, reason(err))
+				p.Logger.Error("cannot write", "topic", p.Topic, "partition", partition, "offset", c.next, "err", err)
+				if wait.sleep(ctx) != nil {
+					return ctx.Err()
+				}
+			}
+			c.next = next
+			records = records[below(records, next):]
+		case errors.Is(err, errSkipped), ctx.Err() != nil:
+			return err
+		case sorted(err) == again:
+			p.Metrics.repeated.Inc()
+		default:
+			p.Logger.Error("cannot write", "topic", p.Topic, "partition", partition, "offset", c.next, "err", err)
+			p.Ready.Unready(PartDatabase, reason(err))
+			if wait.sleep(ctx) != nil {
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// write tries the fast way first; only what it cannot decide goes the slow way.
+func (p *Projector) write(ctx context.Context, epoch int64, b batch, w *window) (outcomes, error) {
+	careful := false
+	if !b.repeats() {
+		o, err := p.store.writeFast(ctx, epoch, b)
+		if err == nil {
+			for range min(len(b.records), windowSize) {
+				w.add(false)
+			}
+			return o, nil
+		}
+		if err = asFence(err); errors.Is(err, errFenced) {
+			return o, err
+		}
+		switch sorted(err) {
+		case refused:
+			careful = true
+		case conflict:
+		default:
+			return o, err
+		}
+	}
+	p.Metrics.slow.Inc()
+	o, err := p.store.writeSlow(ctx, epoch, b, careful, w)
+	if err != nil && !careful && sorted(err) == refused {
+		o, err = p.store.writeSlow(ctx, epoch, b, true, w)
+	}
+	return o, asFence(err)
+}
+
+// asFence turns the errors of a swap under way into the fence that they amount to. What is no swap
+// comes back: the progress is then found unmoved, and the wait is as for a database that is away.
+func asFence(err error) error {
+	if err != nil && !errors.Is(err, errFenced) && sorted(err) == fence {
+		return fmt.Errorf("%w: %w", errFenced, err)
+	}
+	return err
+}
+
+// reread tells a fenced writer where the projection is. An error means that its session is over.
+func (p *Projector) reread(ctx context.Context, partition int32, epoch int64) (int64, error) {
+	wait := backoff{}
+	for {
+		g, err := p.store.generation(ctx)
+		if err == nil {
+			if err := p.replaced(g); err != nil {
+				return 0, err
+			}
+			var at map[int32]progress
+			if at, err = p.store.progress(ctx, p.store.db, []int32{partition}); err == nil {
+				if had, ok := at[partition]; ok && g.Epoch == epoch && had.Epoch == epoch {
+					return had.NextOffset, nil
+				}
+				return 0, fmt.Errorf("the projection is at epoch %d and this session at %d", g.Epoch, epoch)
+			}
+		}
+		p.Logger.Error("cannot read the projection's state", "err", err)
+		p.Ready.Unready(PartDatabase, reason(err))
+		if wait.sleep(ctx) != nil {
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// replaced stops the process when another name has taken over.
+func (p *Projector) replaced(g generation) error {
+	if g.GroupName == nil || *g.GroupName == p.Group {
+		return nil
+	}
+	err := refuse("KAFKA_GROUP_ID %q was replaced by %q, which rebuilds this database: this process stops for good; start it under %q to join", p.Group, *g.GroupName, *g.GroupName)
+	p.Ready.Unready(PartClaims, err.Error())
+	p.Stop(err)
+	return err
+}
+
+// explain counts what stands in the gaps of a batch. On this topic nothing but transaction markers of
+// other producers may.
+func (p *Projector) explain(ctx context.Context, b batch) error {
+	if b.skipped == 0 {
+		return nil
+	}
+	at := b.from
+	for _, r := range b.records {
+		if r.Offset > at {
+			if err := p.explainGap(ctx, b.partition, at, r.Offset); err != nil {
+				return err
+			}
+		}
+		at = r.Offset + 1
+	}
+	return nil
+}
+
+func (p *Projector) explainGap(ctx context.Context, partition int32, from, to int64) error {
+	g, err := p.Log.Explain(ctx, p.Topic, partition, from, to)
+	if err != nil {
+		return err
+	}
+	if g.Records > 0 {
+		return fmt.Errorf("%w: %d in [%d, %d) of partition %d", errSkipped, g.Records, from, to, partition)
+	}
+	p.Metrics.gap(g)
+	if g.Missing > 0 {
+		p.Logger.Error("the log has offsets that hold nothing", "topic", p.Topic, "partition", partition, "offset", from, "to", to, "missing", g.Missing)
+	}
+	return nil
+}
+
+func (p *Projector) trace(ctx context.Context, b batch) {
+	if !p.Logger.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	for _, e := range b.entries {
+		correlation := ""
+		for _, h := range b.records[e.record].Headers {
+			if string(h.Key) == event.HeaderCorrelationID {
+				correlation = string(h.Value)
+			}
+		}
+		p.Logger.Debug("projected", "position", position.Position{Topic: p.Topic, Partition: b.partition, Offset: e.offset}.String(),
+			"command_id", e.id, "correlation_id", correlation)
+	}
+}
+
+// reason words an error for an operator.
+func reason(err error) string {
+	if errors.Is(err, errBroken) {
+		return err.Error() + "; mend the tables or go back to the release before, it goes on by itself"
+	}
+	return "the database or the log does not answer as it should: " + err.Error()
+}
+
+// backoff waits longer each time, with jitter, up to five seconds.
+type backoff struct{ last time.Duration }
+
+func (b *backoff) sleep(ctx context.Context) error {
+	b.last = min(max(2*b.last, 100*time.Millisecond), 5*time.Second)
+	t := time.NewTimer(b.last/2 + rand.N(b.last/2)) //nolint:gosec // jitter needs no secrecy
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,132 @@
+package kafka
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+
+	"github.com/Shopify/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// handlerHook is the one of watermill-kafka's tracing hooks that the subscriber needs.
+type handlerHook func(sarama.ConsumerGroupHandler) sarama.ConsumerGroupHandler
+
+func (handlerHook) WrapConsumer(c sarama.Consumer) sarama.Consumer { return c }
+
+func (handlerHook) WrapPartitionConsumer(c sarama.PartitionConsumer) sarama.PartitionConsumer {
+	return c
+}
+
+func (handlerHook) WrapSyncProducer(_ *sarama.Config, p sarama.SyncProducer) sarama.SyncProducer {
+	return p
+}
+
+func (h handlerHook) WrapConsumerGroupHandler(inner sarama.ConsumerGroupHandler) sarama.ConsumerGroupHandler {
+	return h(inner)
+}
+
+// standIn turns a batch's stand-in into the message that carries its name.
+type standIn struct{}
+
+func (standIn) Unmarshal(m *sarama.ConsumerMessage) (*message.Message, error) {
+	return message.NewMessage(string(m.Key), nil), nil
+}
+
+// session is Sarama's session as set-up sees it.
+type session struct {
+	sarama.ConsumerGroupSession
+	ending *ending
+}
+
+func (s session) End() { s.ending.end() }
+
+func (s session) Partitions() []int32 {
+	for _, partitions := range s.Claims() { // one topic a subscriber
+		return partitions
+	}
+	return nil
+}
+
+// Seek needs both calls: each moves one way only.
+func (s session) Seek(partition int32, offset int64, metadata string) {
+	for topic := range s.Claims() {
+		s.MarkOffset(topic, partition, offset, metadata)
+		s.ResetOffset(topic, partition, offset, metadata)
+	}
+}
+
+// ending is how a session is given back: Sarama ends it as soon as any of its claims is over.
+type ending struct {
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (e *ending) end() { e.once.Do(func() { close(e.ended) }) }
+
+// claim is Sarama's claim with its messages replaced by the feed of stand-ins.
+type claim struct {
+	sarama.ConsumerGroupClaim
+	*ending
+	feed  chan *sarama.ConsumerMessage
+	marks sync.Map // *sarama.ConsumerMessage (stand-in) → *Batch
+}
+
+func (c *claim) Messages() <-chan *sarama.ConsumerMessage { return c.feed }
+
+// markingSession replaces the mark of a stand-in by that of its batch, which may say nothing.
+type markingSession struct {
+	sarama.ConsumerGroupSession
+	claim *claim
+}
+
+func (s markingSession) MarkMessage(m *sarama.ConsumerMessage, _ string) {
+	found, ok := s.claim.marks.LoadAndDelete(m)
+	if !ok {
+		return
+	}
+	if b := found.(*Batch); b.mark.set {
+		s.MarkOffset(b.Topic, b.Partition, b.mark.offset, b.mark.metadata)
+	}
+}
+
+func isFencedInstance(err error) bool { return errors.Is(err, sarama.ErrFencedInstancedId) }
+
+// watermillLogger passes what Watermill says on to slog, a level lower: reconnecting is its daily work
+// and shows in readiness. It also shows errors to watch, the only place where Watermill reports them.
+type watermillLogger struct {
+	log   *slog.Logger
+	watch func(error)
+}
+
+// NewWatermillLogger returns Watermill's logging on log. Watch, where given, sees every error.
+func NewWatermillLogger(log *slog.Logger, watch func(error)) watermill.LoggerAdapter {
+	return watermillLogger{log: log, watch: watch}
+}
+
+func (l watermillLogger) Error(msg string, err error, f watermill.LogFields) {
+	if l.watch != nil && err != nil {
+		l.watch(err)
+	}
+	l.log.Warn("watermill: "+msg, append(attrs(f), "err", err)...)
+}
+
+func (l watermillLogger) Info(msg string, f watermill.LogFields) {
+	l.log.Debug("watermill: "+msg, attrs(f)...)
+}
+
+func (watermillLogger) Debug(string, watermill.LogFields) {}
+func (watermillLogger) Trace(string, watermill.LogFields) {}
+
+func (l watermillLogger) With(f watermill.LogFields) watermill.LoggerAdapter {
+	return watermillLogger{log: l.log.With(attrs(f)...), watch: l.watch}
+}
+
+func attrs(f watermill.LogFields) []any {
+	out := make([]any, 0, 2*len(f))
+	for k, v := range f {
+		out = append(out, k, v)
+	}
+	return out
+}

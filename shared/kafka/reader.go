@@ -1,0 +1,355 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/Shopify/sarama"
+)
+
+// Bounds are the ends of one partition's log. Offsets in [Start, Stable) can be read now; what lies
+// between Stable and the high watermark belongs to transactions that are still open.
+type Bounds struct{ Start, Stable int64 }
+
+// Committed is what a group committed for one partition; Offset is -1 where it never did.
+type Committed struct {
+	Offset   int64
+	Metadata string
+}
+
+// Gap says what stands in a range of offsets that a read-committed consumer passed over.
+type Gap struct {
+	Markers int64 // transaction markers
+	Aborted int64 // records of aborted transactions
+	Missing int64 // nothing at all: compacted, deleted or lost
+	Records int64 // committed records: these may not be passed over
+}
+
+// Reader asks the log about itself, outside any group. It connects when first asked and again after
+// a loss. It is safe for concurrent use. Every error means that the broker did not answer properly;
+// what it did answer is never an error.
+type Reader struct {
+	brokers  []string
+	clientID string
+
+	mu     sync.Mutex
+	client sarama.Client
+}
+
+// NewReader returns a reader that has not connected yet.
+func NewReader(brokers []string, clientID string) *Reader {
+	return &Reader{brokers: brokers, clientID: clientID}
+}
+
+// Close ends the connection.
+func (r *Reader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.client == nil {
+		return nil
+	}
+	err := r.client.Close()
+	r.client = nil
+	return err
+}
+
+func (r *Reader) connect() (sarama.Client, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.client == nil {
+		c, err := NewClient(r.brokers, r.clientID)
+		if err != nil {
+			return nil, fmt.Errorf("connect to Kafka: %w", err)
+		}
+		r.client = c
+	}
+	return r.client, nil
+}
+
+// ClusterID returns the id of the cluster that answers.
+func (r *Reader) ClusterID(context.Context) (string, error) {
+	c, err := r.connect()
+	if err != nil {
+		return "", err
+	}
+	b := c.LeastLoadedBroker()
+	if b == nil {
+		return "", sarama.ErrOutOfBrokers
+	}
+	if err := opened(b, c.Config()); err != nil {
+		return "", err
+	}
+	res, err := b.GetMetadata(&sarama.MetadataRequest{Version: 5, Topics: []string{}})
+	if err != nil {
+		_ = b.Close()
+		return "", fmt.Errorf("ask for the cluster id: %w", err)
+	}
+	if res.ClusterID == nil {
+		return "", errors.New("the broker names no cluster id")
+	}
+	return *res.ClusterID, nil
+}
+
+// Partitions returns how many partitions topic has.
+func (r *Reader) Partitions(_ context.Context, topic string) (int, error) {
+	c, err := r.connect()
+	if err != nil {
+		return 0, err
+	}
+	if err := c.RefreshMetadata(topic); err != nil {
+		return 0, fmt.Errorf("ask for the partitions of %s: %w", topic, err)
+	}
+	p, err := c.Partitions(topic)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the partitions of %s: %w", topic, err)
+	}
+	return len(p), nil
+}
+
+// Bounds returns the bounds of the named partitions, asked of their leaders, side by side.
+func (r *Reader) Bounds(ctx context.Context, topic string, partitions []int32) (map[int32]Bounds, error) {
+	starts, err := r.ends(ctx, topic, partitions, sarama.OffsetOldest)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := r.StableEnds(ctx, topic, partitions)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[int32]Bounds, len(partitions))
+	for _, p := range partitions {
+		out[p] = Bounds{Start: starts[p], Stable: ends[p]}
+	}
+	return out, nil
+}
+
+// StableEnds returns the last stable offset of each partition: an OffsetRequest of its own, because
+// Sarama's GetOffset asks for the high watermark, which includes open transactions.
+func (r *Reader) StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error) {
+	return r.ends(ctx, topic, partitions, sarama.OffsetNewest)
+}
+
+func (r *Reader) ends(_ context.Context, topic string, partitions []int32, at int64) (map[int32]int64, error) {
+	c, err := r.connect()
+	if err != nil {
+		return nil, err
+	}
+	requests := map[*sarama.Broker]*sarama.OffsetRequest{}
+	for _, p := range partitions {
+		leader, err := c.Leader(topic, p)
+		if err != nil {
+			return nil, fmt.Errorf("find the leader of %s/%d: %w", topic, p, err)
+		}
+		if requests[leader] == nil {
+			requests[leader] = &sarama.OffsetRequest{Version: 2, IsolationLevel: sarama.ReadCommitted}
+		}
+		requests[leader].AddBlock(topic, p, at, 1)
+	}
+	out := make(map[int32]int64, len(partitions))
+	for leader, request := range requests {
+		res, err := leader.GetAvailableOffsets(request)
+		if err != nil {
+			_ = leader.Close()
+			_ = c.RefreshMetadata(topic) // the leader may be another by now; the caller asks again
+			return nil, fmt.Errorf("ask for the ends of %s: %w", topic, err)
+		}
+		for p, block := range res.Blocks[topic] {
+			if block.Err != sarama.ErrNoError {
+				_ = c.RefreshMetadata(topic)
+				return nil, fmt.Errorf("ask for the end of %s/%d: %w", topic, p, block.Err)
+			}
+			out[p] = block.Offset
+		}
+	}
+	for _, p := range partitions {
+		if _, ok := out[p]; !ok {
+			return nil, fmt.Errorf("ask for the end of %s/%d: %w", topic, p, sarama.ErrIncompleteResponse)
+		}
+	}
+	return out, nil
+}
+
+// Committed returns what group has committed for the partitions.
+func (r *Reader) Committed(_ context.Context, group, topic string, partitions []int32) (map[int32]Committed, error) {
+	c, err := r.connect()
+	if err != nil {
+		return nil, err
+	}
+	coordinator, err := c.Coordinator(group)
+	if err != nil {
+		return nil, fmt.Errorf("find the coordinator of group %s: %w", group, err)
+	}
+	request := &sarama.OffsetFetchRequest{Version: 1, ConsumerGroup: group}
+	for _, p := range partitions {
+		request.AddPartition(topic, p)
+	}
+	res, err := coordinator.FetchOffset(request)
+	if err != nil {
+		_ = coordinator.Close()
+		_ = c.RefreshCoordinator(group)
+		return nil, fmt.Errorf("fetch the offsets of group %s: %w", group, err)
+	}
+	out := make(map[int32]Committed, len(partitions))
+	for _, p := range partitions {
+		block := res.GetBlock(topic, p)
+		if block == nil {
+			return nil, fmt.Errorf("fetch the offsets of group %s: %w", group, sarama.ErrIncompleteResponse)
+		}
+		if block.Err != sarama.ErrNoError {
+			_ = c.RefreshCoordinator(group)
+			return nil, fmt.Errorf("fetch the offset of group %s for %s/%d: %w", group, topic, p, block.Err)
+		}
+		out[p] = Committed{Offset: block.Offset, Metadata: block.Metadata}
+	}
+	return out, nil
+}
+
+// RecordAt returns the record at offset, or found false where the log holds another thing or nothing
+// there. It reads the first batch at or after offset.
+func (r *Reader) RecordAt(ctx context.Context, topic string, partition int32, offset int64) (rec Record, found bool, err error) {
+	blocks, _, err := r.fetch(ctx, topic, partition, offset)
+	if err != nil {
+		return Record{}, false, err
+	}
+	for _, b := range blocks {
+		if b.Control {
+			continue
+		}
+		for _, one := range b.Records {
+			if at := b.FirstOffset + one.OffsetDelta; at == offset {
+				when := b.FirstTimestamp.Add(one.TimestampDelta)
+				if b.LogAppendTime {
+					when = b.MaxTimestamp
+				}
+				return Record{Offset: at, Timestamp: when.UTC(), Key: one.Key, Value: one.Value}, true, nil
+			}
+		}
+	}
+	return Record{}, false, nil
+}
+
+// Explain says what stands in [from, to), which a read-committed consumer passed over or has not been
+// given yet.
+func (r *Reader) Explain(ctx context.Context, topic string, partition int32, from, to int64) (Gap, error) {
+	var g Gap
+	for at := from; at < to; {
+		blocks, aborted, err := r.fetch(ctx, topic, partition, at)
+		if err != nil {
+			return Gap{}, err
+		}
+		start := at
+		for _, b := range blocks {
+			end := min(b.LastOffset()+1, to)
+			if b.FirstOffset >= to {
+				break
+			}
+			if b.FirstOffset > at {
+				g.Missing += b.FirstOffset - at
+				at = b.FirstOffset
+			}
+			switch {
+			case b.Control:
+				aborted = closed(aborted, b)
+				g.Markers += max(end-at, 0)
+			case end > at:
+				var there int64
+				for _, one := range b.Records {
+					if o := b.FirstOffset + one.OffsetDelta; o >= at && o < to {
+						there++
+					}
+				}
+				g.Missing += end - at - there
+				if isAborted(aborted, b) {
+					g.Aborted += there
+				} else {
+					g.Records += there
+				}
+			}
+			at = max(at, end)
+		}
+		if at == start {
+			g.Missing += to - at
+			break
+		}
+	}
+	return g, nil
+}
+
+func isAborted(aborted []*sarama.AbortedTransaction, b *sarama.RecordBatch) bool {
+	return b.IsTransactional && slices.ContainsFunc(aborted, func(t *sarama.AbortedTransaction) bool {
+		return t.ProducerID == b.ProducerID && t.FirstOffset <= b.FirstOffset
+	})
+}
+
+// closed leaves out the transaction that marker ends.
+func closed(aborted []*sarama.AbortedTransaction, marker *sarama.RecordBatch) []*sarama.AbortedTransaction {
+	i := slices.IndexFunc(aborted, func(t *sarama.AbortedTransaction) bool {
+		return t.ProducerID == marker.ProducerID && t.FirstOffset <= marker.FirstOffset
+	})
+	if i < 0 {
+		return aborted
+	}
+	return slices.Delete(slices.Clone(aborted), i, i+1)
+}
+
+// fetch reads raw record batches from offset on, up to the stable end, and the aborted transactions among
+// them, without Sarama's consumer, which hides markers.
+func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offset int64) ([]*sarama.RecordBatch, []*sarama.AbortedTransaction, error) {
+	c, err := r.connect()
+	if err != nil {
+		return nil, nil, err
+	}
+	for size := int32(64 << 10); ; size *= 8 {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		leader, err := c.Leader(topic, partition)
+		if err != nil {
+			return nil, nil, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
+		}
+		request := &sarama.FetchRequest{Version: 4, MaxWaitTime: 100, MinBytes: 1, MaxBytes: size, Isolation: sarama.ReadCommitted}
+		request.AddBlock(topic, partition, offset, size, -1)
+		res, err := leader.Fetch(request)
+		if err != nil {
+			_ = leader.Close()
+			_ = c.RefreshMetadata(topic)
+			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, err)
+		}
+		block := res.GetBlock(topic, partition)
+		if block == nil {
+			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, sarama.ErrIncompleteResponse)
+		}
+		if errors.Is(block.Err, sarama.ErrOffsetOutOfRange) {
+			return nil, nil, nil
+		}
+		if block.Err != sarama.ErrNoError {
+			_ = c.RefreshMetadata(topic)
+			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, block.Err)
+		}
+		var batches []*sarama.RecordBatch
+		partial := block.Partial
+		for _, set := range block.RecordsSet {
+			if set.RecordBatch != nil {
+				batches = append(batches, set.RecordBatch)
+				partial = partial || set.RecordBatch.PartialTrailingRecord
+			}
+		}
+		if len(batches) > 0 || !partial || size >= 256<<20 {
+			return batches, block.AbortedTransactions, nil
+		}
+	}
+}
+
+func opened(b *sarama.Broker, c *sarama.Config) error {
+	if ok, _ := b.Connected(); ok {
+		return nil
+	}
+	if err := b.Open(c); err != nil && !errors.Is(err, sarama.ErrAlreadyConnected) {
+		return fmt.Errorf("connect to %s: %w", b.Addr(), err)
+	}
+	_, err := b.Connected()
+	return err
+}

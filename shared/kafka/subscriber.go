@@ -1,0 +1,276 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Shopify/sarama"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v2/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Record is one record of the log, as it was read.
+type Record struct {
+	Offset    int64
+	Timestamp time.Time // the log's own time, milliseconds
+	Key       []byte
+	Value     []byte // nil where the record has none
+	Headers   []Header
+}
+
+// Header is one header of a record; either part may hold any bytes.
+type Header struct{ Key, Value []byte }
+
+// Session is one assignment of partitions to this member. It ends when the group rebalances, the
+// broker is lost or a batch calls End; another follows by itself.
+type Session interface {
+	// Context ends with the session.
+	Context() context.Context
+	// Partitions are those assigned to this member, in no order.
+	Partitions() []int32
+	// Seek sets where reading starts and what is committed with it. It works during set-up only.
+	Seek(partition int32, offset int64, metadata string)
+	// End gives all partitions back, so that set-up is done anew. It returns at once.
+	End()
+	// Commit sends what Seek and acknowledged batches marked. It reports no error, as Sarama's does
+	// not: fetch the committed offsets to see.
+	Commit()
+}
+
+// Batch is what one partition had ready: records in the order of their offsets, perhaps with gaps.
+// One batch of a partition is in flight at a time; the next is gathered meanwhile. Exactly one of Done
+// and End must be called.
+type Batch struct {
+	Topic     string
+	Partition int32
+	Records   []Record
+
+	session context.Context
+	claim   *claim
+	msg     *message.Message
+	mark    mark
+}
+
+type mark struct {
+	offset   int64
+	metadata string
+	set      bool
+}
+
+// Context ends with the session that the batch belongs to.
+func (b *Batch) Context() context.Context { return b.session }
+
+// Done acknowledges the batch: next and metadata are committed for its partition some time later.
+func (b *Batch) Done(next int64, metadata string) {
+	b.mark = mark{next, metadata, true}
+	b.msg.Ack()
+}
+
+// End gives the batch back unacknowledged and ends its session, so that set-up is done anew.
+func (b *Batch) End() {
+	b.claim.end()
+	b.msg.Ack() // an unmarked acknowledgement only frees the subscriber; a nack would deliver it for ever
+}
+
+// SubscriberOptions of a group member. All are required but InstanceID.
+type SubscriberOptions struct {
+	Brokers    []string
+	ClientID   string
+	Group      string
+	InstanceID string // makes the member static: no other process may have the same
+	BatchSize  int    // most records in a batch
+	Log        *slog.Logger
+
+	// SetUp runs at the start of each session, before anything is consumed. It seeks every partition
+	// and may block for as long as the session lives. An error ends the session; it is repeated at
+	// once, so wait rather than fail.
+	SetUp func(Session) error
+	// CleanUp runs at the end of each session, when all its batches are done or ended.
+	CleanUp func()
+	// Fenced is called when another process has taken over InstanceID. The two would else throw each
+	// other out for ever, so the caller ends this one.
+	Fenced func(instanceID string)
+}
+
+// Subscriber is one member of a consumer group that delivers batches. It wraps Watermill's own
+// subscriber, which reconnects by itself; the handler hook turns its one-by-one delivery into batches,
+// eight times as fast.
+type Subscriber struct {
+	o       SubscriberOptions
+	inner   *wkafka.Subscriber
+	batches sync.Map // message UUID → *Batch
+	serial  atomic.Uint64
+}
+
+// NewSubscriber returns a member that has not joined yet.
+func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
+	s := &Subscriber{o: o}
+	c := baseConfig(o.ClientID)
+	c.ChannelBufferSize = 4096
+	c.Consumer.Return.Errors = true
+	c.Consumer.IsolationLevel = sarama.ReadCommitted
+	c.Consumer.Offsets.Initial = sarama.OffsetOldest
+	// Without a retention Sarama commits with a request version that Kafka 4 no longer answers.
+	c.Consumer.Offsets.Retention = 365 * 24 * time.Hour
+	c.Consumer.Group.ResetInvalidOffsets = false // an offset outside the log is refused, never reset
+	c.Consumer.Group.Session.Timeout = 6 * time.Second
+	c.Consumer.Group.Heartbeat.Interval = time.Second
+	c.Consumer.Group.Rebalance.Timeout = 20 * time.Second
+	c.Consumer.Group.InstanceId = o.InstanceID
+	c.Consumer.MaxWaitTime = 250 * time.Millisecond
+	c.Consumer.MaxProcessingTime = 500 * time.Millisecond
+	c.Consumer.Fetch.Default = 1 << 20
+	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
+		Brokers: o.Brokers, ConsumerGroup: o.Group, Unmarshaler: standIn{}, OverwriteSaramaConfig: c,
+		NackResendSleep: wkafka.NoSleep, ReconnectRetrySleep: time.Second, Tracer: handlerHook(s.wrap),
+	}, NewWatermillLogger(o.Log, s.watch))
+	if err != nil {
+		return nil, fmt.Errorf("make the subscriber: %w", err)
+	}
+	s.inner = inner
+	return s, nil
+}
+
+// Subscribe joins the group and delivers batches until ctx ends or Close is called; then the channel
+// is closed. It fails at once where no broker answers: try again.
+func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch, error) {
+	messages, err := s.inner.Subscribe(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to %s: %w", topic, err)
+	}
+	out := make(chan *Batch)
+	go func() {
+		defer close(out)
+		for m := range messages {
+			found, ok := s.batches.LoadAndDelete(m.UUID)
+			if !ok { // every message is made by the handler below, once
+				s.o.Log.Error("a message without a batch was dropped", "topic", topic)
+				m.Ack()
+				continue
+			}
+			b := found.(*Batch)
+			b.msg = m
+			out <- b
+		}
+	}()
+	return out, nil
+}
+
+// Close leaves the group once the batches in flight are done or ended. Batches must be taken from the
+// channel until it is closed.
+func (s *Subscriber) Close() error { return s.inner.Close() }
+
+func (s *Subscriber) wrap(inner sarama.ConsumerGroupHandler) sarama.ConsumerGroupHandler {
+	return &groupHandler{s: s, inner: inner}
+}
+
+func (s *Subscriber) watch(err error) {
+	if isFencedInstance(err) && s.o.Fenced != nil {
+		s.o.Fenced(s.o.InstanceID)
+	}
+}
+
+// groupHandler stands between Sarama and Watermill's handler.
+type groupHandler struct {
+	s       *Subscriber
+	inner   sarama.ConsumerGroupHandler
+	current *ending // of the session; sessions of one handler follow each other
+}
+
+func (h *groupHandler) Setup(sess sarama.ConsumerGroupSession) error {
+	h.current = &ending{ended: make(chan struct{})}
+	return h.s.o.SetUp(session{sess, h.current})
+}
+
+func (h *groupHandler) Cleanup(sess sarama.ConsumerGroupSession) error {
+	h.s.o.CleanUp()
+	return h.inner.Cleanup(sess)
+}
+
+// ConsumeClaim feeds Watermill's handler one message a batch: a stand-in whose key names the batch. The
+// mark that its acknowledgement leads to is replaced by the batch's own.
+func (h *groupHandler) ConsumeClaim(sess sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
+	cl := &claim{ConsumerGroupClaim: c, feed: make(chan *sarama.ConsumerMessage), ending: h.current}
+	gathered := make(chan struct{})
+	go func() {
+		defer close(gathered)
+		defer close(cl.feed)
+		h.gather(sess, cl)
+	}()
+	err := h.inner.ConsumeClaim(markingSession{sess, cl}, cl)
+	cl.end()
+	<-gathered
+	return err
+}
+
+// gather makes a batch of whatever has arrived and offers it. While the batch before is in flight, the
+// offer stands and the batch grows.
+func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, cl *claim) {
+	in := cl.ConsumerGroupClaim.Messages()
+	for {
+		var first *sarama.ConsumerMessage
+		select {
+		case m, ok := <-in:
+			if !ok {
+				return
+			}
+			first = m
+		case <-cl.ended:
+			return
+		}
+		b := &Batch{Topic: cl.Topic(), Partition: cl.Partition(), session: sess.Context(), claim: cl, Records: []Record{record(first)}}
+		id := strconv.FormatUint(h.s.serial.Add(1), 36)
+		stand := &sarama.ConsumerMessage{Topic: b.Topic, Partition: b.Partition, Offset: first.Offset, Key: []byte(id)}
+		h.s.batches.Store(id, b)
+		cl.marks.Store(stand, b)
+		if !h.offer(b, stand, in, cl) {
+			h.s.batches.Delete(id)
+			return
+		}
+	}
+}
+
+// offer returns true once the batch was taken, false when the claim is over.
+func (h *groupHandler) offer(b *Batch, stand *sarama.ConsumerMessage, in <-chan *sarama.ConsumerMessage, cl *claim) bool {
+	for {
+		// What is there already is taken first; else select would offer a batch of one half the time.
+		for len(b.Records) < h.s.o.BatchSize && len(in) > 0 {
+			m, ok := <-in
+			if !ok {
+				return false
+			}
+			b.Records = append(b.Records, record(m))
+		}
+		more := in
+		if len(b.Records) >= h.s.o.BatchSize {
+			more = nil
+		}
+		select {
+		case cl.feed <- stand:
+			return true
+		case m, ok := <-more:
+			if !ok {
+				return false
+			}
+			b.Records = append(b.Records, record(m))
+		case <-cl.ended:
+			return false
+		}
+	}
+}
+
+func record(m *sarama.ConsumerMessage) Record {
+	r := Record{Offset: m.Offset, Timestamp: m.Timestamp.UTC(), Key: m.Key, Value: m.Value}
+	if len(m.Headers) > 0 {
+		r.Headers = make([]Header, len(m.Headers))
+		for i, h := range m.Headers {
+			r.Headers[i] = Header{Key: h.Key, Value: h.Value}
+		}
+	}
+	return r
+}

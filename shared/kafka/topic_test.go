@@ -1,0 +1,152 @@
+package kafka
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/Shopify/sarama"
+	"github.com/stretchr/testify/require"
+)
+
+func setupReader(t *testing.T, brokers []string) *Reader {
+	t.Helper()
+	r := NewReader(brokers, "test")
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	return r
+}
+
+func TestATopicThatWasMadeForeverPassesTheGuard(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r := setupReader(t, brokers)
+		spec := TopicSpec{Name: randomTopic("forever"), Partitions: 3, ReplicationFactor: 1}
+		require.NoError(t, r.EnsureForever(t.Context(), spec))
+		require.NoError(t, r.EnsureForever(t.Context(), spec), "a topic that is there is fine")
+		guard := func() error { return r.CheckForever(t.Context(), spec) }
+		require.Eventually(t, func() bool { return guard() == nil }, 5*time.Second, 20*time.Millisecond)
+
+		id, err := r.ClusterID(t.Context())
+		require.NoError(t, err)
+		require.NotEmpty(t, id)
+	})
+}
+
+func TestTwoServicesMakeATopicAtOnce(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		spec := TopicSpec{Name: randomTopic("race"), Partitions: 3, ReplicationFactor: 1}
+		errs := make(chan error, 4)
+		for range cap(errs) {
+			r := setupReader(t, brokers)
+			go func() { errs <- r.EnsureForever(t.Context(), spec) }()
+		}
+		for range cap(errs) {
+			require.NoError(t, <-errs)
+		}
+	})
+}
+
+func TestTheGuardNamesEverySettingThatCouldLoseRecords(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		for name, tc := range map[string]struct {
+			setting, value string
+			want           []string
+		}{
+			"expiry":       {"retention.ms", "604800000", []string{"retention.ms must be -1 and is 604800000"}},
+			"size":         {"retention.bytes", "1000000", []string{"retention.bytes must be -1 and is 1000000"}},
+			"compaction":   {"cleanup.policy", "compact", []string{"cleanup.policy must be delete and is compact"}},
+			"both":         {"cleanup.policy", "compact,delete", []string{"cleanup.policy must be delete and is compact,delete"}},
+			"clients time": {"message.timestamp.type", "CreateTime", []string{"message.timestamp.type must be LogAppendTime and is CreateTime"}},
+			"partitions":   {"retention.ms", "-1", []string{"the number of partitions must be 3 and is 4", "KAFKA_PARTITIONS"}},
+			"two at once":  {"retention.ms", "1000", []string{"retention.ms", "the number of partitions must be 3 and is 5"}},
+		} {
+			r := setupReader(t, brokers)
+			made := TopicSpec{Name: randomTopic("guard"), Partitions: 3, ReplicationFactor: 1}
+			wanted := made
+			switch name {
+			case "partitions":
+				made.Partitions = 4
+			case "two at once":
+				made.Partitions = 5
+			}
+			require.NoError(t, r.EnsureForever(t.Context(), made))
+			alter(t, r, made.Name, tc.setting, tc.value)
+			var guard *GuardError
+			faults := 1
+			if name == "two at once" {
+				faults = 2
+			}
+			require.Eventually(t, func() bool { // a change of settings takes a moment to reach the broker
+				return errors.As(r.CheckForever(t.Context(), wanted), &guard) && len(guard.Faults) == faults
+			}, 5*time.Second, 20*time.Millisecond, name)
+			require.Equal(t, made.Name, guard.Topic)
+			for _, words := range tc.want {
+				require.ErrorContains(t, guard, words, name)
+			}
+		}
+	})
+}
+
+// Elections and replicas are beyond one broker, so the judgement is tried without one; unclean
+// election is also set on the real Kafka.
+func TestTheGuardKnowsHowReplicasLoseRecords(t *testing.T) {
+	t.Parallel()
+	good := func() map[string]string {
+		found := map[string]string{minInSync: "2"}
+		for _, f := range forever {
+			found[f.Setting] = f.Wanted
+		}
+		return found
+	}
+	spec := TopicSpec{Name: "t", Partitions: 12}
+	require.Empty(t, judge(spec, 12, 3, good()))
+	one := good()
+	one[minInSync] = "1"
+	require.Empty(t, judge(spec, 12, 1, one), "with one replica there is nothing to be out of sync")
+	faults := judge(spec, 12, 3, one)
+	require.Len(t, faults, 1)
+	require.Equal(t, minInSync, faults[0].Setting)
+	require.Equal(t, "1", faults[0].Found)
+	none := good()
+	delete(none, "retention.ms")
+	require.Equal(t, "not known to the broker", judge(spec, 12, 1, none)[0].Found)
+
+	r := setupReader(t, realKafka(t))
+	made := TopicSpec{Name: randomTopic("unclean"), Partitions: 1, ReplicationFactor: 1}
+	require.NoError(t, r.EnsureForever(t.Context(), made))
+	alter(t, r, made.Name, uncleanElection, "true")
+	var guard *GuardError
+	require.Eventually(t, func() bool { return errors.As(r.CheckForever(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+	require.ErrorContains(t, guard, "unclean.leader.election.enable must be false and is true")
+}
+
+func TestABrokerThatIsAwayIsNoGuardError(t *testing.T) {
+	t.Parallel()
+	r := setupReader(t, []string{"127.0.0.1:1"})
+	spec := TopicSpec{Name: "t", Partitions: 1, ReplicationFactor: 1}
+	require.Error(t, r.EnsureForever(t.Context(), spec))
+	err := r.CheckForever(t.Context(), spec)
+	require.Error(t, err)
+	var guard *GuardError
+	require.False(t, errors.As(err, &guard))
+
+	there := setupReader(t, realKafka(t))
+	err = there.CheckForever(t.Context(), TopicSpec{Name: randomTopic("missing"), Partitions: 1})
+	require.ErrorIs(t, err, sarama.ErrUnknownTopicOrPartition)
+	require.False(t, errors.As(err, &guard))
+}
+
+func alter(t *testing.T, r *Reader, topic, setting, value string) {
+	t.Helper()
+	c, err := r.connect()
+	require.NoError(t, err)
+	admin, err := sarama.NewClusterAdminFromClient(c)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return admin.IncrementalAlterConfig(sarama.TopicResource, topic, map[string]sarama.IncrementalAlterConfigsEntry{
+			setting: {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &value},
+		}, false) == nil
+	}, 5*time.Second, 20*time.Millisecond)
+}

@@ -1,0 +1,49 @@
+// Package service is the main function that every service shares: configuration from the environment,
+// signals, a logger, and an exit status. What a service does stands in its app package.
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/telemetry"
+)
+
+// Main loads the environment into c, whose defaults are set, and runs until SIGINT or SIGTERM. With
+// --check it validates and prints the configuration instead. It returns the exit status: 0 for a clean
+// stop, 1 for a failure, 2 for wrong arguments.
+func Main[C any](name string, c *C, level func(*C) string, run func(context.Context, *slog.Logger) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	check := len(os.Args) == 2 && os.Args[1] == "--check"
+	if len(os.Args) > 1 && !check {
+		fmt.Fprintf(os.Stderr, "usage: %s [--check]\nIt is configured by its environment; --check validates and prints it.\n", name)
+		return 2
+	}
+	if err := config.Load(c, config.Environ(os.Environ())); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if check {
+		for _, s := range config.Settings(c) {
+			fmt.Printf("%s=%s\n", s.Name, s.Value)
+		}
+		return 0
+	}
+	log, err := telemetry.NewLogger(os.Stderr, name, level(c))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := run(ctx, log); err != nil {
+		log.Error("stopped", "err", err)
+		return 1
+	}
+	return 0
+}
