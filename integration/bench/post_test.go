@@ -51,7 +51,6 @@ func BenchmarkPost(b *testing.B) {
 			runs[i].Reference = load(b, constant, postRequest, "202", postConnections, postSeconds)
 			runs[i].Value = load(b, door, postRequest, "202", postConnections, postSeconds)
 		}
-		dump(b, door)
 		report(b, "post", "posts/s", runs)
 	}
 }
@@ -106,15 +105,3 @@ func startConstant(b *testing.B) string {
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
-func dump(b *testing.B, address string) {
-	res, err := http.Get("http://" + address + "/metrics")
-	require.NoError(b, err)
-	defer res.Body.Close()
-	raw, _ := io.ReadAll(res.Body)
-	for _, l := range strings.Split(string(raw), "\n") {
-		if strings.HasPrefix(l, "tidemark_command") {
-			b.Log(l)
-		}
-	}
-}

@@ -120,14 +120,16 @@ func TestARestartOfTheBrokerWithinTheRetriesIsADelay(t *testing.T) {
 		}
 		restarted <- k.Start(t.Context())
 	}()
-	done := false
-	for i := 0; !done || i < 20; i++ {
+	for i, after := 0, 0; after < 20; i++ {
 		f.fly(p, topic, fmt.Sprint(i), 40)
 		select {
 		case err := <-restarted:
 			require.NoError(t, err)
-			done, i = true, 0
+			after = 1
 		default:
+			if after > 0 {
+				after++
+			}
 		}
 	}
 	acknowledged, unknown, notSent := f.check(t, readAll(t, k, topic))
