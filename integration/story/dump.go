@@ -79,3 +79,13 @@ func (e Expected) OutcomeLines(upTo Vector) string {
 	}
 	return text.String()
 }
+
+// deadLetterPositions returns where the dead letters lie, in the dump's order.
+func (d Dump) deadLetterPositions() []string {
+	var positions []string
+	for line := range strings.Lines(d.DeadLetters) {
+		columns := strings.SplitN(line, "\t", 4)
+		positions = append(positions, fmt.Sprintf("%s/%s@%s", columns[0], columns[1], columns[2]))
+	}
+	return positions
+}
