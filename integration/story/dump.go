@@ -80,6 +80,20 @@ func (e Expected) OutcomeLines(upTo Vector) string {
 	return text.String()
 }
 
+// UpTo returns how far the projection was when it was dumped.
+func (d Dump) UpTo() (Vector, error) {
+	v := Vector{}
+	for line := range strings.Lines(d.Outcomes) {
+		var partition int32
+		var first, next int64
+		if _, err := fmt.Sscan(line, &partition, &first, &next); err != nil {
+			return nil, fmt.Errorf("read the outcomes %q: %w", line, err)
+		}
+		v[partition] = next
+	}
+	return v, nil
+}
+
 // deadLetterPositions returns where the dead letters lie, in the dump's order.
 func (d Dump) deadLetterPositions() []string {
 	var positions []string

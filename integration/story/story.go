@@ -130,6 +130,9 @@ func (s *Story) startServers(ctx context.Context) {
 			require.NoError(s.t, err)
 		}
 		s.Kafka = servers.kafka
+		for _, name := range Proxies { // whatever the story before did with them
+			s.Kafka.Proxy(name).Pass()
+		}
 		s.Broker = servers.kafka
 	default: // an embedded one is up in no time: each story has its own
 		s.Broker, err = stack.StartBroker(ctx, Kind())
@@ -147,10 +150,34 @@ func (s *Story) Database() (*sql.DB, string) {
 	name := fmt.Sprintf("story_%d_%d", s.number, s.databases)
 	url, err := s.Postgres.CreateDatabase(s.t.Context(), name)
 	require.NoError(s.t, err)
+	return s.Connect(url), url
+}
+
+// Connect opens a connection pool that is closed at the test's end.
+func (s *Story) Connect(url string) *sql.DB {
+	s.t.Helper()
 	db, err := sql.Open("postgres", url)
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { _ = db.Close() })
-	return db, url
+	return db
+}
+
+// ResetOffsets sets a group's committed offsets to the log's start with Kafka's own tool, as an operator does. The tool
+// refuses while the group has members, so it is asked again until the context ends.
+func (s *Story) ResetOffsets(ctx context.Context, group string) error {
+	for {
+		output, err := stack.Tool(ctx, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+			"--bootstrap-server", s.Broker.Brokers()[0], "--group", group, "--topic", Topic,
+			"--reset-offsets", "--to-earliest", "--execute")
+		if err == nil && !strings.Contains(output, "Error:") {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("reset the offsets of %s: %w\n%s", group, ctx.Err(), output)
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // Service starts a service as a process, with changes to the environment that it has by default, and does not wait for
