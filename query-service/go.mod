@@ -11,6 +11,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/stretchr/testify v1.12.1
 	github.com/tidemark/tidemark/shared v0.0.0
+	go.uber.org/goleak v1.3.0
 )
 
 require (

@@ -17,7 +17,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
-	_ "github.com/lib/pq" // the driver
+	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/event"
@@ -115,10 +115,15 @@ func (db *DB) Project(ctx context.Context, partition int32, rows ...Row) error {
 	if err := tx.GetContext(ctx, &next, `SELECT next_offset FROM projection_progress WHERE topic = $1 AND partition = $2 FOR UPDATE`, event.TimestampCommandTopic, partition); err != nil {
 		return err
 	}
+	ids, stamps := make([]string, len(rows)), make([]string, len(rows))
 	for i, r := range rows {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO timestamp_records VALUES ($1, $2, now(), $3, $4)`, r.ID, r.Stamp, partition, next+int64(i)); err != nil {
-			return fmt.Errorf("row %s: %w", r.ID, err)
-		}
+		ids[i], stamps[i] = r.ID.String(), r.Stamp.UTC().Format(time.RFC3339Nano)
+	}
+	if _, err := tx.ExecContext(ctx, `
+		INSERT INTO timestamp_records
+		SELECT id, stamp, now(), $3, $4 + n - 1 FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS r (id, stamp, n)`,
+		pq.Array(ids), pq.Array(stamps), partition, next); err != nil {
+		return fmt.Errorf("rows from %d: %w", next, err)
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE projection_progress SET next_offset = next_offset + $3, applied = applied + $3, updated_at = now() WHERE topic = $1 AND partition = $2`,
 		event.TimestampCommandTopic, partition, len(rows)); err != nil {
