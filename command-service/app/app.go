@@ -1,0 +1,143 @@
+// Package app wires the command-service: a publisher, the door before it, a watch that looks after the
+// log, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
+// one process.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/command-service/api"
+	"github.com/tidemark/tidemark/command-service/internal/door"
+	"github.com/tidemark/tidemark/command-service/internal/httpapi"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/event"
+	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/telemetry"
+)
+
+// Name of the service, in logs and towards Kafka.
+const Name = "command-service"
+
+// Config is everything that can be set.
+type Config struct {
+	config.HTTP
+	config.Log
+	config.Kafka
+	ProduceDeadline time.Duration `env:"PRODUCE_DEADLINE" desc:"the longest a command waits for the log's answer"`
+	QueryURL        string        `env:"QUERY_URL" desc:"base URL of query-service, where tickets are read"`
+}
+
+// DefaultConfig is a service on port 7080 of this host.
+func DefaultConfig() Config {
+	return Config{
+		HTTP: config.DefaultHTTP(7080), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(),
+		ProduceDeadline: 5 * time.Second, QueryURL: "http://127.0.0.1:7082",
+	}
+}
+
+// longestDeadline leaves an answer room within the server's write timeout.
+const longestDeadline = time.Minute
+
+// Validate checks what is this service's own.
+func (c Config) Validate() error {
+	var late error
+	if c.ProduceDeadline < 10*time.Millisecond || c.ProduceDeadline > longestDeadline {
+		late = fmt.Errorf("PRODUCE_DEADLINE=%s is outside 10ms to %s", c.ProduceDeadline, longestDeadline)
+	}
+	return errors.Join(late, config.ServiceURL("QUERY_URL", c.QueryURL))
+}
+
+// Options of one run.
+type Options struct {
+	Config    Config
+	Log       *slog.Logger
+	Topic     string               // event.TimestampCommandTopic unless given
+	Watch     WatchOptions         // how often the log is looked after
+	Listening func(address string) // told once the port is open; may be nil
+}
+
+// Run serves until ctx ends or something that waiting cannot mend is found: a port that is taken, or, at
+// the start, a topic that could lose what it holds (a *kafka.GuardError). A broker that is away is waited
+// for, unready.
+func Run(ctx context.Context, o Options) (err error) {
+	if o.Topic == "" {
+		o.Topic = event.TimestampCommandTopic
+	}
+	told := ctx
+	ctx, fail := context.WithCancelCause(told)
+	defer fail(nil)
+	stack := &lifecycle.Stack{Log: o.Log}
+	defer func() {
+		if err == nil && told.Err() == nil { // nobody told it to stop: something failed
+			err = context.Cause(ctx)
+		}
+		err = errors.Join(err, stack.Stop(o.Config.ShutdownTimeout))
+	}()
+
+	registry := prometheus.NewRegistry()
+	ready := manners.NewReadiness(partLog, partPublisher)
+	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
+		Brokers: o.Config.Brokers, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		// A flight ends before its passengers' deadline, so that most of them hear the truth.
+		RetryFor: o.Config.ProduceDeadline * 4 / 5,
+		OnState:  publisherState(ready),
+	})
+	if err != nil {
+		return err
+	}
+	stack.Add("publisher", func(context.Context) error { return publisher.Close() })
+
+	entrance, err := door.New(door.Options{Topic: o.Topic, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: door.NewMetrics(registry)})
+	if err != nil {
+		return err
+	}
+	stack.Add("door", entrance.Close)
+
+	watch := newWatch(o, entrance, ready)
+	background(ctx, stack, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
+
+	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
+	manners.Mount(engine, Name, registry, ready, api.Spec)
+	if err := httpapi.Mount(ctx, engine, entrance, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+		return err
+	}
+	server, err := manners.Listen(ctx, o.Config.Address(), engine, longestDeadline+15*time.Second, o.Log, fail)
+	if err != nil {
+		return err
+	}
+	stack.Add("server", server.Stop)
+	stack.Add("readiness", func(context.Context) error {
+		ready.Unready("process", "the service is being stopped")
+		return nil
+	})
+	if o.Listening != nil {
+		o.Listening(server.Address())
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// background runs a loop of its own until the stack stops it.
+func background(ctx context.Context, stack *lifecycle.Stack, name string, run func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends in its turn, not when the service is told to stop
+	done := make(chan struct{})
+	go func() { defer close(done); run(ctx) }()
+	stack.Add(name, func(stopping context.Context) error {
+		cancel()
+		select {
+		case <-done:
+			return nil
+		case <-stopping.Done():
+			return stopping.Err()
+		}
+	})
+}

@@ -1,0 +1,231 @@
+// Package door lets commands into the log, and tells each caller the truth about his own.
+//
+// Promises: a command is accepted only when every in-sync replica has its record, and then its position
+// is known. Whoever is refused before his command was handed to the log may send it again as it is.
+// Whoever is answered "unknown" may find it in the log or not, and repeats it under a key that makes
+// both attempts one command (see Ticket). Every caller is answered within the deadline, whatever the
+// broker does.
+//
+// Commands are committed in groups: while one group is on its way to the log the next one gathers, and a
+// door that is idle sends at once. So the size of a group follows the load, and nobody waits for company.
+//
+// A command goes through three states, changed by compare-and-swap only, because its caller may give up
+// at the very moment the group leaves:
+//
+//	queued ──▶ handed over ──▶ accepted, refused by the log, or unknown
+//	   └─────▶ abandoned: the deadline came first, nothing was written
+//
+// What a command means, and how an answer is worded in HTTP, is left to others.
+package door
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/position"
+)
+
+// Errors of Accept. After every one but ErrUnknown nothing was written, and nothing will be.
+var (
+	// ErrUnknown says that the command was handed over and that no answer came, or one that does not
+	// tell. It may be in the log.
+	ErrUnknown = errors.New("the command was handed to the log and its outcome is not known")
+	// ErrAway says that the log did not take the command: there is no broker, or it did not get to it
+	// within the deadline.
+	ErrAway = errors.New("the log did not take the command")
+	// ErrBusy says that as many commands are waiting as the door lets wait.
+	ErrBusy = errors.New("too many commands are waiting")
+)
+
+// ShutError says why the door takes no commands at all. It is ErrAway as well where that is why.
+type ShutError struct{ Reason error }
+
+func (e *ShutError) Error() string { return "the door is shut: " + e.Reason.Error() }
+
+func (e *ShutError) Unwrap() error { return e.Reason }
+
+// Log is what the door needs of the log.
+type Log interface {
+	// PublishAll sends the messages together and returns the result of each, in their order. An error
+	// that is kafka.ErrNotSent says that the message is not in the log and will not be.
+	PublishAll(topic string, msgs ...*message.Message) []kafka.Result
+}
+
+var _ Log = (*kafka.Publisher)(nil)
+
+// Options of a door. Zero numbers mean the defaults named beside them.
+type Options struct {
+	Topic    string
+	Log      Log
+	Deadline time.Duration // 5 s: the longest a caller waits for his answer
+	MaxGroup int           // 1,000 commands a group
+	MaxQueue int           // 10,000 commands waiting
+	Metrics  *Metrics
+}
+
+// Door commits commands in groups. Open it before the first Accept.
+type Door struct {
+	options Options
+	queue   chan *command
+	shut    atomic.Pointer[ShutError]
+	stop    chan struct{}
+	once    sync.Once
+	done    chan struct{}
+}
+
+const (
+	queued int32 = iota
+	handedOver
+	abandoned
+)
+
+type command struct {
+	message *message.Message
+	state   atomic.Int32
+	result  chan kafka.Result // of capacity 1: the group never waits for a caller
+}
+
+// New returns a door that is shut and has nothing to do. Close ends it.
+func New(o Options) (*Door, error) {
+	if o.Topic == "" || o.Log == nil || o.Metrics == nil {
+		return nil, errors.New("a door needs a topic, a log and metrics")
+	}
+	if o.Deadline == 0 {
+		o.Deadline = 5 * time.Second
+	}
+	if o.MaxGroup == 0 {
+		o.MaxGroup = 1_000
+	}
+	if o.MaxQueue == 0 {
+		o.MaxQueue = 10_000
+	}
+	d := &Door{options: o, queue: make(chan *command, o.MaxQueue), stop: make(chan struct{}), done: make(chan struct{})}
+	d.Shut(fmt.Errorf("%w: it has not been looked at yet", ErrAway))
+	go d.run()
+	return d, nil
+}
+
+// Open lets commands in.
+func (d *Door) Open() { d.shut.Store(nil) }
+
+// Shut refuses every command from now on, for reason. What is in hand is finished.
+func (d *Door) Shut(reason error) { d.shut.Store(&ShutError{Reason: reason}) }
+
+// Close finishes what is in hand and returns. Nothing may be accepted any more by then: stop the server
+// first.
+func (d *Door) Close(ctx context.Context) error {
+	d.Shut(fmt.Errorf("%w: the service is being stopped", ErrAway))
+	d.once.Do(func() { close(d.stop) })
+	select {
+	case <-d.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Accept writes one record, keyed by key, and returns its place once every in-sync replica has it. It
+// returns within the deadline, or when ctx ends.
+func (d *Door) Accept(ctx context.Context, key string, value []byte, correlationID string) (position.Position, error) {
+	at, err := d.accept(ctx, key, value, correlationID)
+	d.options.Metrics.count(err)
+	return at, err
+}
+
+func (d *Door) accept(ctx context.Context, key string, value []byte, correlationID string) (position.Position, error) {
+	if shut := d.shut.Load(); shut != nil {
+		return position.Position{}, shut
+	}
+	c := &command{message: kafka.NewMessage(key, value, correlationID), result: make(chan kafka.Result, 1)}
+	select {
+	case d.queue <- c:
+	default:
+		return position.Position{}, ErrBusy
+	}
+	deadline := time.NewTimer(d.options.Deadline)
+	defer deadline.Stop()
+	var why error
+	select {
+	case r := <-c.result:
+		return outcome(r)
+	case <-deadline.C:
+		why = fmt.Errorf("no answer within %s", d.options.Deadline)
+	case <-ctx.Done():
+		why = ctx.Err()
+	}
+	if c.state.CompareAndSwap(queued, abandoned) {
+		return position.Position{}, fmt.Errorf("%w: %w", ErrAway, why)
+	}
+	select { // the result may have come at the same moment
+	case r := <-c.result:
+		return outcome(r)
+	default:
+		return position.Position{}, fmt.Errorf("%w: %w", ErrUnknown, why)
+	}
+}
+
+func outcome(r kafka.Result) (position.Position, error) {
+	switch {
+	case r.Err == nil:
+		return r.Position, nil
+	case errors.Is(r.Err, kafka.ErrNotSent):
+		return position.Position{}, fmt.Errorf("%w: %w", ErrAway, r.Err)
+	default:
+		return position.Position{}, fmt.Errorf("%w: %w", ErrUnknown, r.Err)
+	}
+}
+
+// run sends one group after the other, and at the end what is still queued.
+func (d *Door) run() {
+	defer close(d.done)
+	group := make([]*command, 0, d.options.MaxGroup)
+	msgs := make([]*message.Message, 0, d.options.MaxGroup)
+	for {
+		var first *command
+		select {
+		case first = <-d.queue:
+		case <-d.stop:
+			select {
+			case first = <-d.queue:
+			default:
+				return
+			}
+		}
+		group, msgs = group[:0], msgs[:0]
+		for c, more := first, true; more; c, more = d.next(len(group)) {
+			if c.state.CompareAndSwap(queued, handedOver) {
+				group = append(group, c)
+				msgs = append(msgs, c.message)
+			}
+		}
+		if len(group) == 0 {
+			continue
+		}
+		start := time.Now()
+		results := d.options.Log.PublishAll(d.options.Topic, msgs...)
+		d.options.Metrics.flown(len(group), time.Since(start))
+		for i, c := range group {
+			c.result <- results[i]
+		}
+	}
+}
+
+// next returns another command for a group of n, if there is one and it has room.
+func (d *Door) next(n int) (*command, bool) {
+	if n >= d.options.MaxGroup {
+		return nil, false
+	}
+	select {
+	case c := <-d.queue:
+		return c, true
+	default:
+		return nil, false
+	}
+}

@@ -1,0 +1,357 @@
+package door
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/position"
+)
+
+// fakeLog takes a while for each group and answers each message as told.
+type fakeLog struct {
+	takes  time.Duration
+	answer func(m *message.Message) error
+
+	mu     sync.Mutex
+	groups []int
+	keys   []string
+}
+
+func (l *fakeLog) PublishAll(topic string, msgs ...*message.Message) []kafka.Result {
+	time.Sleep(l.takes)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.groups = append(l.groups, len(msgs))
+	results := make([]kafka.Result, len(msgs))
+	for i, m := range msgs {
+		if l.answer != nil {
+			if results[i].Err = l.answer(m); results[i].Err != nil {
+				continue
+			}
+		}
+		results[i].Position = position.Position{Topic: topic, Offset: int64(len(l.keys))}
+		l.keys = append(l.keys, m.UUID)
+	}
+	return results
+}
+
+func (l *fakeLog) seen() (groups []int, keys []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]int(nil), l.groups...), append([]string(nil), l.keys...)
+}
+
+func setup(t *testing.T, o Options) (*Door, *prometheus.Registry) {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	o.Topic, o.Metrics = "topic", NewMetrics(registry)
+	d, err := New(o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) }) // the test's context has ended
+	d.Open()
+	return d, registry
+}
+
+func TestAnIdleDoorSendsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: 3 * time.Millisecond}
+		d, _ := setup(t, Options{Log: log})
+		for i := range 5 {
+			start := time.Now()
+			at, err := d.Accept(t.Context(), "key", []byte("value"), "mine")
+			require.NoError(t, err)
+			require.Equal(t, position.Position{Topic: "topic", Offset: int64(i)}, at)
+			require.Equal(t, 3*time.Millisecond, time.Since(start), "the log's time and no other")
+		}
+	})
+}
+
+func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: 10 * time.Millisecond}
+		d, registry := setup(t, Options{Log: log, MaxGroup: 50})
+		var callers sync.WaitGroup
+		for i := range 121 {
+			callers.Go(func() {
+				at, err := d.Accept(t.Context(), fmt.Sprint(i), nil, "")
+				require.NoError(t, err)
+				_, keys := log.seen()
+				require.Equal(t, fmt.Sprint(i), keys[at.Offset], "everyone is told his own place")
+			})
+			if i == 0 {
+				synctest.Wait() // the first one leaves alone
+			}
+		}
+		callers.Wait()
+		groups, _ := log.seen()
+		require.Equal(t, []int{1, 50, 50, 20}, groups)
+		require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP tidemark_commands_total Commands at the door by outcome: accepted; unknown (handed over, no answer); away, busy, shut (refused, nothing written).
+# TYPE tidemark_commands_total counter
+tidemark_commands_total{outcome="accepted"} 121
+tidemark_commands_total{outcome="away"} 0
+tidemark_commands_total{outcome="busy"} 0
+tidemark_commands_total{outcome="shut"} 0
+tidemark_commands_total{outcome="unknown"} 0
+`), "tidemark_commands_total"))
+	})
+}
+
+func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: 20 * time.Second} // a broker that hangs
+		d, registry := setup(t, Options{Log: log, Deadline: 5 * time.Second})
+		start := time.Now()
+		errs := make(chan error, 2)
+		go func() {
+			_, err := d.Accept(t.Context(), "handed over", nil, "")
+			errs <- err
+		}()
+		synctest.Wait()
+		go func() {
+			time.Sleep(time.Second)
+			_, err := d.Accept(t.Context(), "abandoned", nil, "")
+			errs <- err
+		}()
+		require.ErrorIs(t, <-errs, ErrUnknown)
+		require.Equal(t, 5*time.Second, time.Since(start))
+		err := <-errs
+		require.ErrorIs(t, err, ErrAway)
+		require.NotErrorIs(t, err, ErrUnknown)
+		require.Equal(t, 6*time.Second, time.Since(start))
+
+		time.Sleep(time.Minute)
+		_, keys := log.seen()
+		require.Equal(t, []string{"handed over"}, keys, "what was abandoned never reaches the log")
+		require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.unknown))
+		require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.away))
+		n, err := testutil.GatherAndCount(registry)
+		require.NoError(t, err)
+		require.Equal(t, 7, n)
+	})
+}
+
+func TestACallerThatLeavesTakesHisCommandAlongIfHeStillCan(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: time.Second}
+		d, _ := setup(t, Options{Log: log})
+		errs := make(chan error, 2)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			_, err := d.Accept(ctx, "first", nil, "")
+			errs <- err
+		}()
+		synctest.Wait()
+		go func() {
+			_, err := d.Accept(ctx, "second", nil, "")
+			errs <- err
+		}()
+		synctest.Wait()
+		cancel()
+		for range 2 {
+			require.ErrorIs(t, <-errs, context.Canceled)
+		}
+		time.Sleep(5 * time.Second)
+		_, keys := log.seen()
+		require.Equal(t, []string{"first"}, keys)
+	})
+}
+
+func TestEveryMessageOfAGroupHasItsOwnOutcome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: time.Millisecond, answer: func(m *message.Message) error {
+			switch m.UUID[0] {
+			case 'n':
+				return fmt.Errorf("%w: no leader", kafka.ErrNotSent)
+			case 'u':
+				return errors.New("connection reset")
+			}
+			return nil
+		}}
+		d, _ := setup(t, Options{Log: log})
+		var callers sync.WaitGroup
+		for _, key := range []string{"a0", "n1", "u2", "a3", "n4", "u5"} {
+			callers.Go(func() {
+				_, err := d.Accept(t.Context(), key, nil, "")
+				switch key[0] {
+				case 'a':
+					require.NoError(t, err)
+				case 'n':
+					require.ErrorIs(t, err, ErrAway)
+					require.NotErrorIs(t, err, ErrUnknown)
+				case 'u':
+					require.ErrorIs(t, err, ErrUnknown)
+					require.NotErrorIs(t, err, ErrAway)
+				}
+			})
+		}
+		callers.Wait()
+	})
+}
+
+func TestAFullQueueRefuses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := setup(t, Options{Log: &fakeLog{takes: time.Second}, MaxQueue: 3})
+		var callers sync.WaitGroup
+		callers.Go(func() { _, _ = d.Accept(t.Context(), "in flight", nil, "") })
+		synctest.Wait()
+		for range 3 {
+			callers.Go(func() {
+				_, err := d.Accept(t.Context(), "waiting", nil, "")
+				require.NoError(t, err)
+			})
+		}
+		synctest.Wait()
+		start := time.Now()
+		_, err := d.Accept(t.Context(), "one too many", nil, "")
+		require.ErrorIs(t, err, ErrBusy)
+		require.Zero(t, time.Since(start))
+		callers.Wait()
+	})
+}
+
+func TestAShutDoorSaysWhyAndOpensAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: time.Millisecond}
+		d, _ := setup(t, Options{Log: log})
+		d.Shut(&kafka.GuardError{Topic: "topic", Faults: []kafka.Fault{{Setting: "retention.ms", Wanted: "-1", Found: "1", Why: "records would expire"}}})
+		_, err := d.Accept(t.Context(), "k", nil, "")
+		var shut *ShutError
+		require.ErrorAs(t, err, &shut)
+		require.ErrorContains(t, err, "retention.ms must be -1 and is 1")
+		require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.shut))
+		d.Open()
+		_, err = d.Accept(t.Context(), "k", nil, "")
+		require.NoError(t, err)
+		_, keys := log.seen()
+		require.Len(t, keys, 1)
+	})
+}
+
+func TestADoorThatWasNotOpenedIsAway(t *testing.T) {
+	t.Parallel()
+	d, err := New(Options{Topic: "topic", Log: &fakeLog{}, Metrics: NewMetrics(prometheus.NewRegistry())})
+	require.NoError(t, err)
+	_, err = d.Accept(t.Context(), "k", nil, "")
+	require.ErrorIs(t, err, ErrAway)
+	require.NoError(t, d.Close(t.Context()))
+	require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.away))
+	_, err = New(Options{})
+	require.Error(t, err)
+}
+
+func TestCloseFinishesWhatIsInHand(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: time.Second}
+		d, _ := setup(t, Options{Log: log, MaxGroup: 2})
+		var callers sync.WaitGroup
+		for i := range 5 {
+			callers.Go(func() {
+				_, err := d.Accept(t.Context(), fmt.Sprint(i), nil, "")
+				require.NoError(t, err)
+			})
+		}
+		synctest.Wait()
+		require.NoError(t, d.Close(t.Context()))
+		callers.Wait()
+		_, keys := log.seen()
+		require.Len(t, keys, 5)
+	})
+}
+
+func TestCloseLeavesALogThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := setup(t, Options{Log: &fakeLog{takes: time.Hour}, Deadline: time.Second})
+		_, err := d.Accept(t.Context(), "k", nil, "")
+		require.ErrorIs(t, err, ErrUnknown)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, d.Close(ctx), context.DeadlineExceeded)
+	})
+}
+
+// A door under load from callers who come, wait and give up at random tells each of them the truth.
+func TestNobodyIsToldAnythingUntrue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{takes: 7 * time.Millisecond, answer: func(m *message.Message) error {
+			if strings.HasSuffix(m.UUID, "3") {
+				return kafka.ErrNotSent
+			}
+			return nil
+		}}
+		d, _ := setup(t, Options{Log: log, Deadline: 10 * time.Millisecond, MaxGroup: 20, MaxQueue: 60})
+		var mu sync.Mutex
+		told := map[string]error{}
+		var callers sync.WaitGroup
+		for i := range 2_000 {
+			callers.Go(func() {
+				time.Sleep(time.Duration(i*i%997) * time.Millisecond)
+				key := fmt.Sprint(i)
+				_, err := d.Accept(t.Context(), key, nil, "")
+				mu.Lock()
+				defer mu.Unlock()
+				told[key] = err
+			})
+		}
+		callers.Wait()
+		time.Sleep(time.Second)
+		_, keys := log.seen()
+		there := map[string]bool{}
+		for _, k := range keys {
+			require.False(t, there[k], "%s is in the log twice", k)
+			there[k] = true
+		}
+		kinds := map[string]int{}
+		for key, err := range told {
+			switch {
+			case err == nil:
+				kinds["accepted"]++
+				require.True(t, there[key], key)
+			case errors.Is(err, ErrUnknown):
+				kinds["unknown"]++
+			default:
+				kinds["refused"]++
+				require.False(t, there[key], "%s: %v", key, err)
+			}
+		}
+		require.Len(t, told, 2_000)
+		require.Positive(t, kinds["accepted"])
+		require.Positive(t, kinds["refused"])
+		require.Positive(t, kinds["unknown"])
+	})
+}
+
+func TestTheRecordCarriesTheCorrelationID(t *testing.T) {
+	t.Parallel()
+	var seen string
+	d, _ := setup(t, Options{Log: &fakeLog{answer: func(m *message.Message) error {
+		seen = m.Metadata[event.HeaderCorrelationID]
+		return nil
+	}}})
+	_, err := d.Accept(t.Context(), "k", nil, "mine 1")
+	require.NoError(t, err)
+	require.Equal(t, "mine 1", seen)
+}

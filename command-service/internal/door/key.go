@@ -1,0 +1,97 @@
+package door
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark/tidemark/shared/ticket"
+)
+
+// Now stands for the wanted instant where a command names none.
+const Now = "now"
+
+// maxAhead is how far in the future a UUIDv7 may lie: clocks differ, but a ticket from next year would
+// stand at the end of every list.
+const maxAhead = 5 * time.Minute
+
+// KeyError says why an Idempotency-Key is not taken.
+type KeyError struct{ Key, Rule string }
+
+func (e *KeyError) Error() string {
+	key := e.Key
+	if len(key) > 64 {
+		key = key[:64] + "…"
+	}
+	return fmt.Sprintf("the Idempotency-Key %q is not taken: %s; an example of one that is: 6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", key, e.Rule)
+}
+
+// Wish is what an Idempotency-Key is bound to.
+type Wish struct {
+	Caller  string // "" without authentication
+	Route   string // one name for all spellings of a route
+	Instant string // as the log prints it, or Now
+}
+
+// Ticket returns the ticket of a command that came with key, without any state at the door:
+//
+//   - no key: a new UUIDv7;
+//   - a UUIDv7: the key itself, "this very command";
+//   - any other UUID: a UUIDv8 (RFC 9562, section 5.8) of the SHA-256 of the wish and the key. The same
+//     key with another instant is another ticket.
+//
+// A UUIDv8 is refused: it is a ticket that the door made of another key, and taking it for a key would
+// make a second command of a retry. So are values that are no identity (nil, max, no RFC 9562 variant)
+// and, without authentication, everything that is no UUID: two strangers may well choose the same word.
+// The error is a *KeyError.
+func Ticket(key string, w Wish, now time.Time) (uuid.UUID, error) {
+	if key == "" {
+		return ticket.New()
+	}
+	// The header's draft (draft-ietf-httpapi-idempotency-key-header) makes it a string in quotes.
+	bare := key
+	if len(bare) > 1 && strings.HasPrefix(bare, `"`) && strings.HasSuffix(bare, `"`) {
+		bare = bare[1 : len(bare)-1]
+	}
+	refuse := func(rule string) (uuid.UUID, error) { return uuid.Nil, &KeyError{Key: key, Rule: rule} }
+	id, err := ticket.Parse(bare)
+	if err != nil {
+		return refuse("without authentication a key is a UUID")
+	}
+	if id == uuid.Nil || id == uuid.Max {
+		return refuse("it is the same for everybody")
+	}
+	if v := id.Version(); id.Variant() != uuid.RFC4122 || v < 1 || v > 8 {
+		return refuse("it is no UUID of a known version (RFC 9562)")
+	}
+	switch id.Version() {
+	case 7:
+		if at, _ := ticket.Time(id); at.Sub(now) > maxAhead {
+			return refuse(fmt.Sprintf("it is a UUIDv7 of %s, more than %s ahead of this clock", at.Format(time.RFC3339), maxAhead))
+		}
+		return id, nil
+	case 8:
+		return refuse("it is a ticket that was made of a key: send that key again, the retry_key of the answer")
+	}
+	return derive(id, w), nil
+}
+
+// derive hashes its inputs with their lengths, so that no two lists of them read the same.
+func derive(key uuid.UUID, w Wish) uuid.UUID {
+	h := sha256.New()
+	for _, part := range []string{"tidemark ticket 1", w.Caller, key.String(), w.Route, w.Instant} {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(part)))
+		h.Write(n[:])
+		h.Write([]byte(part))
+	}
+	var id uuid.UUID
+	copy(id[:], h.Sum(nil))
+	id[6] = id[6]&0x0f | 0x80
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}

@@ -1,0 +1,142 @@
+package door
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/ticket"
+)
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// v7 returns a UUIDv7 of that instant.
+func v7(at time.Time) string {
+	id := uuid.MustParse("00000000-0000-7000-8000-00000000abcd")
+	for ms, i := at.UnixMilli(), 5; i >= 0; i, ms = i-1, ms>>8 {
+		id[i] = byte(ms)
+	}
+	return id.String()
+}
+
+func TestWithoutAKeyTheTicketIsNew(t *testing.T) {
+	t.Parallel()
+	a, err := Ticket("", Wish{Instant: Now}, noon)
+	require.NoError(t, err)
+	b, err := Ticket("", Wish{Instant: Now}, noon)
+	require.NoError(t, err)
+	require.NotEqual(t, a, b)
+	require.EqualValues(t, 7, a.Version())
+}
+
+func TestAUUIDv7IsItselfTheTicket(t *testing.T) {
+	t.Parallel()
+	for _, key := range []string{v7(noon), v7(noon.Add(-1000 * 24 * time.Hour)), v7(noon.Add(5 * time.Minute)), strings.ToUpper(v7(noon)), `"` + v7(noon) + `"`} {
+		id, err := Ticket(key, Wish{Instant: Now}, noon)
+		require.NoError(t, err)
+		require.Equal(t, strings.ToLower(strings.Trim(key, `"`)), id.String())
+		other, err := Ticket(key, Wish{Instant: "2009-09-28T19:03:12Z"}, noon)
+		require.NoError(t, err)
+		require.Equal(t, id, other, "whatever is wanted: this very command")
+	}
+}
+
+// The golden values freeze the rule: a retry may come a year after the first attempt.
+func TestAnyOtherUUIDIsMadeIntoATicket(t *testing.T) {
+	t.Parallel()
+	const key = "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"
+	wish := Wish{Route: "POST /api/v1/timestamp", Instant: "2009-09-28T19:03:12Z"}
+	for _, tc := range []struct {
+		key  string
+		wish Wish
+		want string
+	}{
+		{key, wish, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
+		{strings.ToUpper(key), wish, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
+		{`"` + key + `"`, wish, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
+		{key, Wish{Route: wish.Route, Instant: Now}, "92e56d8f-6f2c-8410-9e2d-fb6f21d8f481"},
+	} {
+		id, err := Ticket(tc.key, tc.wish, noon)
+		require.NoError(t, err)
+		require.Equal(t, tc.want, id.String())
+		require.EqualValues(t, 8, id.Version())
+		require.Equal(t, uuid.RFC4122, id.Variant())
+	}
+	seen := map[uuid.UUID]Wish{}
+	for _, w := range []Wish{
+		wish,
+		{Route: wish.Route, Instant: Now},
+		{Route: wish.Route, Instant: "2009-09-28T19:03:13Z"},
+		{Route: "another", Instant: wish.Instant},
+		{Caller: "somebody", Route: wish.Route, Instant: wish.Instant},
+		{Caller: "somebodyPOST /api/v1/timestamp", Instant: wish.Instant}, // no two lists of parts read the same
+	} {
+		id, err := Ticket(key, w, noon)
+		require.NoError(t, err)
+		require.NotContains(t, seen, id)
+		seen[id] = w
+	}
+}
+
+func TestKeysThatAreRefusedSayWhy(t *testing.T) {
+	t.Parallel()
+	for key, rule := range map[string]string{
+		"abc":                                    "without authentication a key is a UUID",
+		`""`:                                     "without authentication a key is a UUID",
+		`"`:                                      "without authentication a key is a UUID",
+		strings.Repeat("x", 500):                 "without authentication a key is a UUID",
+		"{6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55}": "without authentication a key is a UUID",
+		v7(noon.Add(5*time.Minute + time.Second)): "more than 5m0s ahead of this clock",
+		v7(noon.Add(1000 * time.Hour)):            "more than 5m0s ahead of this clock",
+		"14b6d3bf-5f77-87a1-b723-4ef3ac785284":    "send that key again",
+		"00000000-0000-0000-0000-000000000000":    "the same for everybody",
+		"ffffffff-ffff-ffff-ffff-ffffffffffff":    "the same for everybody",
+		"6f2b8a0e-58cf-9d63-9a0d-0d1f3c1f3a55":    "no UUID of a known version",
+		"6f2b8a0e-58cf-0d63-9a0d-0d1f3c1f3a55":    "no UUID of a known version",
+		"6f2b8a0e-58cf-4d63-1a0d-0d1f3c1f3a55":    "no UUID of a known version",
+	} {
+		_, err := Ticket(key, Wish{Instant: Now}, noon)
+		var refused *KeyError
+		require.ErrorAs(t, err, &refused, key)
+		require.ErrorContains(t, err, rule, key)
+		require.Less(t, len(err.Error()), 400)
+	}
+}
+
+func FuzzTicket(f *testing.F) {
+	for _, seed := range []string{"", "abc", v7(noon), "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", `"6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"`, "ffffffff-ffff-ffff-ffff-ffffffffffff", "urn:uuid:6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"} {
+		f.Add(seed, Now)
+		f.Add(seed, "2009-09-28T19:03:12Z")
+	}
+	f.Fuzz(func(t *testing.T, key, wanted string) {
+		w := Wish{Route: "r", Instant: wanted}
+		id, err := Ticket(key, w, noon)
+		if err != nil {
+			var refused *KeyError
+			require.True(t, errors.As(err, &refused))
+			return
+		}
+		again, err := Ticket(key, w, noon)
+		require.NoError(t, err)
+		switch {
+		case key == "":
+			require.NotEqual(t, id, again)
+			require.EqualValues(t, 7, id.Version())
+		case id.Version() == 7:
+			require.Equal(t, strings.ToLower(strings.Trim(key, `"`)), id.String())
+			at, ok := ticket.Time(id)
+			require.True(t, ok)
+			require.LessOrEqual(t, at.Sub(noon), maxAhead)
+		default:
+			require.EqualValues(t, 8, id.Version())
+			require.Equal(t, id, again)
+			other, err := Ticket(key, Wish{Route: "r", Instant: wanted + "x"}, noon)
+			require.NoError(t, err)
+			require.NotEqual(t, id, other)
+		}
+	})
+}

@@ -1,0 +1,59 @@
+package door
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics of a door.
+type Metrics struct {
+	accepted, unknown, away, busy, shut prometheus.Counter
+
+	group   prometheus.Histogram
+	produce prometheus.Histogram
+}
+
+// NewMetrics registers them.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	commands := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tidemark_commands_total",
+		Help: "Commands at the door by outcome: accepted; unknown (handed over, no answer); away, busy, shut (refused, nothing written).",
+	}, []string{"outcome"})
+	m := &Metrics{
+		accepted: commands.WithLabelValues("accepted"), unknown: commands.WithLabelValues("unknown"),
+		away: commands.WithLabelValues("away"), busy: commands.WithLabelValues("busy"), shut: commands.WithLabelValues("shut"),
+		group: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tidemark_command_group_size", Help: "Commands that shared one flight to the log.",
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
+		}),
+		produce: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tidemark_command_produce_seconds", Help: "Time until the log acknowledged a group, or did not.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
+	}
+	registry.MustRegister(commands, m.group, m.produce)
+	return m
+}
+
+func (m *Metrics) count(err error) {
+	var shut *ShutError
+	switch {
+	case err == nil:
+		m.accepted.Inc()
+	case errors.Is(err, ErrUnknown):
+		m.unknown.Inc()
+	case errors.Is(err, ErrBusy):
+		m.busy.Inc()
+	case errors.As(err, &shut) && !errors.Is(err, ErrAway):
+		m.shut.Inc()
+	default:
+		m.away.Inc()
+	}
+}
+
+func (m *Metrics) flown(n int, took time.Duration) {
+	m.group.Observe(float64(n))
+	m.produce.Observe(took.Seconds())
+}

@@ -1,0 +1,101 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/tidemark/tidemark/command-service/internal/door"
+	"github.com/tidemark/tidemark/shared/instant"
+	"github.com/tidemark/tidemark/shared/problem"
+)
+
+// statusClientGone is what the request metrics show for a client that left; nobody reads it.
+const statusClientGone = 499
+
+// attempt is what a caller needs to try the same command again.
+type attempt struct{ ticket, key string }
+
+// retryKey is the caller's own key where he sent one, else the ticket, which is a key for itself.
+func (a attempt) retryKey() string {
+	if a.key != "" {
+		return a.key
+	}
+	return a.ticket
+}
+
+type failure struct {
+	problem.Problem
+	retryAfter string // seconds, or empty
+}
+
+// failures maps errors to answers, and logs those that an operator should see.
+type failures struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	logged time.Time
+}
+
+// of is the one table of this service.
+func (f *failures) of(ctx context.Context, err error, a attempt) failure {
+	var (
+		badInstant *instant.Error
+		badKey     *door.KeyError
+		shut       *door.ShutError
+	)
+	switch {
+	case errors.As(err, &badInstant):
+		return failure{Problem: problem.Problem{
+			Type: "/problems/bad-instant", Title: "Instant not accepted", Status: http.StatusBadRequest, Detail: badInstant.Error(),
+		}}
+	case errors.As(err, &badKey):
+		return failure{Problem: problem.Problem{
+			Type: "/problems/bad-idempotency-key", Title: "Idempotency-Key not taken", Status: http.StatusBadRequest, Detail: badKey.Error(),
+		}}
+	case errors.Is(err, door.ErrBusy):
+		return failure{problem.Problem{
+			Type: "/problems/busy", Title: "Too many commands are waiting", Status: http.StatusServiceUnavailable,
+			Detail: "too many commands are waiting for the log; nothing was written, send the command again",
+		}, "1"}
+	case errors.Is(err, door.ErrUnknown):
+		f.warn(ctx, err)
+		return failure{problem.Problem{
+			Type: "/problems/outcome-unknown", Title: "Outcome unknown", Status: http.StatusServiceUnavailable,
+			Detail: "the command was handed to the log and no answer came, so it may be there or not; send it again with the Idempotency-Key " +
+				a.retryKey() + " and it counts once in either case",
+			Extra: map[string]string{"ticket": a.ticket, "retry_key": a.retryKey()},
+		}, "1"}
+	case errors.Is(err, door.ErrAway):
+		f.warn(ctx, err)
+		return failure{problem.Problem{
+			Type: "/problems/log-away", Title: "The log is away", Status: http.StatusServiceUnavailable,
+			Detail: "the log does not take commands at the moment; nothing was written, send the command again",
+		}, "1"}
+	case errors.As(err, &shut):
+		return failure{problem.Problem{
+			Type: "/problems/log-unsafe", Title: "No commands are taken", Status: http.StatusServiceUnavailable,
+			Detail: "no commands are taken: " + shut.Reason.Error() + "; nothing was written, send the command again later",
+		}, "5"}
+	}
+	f.log.ErrorContext(ctx, "a command failed", "err", err)
+	return failure{Problem: problem.Problem{
+		Status: http.StatusInternalServerError, Detail: "something went wrong here; the correlation id finds it in the service's log",
+	}}
+}
+
+// warn logs one of the many equal errors of a broker that is away, at most once a second.
+func (f *failures) warn(ctx context.Context, err error) {
+	f.mu.Lock()
+	due := time.Since(f.logged) > time.Second
+	if due {
+		f.logged = time.Now()
+	}
+	f.mu.Unlock()
+	if due {
+		f.log.WarnContext(ctx, "a command was not accepted", "err", err)
+	}
+}

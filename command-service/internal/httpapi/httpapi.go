@@ -1,0 +1,147 @@
+// Package httpapi is the HTTP side of the door: it decodes a request, asks the door, and answers with a
+// ticket or a problem. It holds no rules.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/tidemark/tidemark/command-service/api"
+	"github.com/tidemark/tidemark/command-service/internal/door"
+	"github.com/tidemark/tidemark/shared/event"
+	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/instant"
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/telemetry"
+)
+
+// route is the one name of all spellings of the command, for the rule of keys: a retry that goes to the
+// older alias is still a retry.
+const route = "POST /api/v1/timestamp"
+
+// Server answers the routes of the specification.
+type Server struct {
+	door     *door.Door
+	queryURL string
+	failures *failures
+	now      func() time.Time
+}
+
+var _ api.ServerInterface = (*Server)(nil)
+
+// Mount adds the API to e. QueryURL is where tickets are read. The context is needed only while the
+// specification is read.
+func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, log *slog.Logger) error {
+	validated, err := manners.Validated(ctx, api.Spec)
+	if err != nil {
+		return err
+	}
+	// Path values are taken as they stand on the wire and unescaped here: gin would read the plus sign of
+	// +02:00 as a space.
+	e.UseEscapedPath, e.UnescapePathValues = true, false
+	wrapper := api.ServerInterfaceWrapper{
+		Handler:            &Server{door: d, queryURL: queryURL, failures: &failures{log: log}, now: time.Now},
+		HandlerMiddlewares: []api.MiddlewareFunc{api.MiddlewareFunc(validated)},
+		ErrorHandler: func(c *gin.Context, err error, _ int) {
+			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
+		},
+	}
+	e.POST("/api/v1/timestamp", wrapper.Stamp)
+	e.POST("/api/v1/timestamp/", wrapper.Stamp)
+	e.POST("/api/v1/timestamp/:instant", wrapper.StampInstant)
+	e.POST("/app", wrapper.StampApp)
+	return nil
+}
+
+// Stamp accepts the instant of the body, or the present one.
+func (s *Server) Stamp(c *gin.Context, p api.StampParams) {
+	s.stampBody(c, http.StatusAccepted, p.IdempotencyKey)
+}
+
+// StampApp is Stamp for those who know the older path and expect 200.
+func (s *Server) StampApp(c *gin.Context, p api.StampAppParams) {
+	s.stampBody(c, http.StatusOK, p.IdempotencyKey)
+}
+
+// StampInstant accepts the instant of the path.
+func (s *Server) StampInstant(c *gin.Context, text string, p api.StampInstantParams) {
+	if plain, err := url.PathUnescape(text); err == nil {
+		text = plain
+	}
+	s.stamp(c, http.StatusAccepted, &text, p.IdempotencyKey)
+}
+
+func (s *Server) stampBody(c *gin.Context, status int, key *api.IdempotencyKey) {
+	var body api.Stamp
+	if c.Request.Body != nil && c.Request.Body != http.NoBody {
+		raw, err := io.ReadAll(c.Request.Body)
+		if err != nil {
+			manners.FailBody(c, err)
+			return
+		}
+		if len(raw) > 0 {
+			if err := json.Unmarshal(raw, &body); err != nil { // it was validated before
+				manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: "the body is no JSON object with an event_timestamp"})
+				return
+			}
+		}
+	}
+	s.stamp(c, status, body.EventTimestamp, key)
+}
+
+func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.IdempotencyKey) {
+	ctx := c.Request.Context()
+	now := s.now()
+	at, wish := instant.Cut(now), door.Wish{Route: route, Instant: door.Now}
+	if text != nil {
+		var err error
+		if at, err = instant.Parse(*text); err != nil {
+			s.fail(c, err, attempt{})
+			return
+		}
+		wish.Instant = instant.Format(at)
+	}
+	a := attempt{}
+	if key != nil {
+		a.key = *key
+	}
+	id, err := door.Ticket(a.key, wish, now)
+	if err != nil {
+		s.fail(c, err, a)
+		return
+	}
+	a.ticket = id.String()
+	value := event.AppendTimestampCommand(make([]byte, 0, 128), event.TimestampCommand{CommandID: id, EventTimestamp: at})
+	place, err := s.door.Accept(ctx, a.ticket, value, telemetry.CorrelationID(ctx))
+	if err != nil {
+		s.fail(c, err, a)
+		return
+	}
+	written := place.String()
+	h := c.Writer.Header()
+	h["Location"] = []string{s.queryURL + "/api/v1/tickets/" + a.ticket + "?position=" + written}
+	h[position.Header] = []string{written}
+	h["Cache-Control"] = []string{"no-store"}
+	c.Data(status, "application/json; charset=utf-8", []byte(`{"id":"`+a.ticket+`"}`))
+}
+
+func (s *Server) fail(c *gin.Context, err error, a attempt) {
+	if errors.Is(err, context.Canceled) && c.Request.Context().Err() != nil {
+		c.AbortWithStatus(statusClientGone)
+		return
+	}
+	f := s.failures.of(c.Request.Context(), err, a)
+	if f.retryAfter != "" {
+		c.Header("Retry-After", f.retryAfter)
+	}
+	manners.Fail(c, f.Problem)
+}
