@@ -88,3 +88,28 @@ func WriteFact(dir, name string, fact any) error {
 	}
 	return os.Rename(file.Name(), filepath.Join(dir, name))
 }
+
+// RemoveFact drops the file name in dir; one that is not there is no error.
+func RemoveFact(dir, name string) error {
+	err := os.Remove(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Held returns the process id of the holder as it wrote it down, or "" when nobody holds dir.
+func Held(dir string) (string, error) {
+	if _, err := os.Stat(filepath.Join(dir, "lock")); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	lock, err := Acquire(dir)
+	if errors.Is(err, ErrLocked) {
+		holder, err := os.ReadFile(filepath.Join(dir, "lock"))
+		return strings.TrimSpace(string(holder)), err
+	}
+	if err != nil {
+		return "", err
+	}
+	return "", lock.Release()
+}
