@@ -1,6 +1,8 @@
+// Module tools pins the generators apart from the code they work on, outside go.work, so that what they need never
+// moves a version the services run with. `make generate` runs them.
 module github.com/tidemark/tidemark/tools
 
-go 1.26.0
+go 1.26
 
 tool github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
 

@@ -26,7 +26,7 @@ func TestKafka(t *testing.T) {
 		if t.Failed() {
 			t.Log(k.LogTail())
 		}
-		require.NoError(t, k.Close(context.Background())) //nolint:usetesting // the test's own context is over
+		require.NoError(t, k.Close(context.Background()))
 	})
 	makeTopic(t, k.Brokers(), "facts")
 

@@ -19,7 +19,7 @@ var taken sync.Map // port → struct{}{}; so that one process never hands a por
 func FreePort(ctx context.Context) (int, error) {
 	var refused error
 	for range 200 {
-		port := firstPort + rand.IntN(lastPort-firstPort) //nolint:gosec // any port will do
+		port := firstPort + rand.IntN(lastPort-firstPort)
 		if _, twice := taken.LoadOrStore(port, struct{}{}); twice {
 			continue
 		}

@@ -16,8 +16,8 @@ import (
 type Proxy struct {
 	listener net.Listener
 	upstream string
-	dialing  context.Context // ends with Close
-	stop     context.CancelFunc
+	closed   chan struct{}
+	close    sync.Once
 	busy     sync.WaitGroup
 
 	mu      sync.Mutex
@@ -33,6 +33,8 @@ type rule struct {
 	latency        time.Duration
 	bytesPerSecond int
 }
+
+const dialLimit = 5 * time.Second
 
 type direction int
 
@@ -60,12 +62,10 @@ func StartProxy(ctx context.Context, upstream string) (*Proxy, error) {
 		return nil, fmt.Errorf("proxy to %s: %w", upstream, err)
 	}
 	p := &Proxy{
-		listener: listener, upstream: upstream,
+		listener: listener, upstream: upstream, closed: make(chan struct{}),
 		changed: make(chan struct{}), links: map[*link]struct{}{},
 	}
-	p.dialing, p.stop = context.WithCancel(context.WithoutCancel(ctx))
-	p.busy.Add(1)
-	go p.accept()
+	p.busy.Go(p.accept)
 	return p, nil
 }
 
@@ -117,7 +117,7 @@ func (p *Proxy) Connections() int {
 
 // Close resets what is left and gives the port back.
 func (p *Proxy) Close() error {
-	p.stop()
+	p.close.Do(func() { close(p.closed) })
 	err := p.listener.Close()
 	p.Reset()
 	p.busy.Wait()
@@ -125,6 +125,15 @@ func (p *Proxy) Close() error {
 		return nil
 	}
 	return err
+}
+
+func (p *Proxy) isClosed() bool {
+	select {
+	case <-p.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 func (p *Proxy) follow(r rule) {
@@ -142,7 +151,6 @@ func (p *Proxy) current() (rule, <-chan struct{}) {
 }
 
 func (p *Proxy) accept() {
-	defer p.busy.Done()
 	for {
 		conn, err := p.listener.Accept()
 		if err != nil {
@@ -150,28 +158,25 @@ func (p *Proxy) accept() {
 		}
 		l := &link{client: conn.(*net.TCPConn), over: make(chan struct{})}
 		p.mu.Lock()
-		refused := p.rule.cut || p.dialing.Err() != nil
+		refused := p.rule.cut || p.isClosed()
 		if !refused {
 			p.links[l] = struct{}{}
-			p.busy.Add(1)
+			p.busy.Go(func() { p.serve(l) })
 		}
 		p.mu.Unlock()
 		if refused {
 			abort(l.client)
-			continue
 		}
-		go p.serve(l)
 	}
 }
 
 func (p *Proxy) serve(l *link) {
-	defer p.busy.Done()
 	peacefully := false
 	defer func() { p.finish(l, peacefully) }()
 	if !p.pause(l, requests, time.Time{}) {
 		return
 	}
-	conn, err := new(net.Dialer).DialContext(p.dialing, "tcp", p.upstream)
+	conn, err := net.DialTimeout("tcp", p.upstream, dialLimit) //nolint:noctx // loopback answers at once or never
 	if err != nil {
 		return
 	}

@@ -243,7 +243,7 @@ func TestProxyResetsClientsOfAServerThatIsDown(t *testing.T) {
 
 func TestClosedProxyLeavesNothing(t *testing.T) {
 	t.Parallel()
-	p, err := stack.StartProxy(context.Background(), echo(t)) //nolint:usetesting // outlives nothing, is closed here
+	p, err := stack.StartProxy(context.Background(), echo(t))
 	require.NoError(t, err)
 	c := dial(t, p.Address())
 	_, err = c.ask(t, "hello", soon)

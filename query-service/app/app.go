@@ -16,10 +16,12 @@ import (
 	"github.com/tidemark/tidemark/query-service/api"
 	"github.com/tidemark/tidemark/query-service/internal/httpapi"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/web"
 	"github.com/tidemark/tidemark/shared/config"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/problem"
 )
 
 // Name of the service, in logs and towards the database.
@@ -88,9 +90,18 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
 	manners.Mount(engine, Name, registry, ready, api.Spec)
-	if err := httpapi.Mount(ctx, engine, reader, pacer, registry, o.Log); err != nil {
+	failures := httpapi.NewFailures(o.Log)
+	if err := httpapi.Mount(ctx, engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry}); err != nil {
 		return err
 	}
+	pages, err := web.Mount(engine, web.Options{
+		Reader: reader, Pacer: pacer, Ready: ready, CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, Log: o.Log,
+		Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
+	})
+	if err != nil {
+		return err
+	}
+	stack.Add("connections to other services", func(context.Context) error { pages.Close(); return nil })
 	server, err := manners.Listen(ctx, o.Config.Address(), engine, projection.LongestWait+15*time.Second, o.Log, fail)
 	if err != nil {
 		return err

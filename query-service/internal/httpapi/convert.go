@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/tidemark/tidemark/query-service/api"
@@ -36,8 +35,9 @@ func timestampPage(p record.Page, limit int) api.TimestampPage {
 	return page
 }
 
+// link names a page. Ids and positions need no escaping in a query.
 func link(list, side, cursor string, limit int) *string {
-	s := fmt.Sprintf("/api/v1/%s?%s=%s&limit=%d", list, side, url.QueryEscape(cursor), limit)
+	s := fmt.Sprintf("/api/v1/%s?%s=%s&limit=%d", list, side, cursor, limit)
 	return &s
 }
 

@@ -29,11 +29,13 @@ type Failure struct {
 
 // Failures maps errors to answers, and logs those that nobody else has seen.
 type Failures struct {
-	Log *slog.Logger
-
+	log    *slog.Logger
 	mu     sync.Mutex
 	logged time.Time
 }
+
+// NewFailures logs to log.
+func NewFailures(log *slog.Logger) *Failures { return &Failures{log: log} }
 
 // Of is the one table of this service.
 func (f *Failures) Of(ctx context.Context, err error) Failure {
@@ -57,7 +59,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return Failure{problem.Problem{Status: statusClientGone}, "client_gone", ""}
 	case broken(err):
-		f.Log.ErrorContext(ctx, "a read failed", "err", err)
+		f.log.ErrorContext(ctx, "a read failed", "err", err)
 		return Failure{problem.Problem{
 			Status: http.StatusInternalServerError,
 			Detail: "the database refused a query of this service; the correlation id finds it in the service's log",
@@ -91,6 +93,6 @@ func (f *Failures) warn(ctx context.Context, err error) {
 	}
 	f.mu.Unlock()
 	if due {
-		f.Log.WarnContext(ctx, "a read found the database away", "err", err)
+		f.log.WarnContext(ctx, "a read found the database away", "err", err)
 	}
 }

@@ -5,7 +5,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
@@ -25,22 +24,30 @@ import (
 
 const defaultLimit = 50
 
+// Options of the API. All are required.
+type Options struct {
+	Reader   *projection.Reader
+	Pacer    *projection.Pacer
+	Failures *Failures
+	Registry prometheus.Registerer
+}
+
 // Server answers the routes of the specification.
 type Server struct {
-	reader *projection.Reader
-	pacer  *projection.Pacer
-	fail   *Failures
-	reads  *prometheus.CounterVec
+	reader   *projection.Reader
+	pacer    *projection.Pacer
+	failures *Failures
+	reads    *prometheus.CounterVec
 }
 
 var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. The context is needed only while the specification is read.
-func Mount(ctx context.Context, e *gin.Engine, reader *projection.Reader, pacer *projection.Pacer, registry prometheus.Registerer, log *slog.Logger) error {
-	s := &Server{reader: reader, pacer: pacer, fail: &Failures{Log: log}, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+func Mount(ctx context.Context, e *gin.Engine, o Options) error {
+	s := &Server{reader: o.Reader, pacer: o.Pacer, failures: o.Failures, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
 	}, []string{"read", "outcome"})}
-	registry.MustRegister(s.reads)
+	o.Registry.MustRegister(s.reads)
 	validated, err := manners.Validated(ctx, api.Spec)
 	if err != nil {
 		return err
@@ -197,7 +204,7 @@ func (s *Server) done(c *gin.Context, read, outcome string, err error) bool {
 		s.reads.WithLabelValues(read, outcome).Inc()
 		return true
 	}
-	f := s.fail.Of(c.Request.Context(), err)
+	f := s.failures.Of(c.Request.Context(), err)
 	s.reads.WithLabelValues(read, f.Outcome).Inc()
 	if f.RetryAfter != "" {
 		c.Header("Retry-After", f.RetryAfter)

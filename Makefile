@@ -1,0 +1,54 @@
+# Every target works on a clean clone; `make` alone says what there is.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+LINTER := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# The modules of go.work, as folders; asked for each time, so that a new one is in every target at once.
+MODULES = $(shell go list -m -f '{{.Dir}}')
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what tests need (a Java runtime, Maven, Kafka's jars), or say what to install
+	@./tools/setup
+
+build: ## every program into bin/
+	@mkdir -p bin
+	go build -o bin/ -ldflags '-X github.com/tidemark/tidemark/shared/telemetry.Version=$(VERSION)' \
+		$$(go list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' work)
+
+run: build ## build, then run everything in one process: bin/tidemark up
+	bin/tidemark up
+
+test: setup ## all tests on a real Apache Kafka and a private Postgres, then the stories on the embedded broker
+	go run ./integration/cmd/servers -- go test -count=1 -timeout 30m work
+	TEST_BROKER=embedded go test -count=1 -timeout 15m ./integration/...
+
+drill: setup ## lose the database and get it back, step by step
+	go test -count=1 -timeout 15m -v -run Recovery ./integration/...
+
+generate: ## write generated code anew from its specifications
+	go generate work
+
+lint: ## formatting, vet, golangci-lint, each module alone, generated code
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); \
+		[ -z "$$unformatted" ] || { echo "gofmt -w these:" $$unformatted; exit 1; }
+	go vet work
+	go run $(LINTER) run $$(go list -m -f '{{.Dir}}/...')
+	@for module in $(MODULES) $(CURDIR)/tools; do \
+		echo "alone: $${module#$(CURDIR)/}"; \
+		(cd "$$module" && GOWORK=off go mod tidy -diff && GOWORK=off go build ./...) || exit 1; \
+	done
+	@generated() { git ls-files -co --exclude-standard '*.gen.go' | xargs -r sha256sum; }; \
+		before=$$(generated); $(MAKE) --no-print-directory generate; \
+		[ "$$before" = "$$(generated)" ] || { echo "make generate changed files: commit them"; git status --short; exit 1; }
+
+clean: ## remove what was built and fetched
+	rm -rf bin .cache
+
+.PHONY: $(shell awk -F: '/^[a-z-]+:/ { print $$1 }' Makefile)

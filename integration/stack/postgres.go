@@ -1,0 +1,100 @@
+package stack
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/lib/pq"
+
+	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
+)
+
+// Postgres is a private server in a temporary folder. Signal, Restart and Done are the server's own.
+type Postgres struct {
+	*postgres.Server
+	dir string
+}
+
+// StartPostgres starts one. It survives kills of its processes but not a power cut: nothing is synced, for speed.
+// The context bounds the start only.
+func StartPostgres(ctx context.Context) (*Postgres, error) {
+	dir, err := os.MkdirTemp("", "tidemark-postgres-")
+	if err != nil {
+		return nil, fmt.Errorf("start Postgres: %w", err)
+	}
+	port, err := FreePort(ctx)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	server, err := postgres.Start(ctx, postgres.Options{
+		DataDir: dir, Port: port, Log: slog.New(slog.DiscardHandler),
+		ExtraSettings: map[string]string{"fsync": "off", "max_connections": "300"},
+	})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &Postgres{Server: server, dir: dir}, nil
+}
+
+// Address returns the server's host:port, to put a Proxy before it.
+func (p *Postgres) Address() string { return address(p.Port()) }
+
+// CreateDatabase makes an empty database and returns its URL.
+func (p *Postgres) CreateDatabase(ctx context.Context, name string) (string, error) {
+	return CreateDatabase(ctx, p.URL(), name)
+}
+
+// Close stops the server and removes its data.
+func (p *Postgres) Close() error { return errors.Join(p.Server.Close(), os.RemoveAll(p.dir)) }
+
+// CreateDatabase makes an empty database on the server of that URL and returns the new one's URL.
+func CreateDatabase(ctx context.Context, server, name string) (string, error) {
+	if err := execute(ctx, server, "CREATE DATABASE "+pq.QuoteIdentifier(name)); err != nil {
+		return "", fmt.Errorf("create database %s: %w", name, err)
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		return "", fmt.Errorf("create database %s: %w", name, err)
+	}
+	u.Path = "/" + name
+	return u.String(), nil
+}
+
+// DropDatabase throws away the database of that URL, whoever is connected to it, through the server's URL.
+func DropDatabase(ctx context.Context, server, database string) error {
+	u, err := url.Parse(database)
+	if err != nil {
+		return fmt.Errorf("drop database: %w", err)
+	}
+	name := strings.TrimPrefix(u.Path, "/")
+	if err := execute(ctx, server, "DROP DATABASE "+pq.QuoteIdentifier(name)+" WITH (FORCE)"); err != nil {
+		return fmt.Errorf("drop database %s: %w", name, err)
+	}
+	return nil
+}
+
+// Through returns the database's URL by way of a proxy.
+func Through(p *Proxy, database string) (string, error) {
+	u, err := url.Parse(database)
+	if err != nil {
+		return "", fmt.Errorf("database through a proxy: %w", err)
+	}
+	u.Host = p.Address()
+	return u.String(), nil
+}
+
+func execute(ctx context.Context, url, statement string) (err error) {
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	_, err = db.ExecContext(ctx, statement)
+	return err
+}

@@ -1,0 +1,81 @@
+package story
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	_ "github.com/lib/pq" // the driver
+)
+
+// Dump is a projection as text: one line a row, tabs between columns, sorted by key. Two projections are the same when
+// their dumps are equal.
+type Dump struct {
+	Rows        string // id, event_timestamp, created_at, partition, offset
+	Outcomes    string // partition, first_offset, next_offset, applied, duplicate, rejected, skipped; partitions without any left out
+	DeadLetters string // topic, partition, offset, payload in hex, headers, reason_code, reason, first_seen_at
+}
+
+const instantSQL = `to_char(%s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
+
+var (
+	rowsSQL = `SELECT concat_ws(E'\t', id, ` + fmt.Sprintf(instantSQL, "event_timestamp") + `, ` + fmt.Sprintf(instantSQL, "created_at") + `, partition, "offset")
+		FROM public.timestamp_records ORDER BY id`
+	outcomesSQL = `SELECT concat_ws(E'\t', partition, first_offset, next_offset, applied, duplicate, rejected, skipped)
+		FROM public.projection_progress WHERE topic = '` + Topic + `' AND next_offset > first_offset ORDER BY partition`
+	deadLettersSQL = `SELECT concat_ws(E'\t', topic, partition, "offset", coalesce(encode(payload, 'hex'), 'NULL'), headers, reason_code, reason, ` + fmt.Sprintf(instantSQL, "first_seen_at") + `)
+		FROM public.dead_letters ORDER BY topic, partition, "offset"`
+)
+
+// ReadDump reads rows, outcomes and dead letters in one snapshot.
+func ReadDump(ctx context.Context, db *sql.DB) (_ Dump, err error) {
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return Dump{}, fmt.Errorf("dump: %w", err)
+	}
+	defer func() { err = errors.Join(err, tx.Rollback()) }()
+	var d Dump
+	for query, text := range map[string]*string{rowsSQL: &d.Rows, outcomesSQL: &d.Outcomes, deadLettersSQL: &d.DeadLetters} {
+		if *text, err = lines(ctx, tx, query); err != nil {
+			return Dump{}, fmt.Errorf("dump: %w", err)
+		}
+	}
+	return d, nil
+}
+
+func lines(ctx context.Context, tx *sql.Tx, query string) (string, error) {
+	rows, err := tx.QueryContext(ctx, query)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = rows.Close() }() // Err tells
+	var text strings.Builder
+	var line string
+	for rows.Next() {
+		if err := rows.Scan(&line); err != nil {
+			return "", err
+		}
+		text.WriteString(line)
+		text.WriteByte('\n')
+	}
+	return text.String(), rows.Err()
+}
+
+// OutcomeLines writes what Dump.Outcomes must be after the log was read from its start up to that vector. skipped are the
+// offsets below it that hold no record.
+func (e Expected) OutcomeLines(upTo Vector) string {
+	var text strings.Builder
+	for _, p := range slices.Sorted(maps.Keys(upTo)) {
+		if upTo[p] == 0 {
+			continue
+		}
+		o := e.Outcomes[p]
+		skipped := upTo[p] - o.Applied - o.Duplicate - o.Rejected
+		fmt.Fprintf(&text, "%d\t0\t%d\t%d\t%d\t%d\t%d\n", p, upTo[p], o.Applied, o.Duplicate, o.Rejected, skipped)
+	}
+	return text.String()
+}

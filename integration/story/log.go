@@ -1,0 +1,344 @@
+package story
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/Shopify/sarama"
+)
+
+// Topic is the log of timestamp commands. It is written out here, and so are the settings below, because a stranger's
+// client has to write them too.
+const Topic = "timestamp.command.v1"
+
+// Log is a plain client of the one topic. It shares no code with the services, so that it can judge them.
+type Log struct {
+	topic    string
+	client   sarama.Client
+	admin    sarama.ClusterAdmin
+	producer sarama.SyncProducer
+}
+
+// Record is one record as it lies in the log.
+type Record struct {
+	Partition int32
+	Offset    int64
+	Time      time.Time // the log's own, in milliseconds
+	Key       []byte
+	Value     []byte
+	Headers   map[string]string
+}
+
+// Position writes where the record is: topic/partition@offset.
+func (r Record) Position() string { return fmt.Sprintf("%s/%d@%d", Topic, r.Partition, r.Offset) }
+
+// Message is a record to write.
+type Message struct {
+	Partition int32 // AnyPartition leaves the choice to the key
+	Key       string
+	Value     []byte // nil is a record without a value
+	Headers   map[string]string
+	Time      time.Time // what the producer says; the log is to ignore it. Zero is now.
+}
+
+// AnyPartition leaves the choice of the partition to the record's key.
+const AnyPartition int32 = -1
+
+// Vector says how far each partition was read: the offset after the last record.
+type Vector map[int32]int64
+
+// OpenLog connects. The caller closes it.
+func OpenLog(brokers []string) (*Log, error) {
+	config := sarama.NewConfig()
+	config.ClientID = "story"
+	config.Version = sarama.V2_8_0_0
+	config.Producer.Return.Successes = true
+	config.Producer.RequiredAcks = sarama.WaitForAll
+	config.Producer.Partitioner = func(topic string) sarama.Partitioner { return &chosen{sarama.NewHashPartitioner(topic)} }
+	config.Producer.Flush.MaxMessages = 10_000
+	config.Metadata.AllowAutoTopicCreation = false
+	client, err := sarama.NewClient(brokers, config)
+	if err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	l := &Log{topic: Topic, client: client}
+	if l.admin, err = sarama.NewClusterAdminFromClient(client); err == nil {
+		l.producer, err = sarama.NewSyncProducerFromClient(client)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the log: %w", err), client.Close())
+	}
+	return l, nil
+}
+
+// Close ends the connections.
+func (l *Log) Close() error { return errors.Join(l.producer.Close(), l.admin.Close()) } // the admin closes the client
+
+// Admin is for what this type has no method for.
+func (l *Log) Admin() sarama.ClusterAdmin { return l.admin }
+
+// Create makes the topic as the services would, with changes to its settings.
+func (l *Log) Create(partitions int32, changes map[string]string) error {
+	settings := map[string]string{
+		"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1", "message.timestamp.type": "LogAppendTime",
+	}
+	entries := map[string]*string{}
+	for name, value := range settings {
+		entries[name] = &value
+	}
+	for name, value := range changes {
+		entries[name] = &value
+	}
+	detail := &sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: 1, ConfigEntries: entries}
+	if err := l.admin.CreateTopic(l.topic, detail, false); err != nil {
+		return fmt.Errorf("create %s: %w", l.topic, err)
+	}
+	return l.until("there", func(known bool) bool { return known })
+}
+
+// Delete throws the topic away, if it is there, and returns when no trace of it is left.
+func (l *Log) Delete() error {
+	err := l.admin.DeleteTopic(l.topic)
+	if err != nil && !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+		return fmt.Errorf("delete %s: %w", l.topic, err)
+	}
+	return l.until("gone", func(known bool) bool { return !known })
+}
+
+// DeleteBefore deletes each partition's records below those offsets.
+func (l *Log) DeleteBefore(starts Vector) error {
+	if err := l.admin.DeleteRecords(l.topic, starts); err != nil {
+		return fmt.Errorf("delete records of %s: %w", l.topic, err)
+	}
+	return nil
+}
+
+func (l *Log) until(what string, done func(known bool) bool) error {
+	for range 500 {
+		topics, err := l.admin.DescribeTopics([]string{l.topic})
+		if err != nil {
+			return fmt.Errorf("describe %s: %w", l.topic, err)
+		}
+		known := topics[0].Err == sarama.ErrNoError && len(topics[0].Partitions) > 0
+		for _, p := range topics[0].Partitions {
+			known = known && p.Leader >= 0
+		}
+		if done(known) {
+			if known {
+				return l.client.RefreshMetadata(l.topic)
+			}
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return fmt.Errorf("%s is still not %s", l.topic, what)
+}
+
+// Write appends messages, each acknowledged, and returns where they are, in the same order.
+func (l *Log) Write(messages ...Message) ([]Record, error) {
+	batch := make([]*sarama.ProducerMessage, len(messages))
+	for i, m := range messages {
+		p := &sarama.ProducerMessage{Topic: l.topic, Partition: m.Partition, Timestamp: m.Time}
+		if m.Partition != AnyPartition {
+			p.Metadata = m.Partition
+		}
+		if m.Key != "" {
+			p.Key = sarama.StringEncoder(m.Key)
+		}
+		if m.Value != nil {
+			p.Value = sarama.ByteEncoder(m.Value)
+		}
+		for name, value := range m.Headers {
+			p.Headers = append(p.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
+		}
+		batch[i] = p
+	}
+	if err := l.producer.SendMessages(batch); err != nil {
+		return nil, fmt.Errorf("write %d records: %w", len(messages), err)
+	}
+	records := make([]Record, len(messages))
+	for i, p := range batch {
+		records[i] = Record{
+			Partition: p.Partition, Offset: p.Offset, Key: []byte(messages[i].Key),
+			Value: messages[i].Value, Headers: messages[i].Headers,
+		}
+	}
+	return records, nil
+}
+
+// chosen takes the partition that a message names, else the one its key leads to.
+type chosen struct{ byKey sarama.Partitioner }
+
+func (c *chosen) Partition(m *sarama.ProducerMessage, partitions int32) (int32, error) {
+	if partition, ok := m.Metadata.(int32); ok {
+		return partition, nil
+	}
+	return c.byKey.Partition(m, partitions)
+}
+
+func (c *chosen) RequiresConsistency() bool { return true }
+
+// Ends returns where each partition ends now: the offset that the next record will have.
+func (l *Log) Ends() (Vector, error) { return l.bounds(sarama.OffsetNewest) }
+
+// Starts returns each partition's first offset.
+func (l *Log) Starts() (Vector, error) { return l.bounds(sarama.OffsetOldest) }
+
+func (l *Log) bounds(at int64) (Vector, error) {
+	partitions, err := l.client.Partitions(l.topic)
+	if err != nil {
+		return nil, fmt.Errorf("bounds of %s: %w", l.topic, err)
+	}
+	bounds := Vector{}
+	for _, p := range partitions {
+		if bounds[p], err = l.client.GetOffset(l.topic, p, at); err != nil {
+			return nil, fmt.Errorf("bounds of %s/%d: %w", l.topic, p, err)
+		}
+	}
+	return bounds, nil
+}
+
+// Read returns all committed records below a vector, or below the ends of this moment where it is nil, by partition
+// and offset, and the vector that it read up to.
+func (l *Log) Read(ctx context.Context, upTo Vector) ([]Record, Vector, error) {
+	starts, err := l.Starts()
+	if err != nil {
+		return nil, nil, err
+	}
+	if upTo == nil {
+		if upTo, err = l.Ends(); err != nil {
+			return nil, nil, err
+		}
+	}
+	var records []Record
+	for p := range int32(len(starts)) {
+		part, err := l.readPartition(ctx, p, starts[p], upTo[p])
+		if err != nil {
+			return nil, nil, fmt.Errorf("read %s/%d: %w", l.topic, p, err)
+		}
+		records = append(records, part...)
+	}
+	return records, upTo, nil
+}
+
+// readPartition fetches batches by hand: a consumer would never say that what is left before the end are a
+// transaction's markers, and wait for ever.
+func (l *Log) readPartition(ctx context.Context, partition int32, from, end int64) ([]Record, error) {
+	var records []Record
+	for from < end {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("at offset %d of %d: %w", from, end, err)
+		}
+		leader, err := l.client.Leader(l.topic, partition)
+		if err != nil {
+			return nil, err
+		}
+		request := &sarama.FetchRequest{
+			Version: 4, MinBytes: 1, MaxWaitTime: 200, MaxBytes: 16 << 20, Isolation: sarama.ReadCommitted,
+		}
+		request.AddBlock(l.topic, partition, from, 16<<20, -1)
+		response, err := leader.Fetch(request)
+		if err != nil {
+			return nil, err
+		}
+		block := response.GetBlock(l.topic, partition)
+		if block == nil {
+			return nil, errors.New("the broker's answer has no such partition")
+		}
+		if block.Err != sarama.ErrNoError {
+			return nil, block.Err
+		}
+		aborted := block.AbortedTransactions
+		for _, set := range block.RecordsSet {
+			b := set.RecordBatch
+			if b == nil || b.PartialTrailingRecord {
+				continue
+			}
+			for _, r := range b.Records {
+				offset := b.FirstOffset + r.OffsetDelta
+				if offset < from || offset >= end || b.Control || isAborted(aborted, b) {
+					continue
+				}
+				records = append(records, asRecord(partition, b, r))
+			}
+			if b.Control {
+				aborted = withoutEnded(aborted, b)
+			}
+			from = max(from, b.LastOffset()+1)
+		}
+	}
+	return records, nil
+}
+
+func asRecord(partition int32, b *sarama.RecordBatch, r *sarama.Record) Record {
+	at := b.FirstTimestamp.Add(r.TimestampDelta)
+	if b.LogAppendTime {
+		at = b.MaxTimestamp
+	}
+	headers := make(map[string]string, len(r.Headers))
+	for _, h := range r.Headers {
+		headers[string(h.Key)] = string(h.Value)
+	}
+	return Record{
+		Partition: partition, Offset: b.FirstOffset + r.OffsetDelta, Time: at.UTC(),
+		Key: r.Key, Value: r.Value, Headers: headers,
+	}
+}
+
+func isAborted(aborted []*sarama.AbortedTransaction, b *sarama.RecordBatch) bool {
+	return b.IsTransactional && slices.ContainsFunc(aborted, func(a *sarama.AbortedTransaction) bool {
+		return a.ProducerID == b.ProducerID && a.FirstOffset <= b.FirstOffset
+	})
+}
+
+// withoutEnded drops the transaction that a marker ends: what its producer wrote later is another one.
+func withoutEnded(aborted []*sarama.AbortedTransaction, marker *sarama.RecordBatch) []*sarama.AbortedTransaction {
+	first := int64(math.MaxInt64)
+	for _, a := range aborted {
+		if a.ProducerID == marker.ProducerID && a.FirstOffset < marker.FirstOffset {
+			first = min(first, a.FirstOffset)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(aborted), func(a *sarama.AbortedTransaction) bool {
+		return a.ProducerID == marker.ProducerID && a.FirstOffset == first
+	})
+}
+
+// Committed returns the offsets that a group has committed, with their metadata, as any other client sees them.
+// Partitions without one are left out.
+func (l *Log) Committed(group string) (map[int32]Commit, error) {
+	partitions, err := l.client.Partitions(l.topic)
+	if err != nil {
+		return nil, fmt.Errorf("committed offsets of %s: %w", group, err)
+	}
+	response, err := l.admin.ListConsumerGroupOffsets(group, map[string][]int32{l.topic: partitions})
+	if err != nil {
+		return nil, fmt.Errorf("committed offsets of %s: %w", group, err)
+	}
+	commits := map[int32]Commit{}
+	for _, p := range partitions {
+		block := response.GetBlock(l.topic, p)
+		if block == nil || block.Offset < 0 {
+			continue
+		}
+		if block.Err != sarama.ErrNoError {
+			return nil, fmt.Errorf("committed offset of %s in %s/%d: %w", group, l.topic, p, block.Err)
+		}
+		commits[p] = Commit{Offset: block.Offset, Metadata: block.Metadata}
+	}
+	return commits, nil
+}
+
+// Commit is one committed offset.
+type Commit struct {
+	Offset   int64
+	Metadata string
+}
+
+func init() { sarama.Logger = log.New(io.Discard, "", 0) }

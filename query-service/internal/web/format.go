@@ -1,0 +1,76 @@
+package web
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/tidemark/tidemark/shared/instant"
+)
+
+var functions = template.FuncMap{
+	"num":     number,
+	"ago":     func(t time.Time) string { return age(time.Since(t)) },
+	"instant": instant.Format,
+	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05 UTC") },
+	"day":     func(t time.Time) string { return t.UTC().Format("2 January 2006") },
+	"plural":  plural,
+	// Templates hand over what a pointer points to, where a function takes it; printf would print the address.
+	"isZero": func(n int64) bool { return n == 0 },
+	"tenths": func(f float64) string { return fmt.Sprintf("%.1f", f) },
+	"whole":  func(f float64) string { return number(int64(math.Round(f))) },
+}
+
+// number prints n with a thin gap for each thousand: 1 234 567 would break across lines, 1,234,567 does not.
+func number(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	start := 0
+	if n < 0 {
+		start = 1
+	}
+	for i := len(s) - 3; i > start; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func plural(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return number(n) + " " + many
+}
+
+// age prints how long ago something was, in the unit that a person would use.
+func age(d time.Duration) string {
+	switch {
+	case d < 1500*time.Millisecond: // clocks of two machines: a little below 0 is now
+		return "just now"
+	case d < 100*time.Second:
+		return fmt.Sprintf("%.0f s ago", d.Seconds())
+	case d < 100*time.Minute:
+		return fmt.Sprintf("%.0f min ago", d.Minutes())
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%.0f h ago", d.Hours())
+	default:
+		return fmt.Sprintf("%.0f days ago", d.Hours()/24)
+	}
+}
+
+// span prints how long something takes.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "under a second"
+	case d < 100*time.Second:
+		return fmt.Sprintf("%.0f s", math.Ceil(d.Seconds()))
+	case d < 100*time.Minute:
+		return fmt.Sprintf("%.0f min", math.Ceil(d.Minutes()))
+	case d < 100*time.Hour:
+		return fmt.Sprintf("%.0f h", math.Ceil(d.Hours()))
+	default:
+		return fmt.Sprintf("%.0f days", math.Ceil(d.Hours()/24))
+	}
+}
