@@ -38,7 +38,7 @@ func binaries(ctx context.Context, cache string, user *account) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("wait for the cache of binaries: %w", err)
 	}
-	defer lock.Release() //nolint:errcheck // nothing was written to it
+	defer func() { _ = lock.Release() }() // a lock that cannot be released ends with the process
 	if complete(dir) {
 		return dir, nil
 	}
@@ -94,7 +94,7 @@ func fetch(ctx context.Context, cache, dir string) error {
 		Logger(io.Discard)
 	fetched := make(chan error, 1)
 	go func() {
-		defer os.RemoveAll(work) //nolint:errcheck // only the cache's size suffers
+		defer os.RemoveAll(work)
 		started := embeddedpostgres.NewDatabase(config).Start()
 		http.DefaultClient.CloseIdleConnections() // which the library used
 		if !complete(unpacked) {

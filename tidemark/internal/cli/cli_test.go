@@ -134,7 +134,7 @@ func TestStampOutcomes(t *testing.T) {
 			}
 		}, 4, []string{"gave no answer", "--key " + id}},
 		"a stranger": {answer(200, "<html>"), 1, []string{"is it Tidemark's command-service?"}},
-		"not json":   {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "proxy says no", 502) }, 1, []string{"502: proxy says no"}},
+		"not json":   {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "proxy says no", http.StatusBadGateway) }, 1, []string{"502: proxy says no"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
