@@ -15,6 +15,8 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	command "github.com/tidemark/tidemark/command-service/app"
@@ -42,7 +44,7 @@ type Options struct {
 	Environ map[string]string
 	// LogTo gets the logs, LOG_LEVEL and above, or warnings and above where Environ names no level.
 	LogTo io.Writer
-	// Waiting is told, each second of a start that takes longer, what is still missing; it may be nil.
+	// Waiting is told what a start that takes longer waits for; it may be nil.
 	Waiting func(reasons []string)
 	// Ready is told once every service is ready; it may be nil.
 	Ready func(Running)
@@ -133,8 +135,6 @@ func Run(ctx context.Context, o Options) (err error) {
 
 // servers starts the broker and PostgreSQL, side by side, unless they are named.
 func (r *run) servers(ctx context.Context) error {
-	r.running.KafkaBrokers = r.Environ["KAFKA_BROKERS"]
-	r.running.DBURL = r.Environ["DB_URL"]
 	var log *broker.Broker
 	var logErr error
 	started := make(chan struct{})
@@ -147,7 +147,10 @@ func (r *run) servers(ctx context.Context) error {
 	var db *postgres.Server
 	var dbErr error
 	if r.ownPostgres() {
-		db, dbErr = postgres.Start(ctx, postgres.Options{DataDir: filepath.Join(r.DataDir, "postgres"), Port: r.Ports.Postgres, Log: r.log})
+		db, dbErr = postgres.Start(ctx, postgres.Options{
+			DataDir: filepath.Join(r.DataDir, "postgres"), Port: r.Ports.Postgres, Log: r.log,
+			Fetching: func() { r.waiting("PostgreSQL 18 is being fetched (15 MB), once for this machine") },
+		})
 	}
 	<-started
 	if log != nil {
@@ -165,6 +168,9 @@ func (r *run) servers(ctx context.Context) error {
 			}
 		})
 	}
+	if errors.Is(dbErr, syscall.EADDRINUSE) {
+		dbErr = fmt.Errorf("%w: end what holds the port, or choose another with --postgres-port", dbErr)
+	}
 	return errors.Join(logErr, dbErr)
 }
 
@@ -179,6 +185,8 @@ func (r *run) services(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.running.KafkaBrokers = strings.Join(configs.consumer.Brokers, ",")
+	r.running.DBURL = configs.consumer.URL
 	r.running.CommandURL = baseURL(configs.command.HTTP)
 	r.running.ConsumerURL = baseURL(configs.consumer.HTTP)
 	r.running.QueryURL = baseURL(configs.query.HTTP)
@@ -265,11 +273,17 @@ func (r *run) awaitReady(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if r.Waiting != nil && time.Now().After(tell) {
-			r.Waiting(reasons)
+		if time.Now().After(tell) {
+			r.waiting(reasons...)
 			tell = time.Now().Add(time.Second)
 		}
 		pause(ctx, 25*time.Millisecond)
+	}
+}
+
+func (r *run) waiting(reasons ...string) {
+	if r.Waiting != nil {
+		r.Waiting(reasons)
 	}
 }
 

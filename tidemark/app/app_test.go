@@ -183,9 +183,11 @@ func TestNamedServersAreUsedAndNotStarted(t *testing.T) {
 	db, err := postgres.Start(t.Context(), postgres.Options{DataDir: t.TempDir()})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
+	file := filepath.Join(t.TempDir(), "url")
+	require.NoError(t, os.WriteFile(file, []byte(db.URL()+"\n"), 0o600))
 
 	o := app.Options{DataDir: t.TempDir(), Ports: freePorts(t), Environ: map[string]string{
-		"KAFKA_BROKERS": log.Addresses()[0], "DB_URL": db.URL(), "KAFKA_PARTITIONS": "3",
+		"KAFKA_BROKERS": log.Addresses()[0], "DB_URL_FILE": file, "KAFKA_PARTITIONS": "3",
 	}}
 	u := start(t, o)
 	require.Equal(t, log.Addresses()[0], u.KafkaBrokers)
@@ -222,6 +224,13 @@ func TestAllTakenPortsAreNamed(t *testing.T) {
 	require.ErrorContains(t, err, "--query-port")
 	require.NotContains(t, err.Error(), "consumer-service")
 	require.NoDirExists(t, filepath.Join(o.DataDir, "kafka"), "nothing was started")
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	o = app.Options{DataDir: t.TempDir(), Ports: freePorts(t), LogTo: t.Output()}
+	o.Ports.Postgres = l.Addr().(*net.TCPAddr).Port
+	require.ErrorContains(t, app.Run(t.Context(), o), "--postgres-port")
 }
 
 func TestAllMistakesAreTold(t *testing.T) {

@@ -20,7 +20,7 @@ const version = embeddedpostgres.V18
 
 // binaries returns the directory of the server's programs, which it fetches into the cache where they are not there.
 // Processes that start together wait for the first one's fetch.
-func binaries(ctx context.Context, cache string, user *account) (string, error) {
+func binaries(ctx context.Context, cache string, user *account, fetching func()) (string, error) {
 	cache, err := cacheDir(cache, user)
 	if err != nil {
 		return "", err
@@ -41,6 +41,9 @@ func binaries(ctx context.Context, cache string, user *account) (string, error) 
 	defer func() { _ = lock.Release() }() // a lock that cannot be released ends with the process
 	if complete(dir) {
 		return dir, nil
+	}
+	if fetching != nil {
+		fetching()
 	}
 	if err := fetch(ctx, cache, dir); err != nil {
 		return "", fmt.Errorf("fetch PostgreSQL %s: %w (without a way to Maven Central, set DB_URL to a server of your own)", version, err)

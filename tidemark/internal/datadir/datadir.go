@@ -23,9 +23,9 @@ var ErrLocked = errors.New("directory is in use by another process")
 // Lock is the exclusive hold on a directory; the caller releases it.
 type Lock struct{ file *os.File }
 
-// Acquire makes dir where it is missing and takes its lock, or fails at once with ErrLocked and the process id of the holder.
+// Acquire makes dir where it is missing, for its owner only, and takes its lock, or fails at once with ErrLocked and the process id of the holder.
 func Acquire(dir string) (*Lock, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
 	name := filepath.Join(dir, "lock")
