@@ -295,7 +295,7 @@ func TestAPortThatIsTakenIsNamed(t *testing.T) {
 	defer func() { _ = l.Close() }()
 	o := options([]string{"127.0.0.1:1"})
 	o.Config.ServerPort = l.Addr().(*net.TCPAddr).Port
-	o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	o.Log = slog.New(slog.DiscardHandler)
 	require.ErrorContains(t, Run(t.Context(), o), "SERVER_PORT")
 }
 

@@ -48,7 +48,7 @@ func startKafka(t *testing.T) *stack.Kafka {
 
 func viaProxy(k *stack.Kafka) []string { return []string{k.Proxy(door).Address()} }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func newTopic(t *testing.T, k *stack.Kafka, partitions int) string {
 	t.Helper()

@@ -50,7 +50,7 @@ type Batch struct {
 	Partition int32
 	Records   []Record
 
-	session context.Context
+	session context.Context //nolint:containedctx // the batch is the call, and its session is how long it may take
 	claim   *claim
 	msg     *message.Message
 	mark    mark
