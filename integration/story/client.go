@@ -49,7 +49,9 @@ func (a Answer) Text(member string) string {
 	return s
 }
 
-func (a Answer) String() string { return fmt.Sprintf("%d %s", a.Status, strings.TrimSpace(string(a.Body))) }
+func (a Answer) String() string {
+	return fmt.Sprintf("%d %s", a.Status, strings.TrimSpace(string(a.Body)))
+}
 
 // Do sends a request with headers as name, value pairs.
 func (c *Client) Do(ctx context.Context, method, url, body string, headers ...string) (_ Answer, err error) {

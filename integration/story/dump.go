@@ -8,6 +8,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	_ "github.com/lib/pq" // the driver
 )
@@ -78,4 +81,91 @@ func (e Expected) OutcomeLines(upTo Vector) string {
 		fmt.Fprintf(&text, "%d\t0\t%d\t%d\t%d\t%d\t%d\n", p, upTo[p], o.Applied, o.Duplicate, o.Rejected, skipped)
 	}
 	return text.String()
+}
+
+// UpTo returns how far the projection was when it was dumped.
+func (d Dump) UpTo() (Vector, error) {
+	v := Vector{}
+	for line := range strings.Lines(d.Outcomes) {
+		var partition int32
+		var first, next int64
+		if _, err := fmt.Sscan(line, &partition, &first, &next); err != nil {
+			return nil, fmt.Errorf("read the outcomes %q: %w", line, err)
+		}
+		v[partition] = next
+	}
+	return v, nil
+}
+
+// Below leaves out the rows at or past that vector: those that were there before the projection was started over, and
+// which it has not come to yet.
+func (d Dump) Below(upTo Vector) (Dump, error) {
+	var kept strings.Builder
+	for line := range strings.Lines(d.Rows) {
+		var id, event, created string
+		var partition int32
+		var offset int64
+		if _, err := fmt.Sscan(line, &id, &event, &created, &partition, &offset); err != nil {
+			return Dump{}, fmt.Errorf("read the row %q: %w", line, err)
+		}
+		if offset < upTo[partition] {
+			kept.WriteString(line)
+		}
+	}
+	d.Rows = kept.String()
+	return d, nil
+}
+
+// deadLetterPositions returns where the dead letters lie, in the dump's order.
+func (d Dump) deadLetterPositions() []string {
+	var positions []string
+	for line := range strings.Lines(d.DeadLetters) {
+		columns := strings.SplitN(line, "\t", 4)
+		positions = append(positions, fmt.Sprintf("%s/%s@%s", columns[0], columns[1], columns[2]))
+	}
+	return positions
+}
+
+// Require requires a dump, taken when the projection had passed that vector, to be what is expected.
+func (e Expected) Require(t testing.TB, upTo Vector, found Dump) {
+	t.Helper()
+	requireSameLines(t, "rows", e.Rows, found.Rows)
+	requireSameLines(t, "outcomes", e.OutcomeLines(upTo), found.Outcomes)
+	require.Equal(t, e.DeadLetters, found.deadLetterPositions())
+}
+
+// RequireSame requires two dumps to be equal, and names the first lines in which they are not.
+func RequireSame(t testing.TB, wanted, found Dump) {
+	t.Helper()
+	requireSameLines(t, "rows", wanted.Rows, found.Rows)
+	requireSameLines(t, "outcomes", wanted.Outcomes, found.Outcomes)
+	requireSameLines(t, "dead letters", wanted.DeadLetters, found.DeadLetters)
+}
+
+func requireSameLines(t testing.TB, what, wanted, found string) {
+	t.Helper()
+	if wanted == found {
+		return
+	}
+	const most = 10
+	missing, unwanted := withoutLines(wanted, found), withoutLines(found, wanted)
+	require.FailNowf(t, what+" differ", "%d lines wanted, %d found\n%d missing, such as:\n%s%d unwanted, such as:\n%s",
+		strings.Count(wanted, "\n"), strings.Count(found, "\n"),
+		len(missing), strings.Join(missing[:min(most, len(missing))], ""),
+		len(unwanted), strings.Join(unwanted[:min(most, len(unwanted))], ""))
+}
+
+// withoutLines returns the lines of a that b does not have.
+func withoutLines(a, b string) []string {
+	there := map[string]bool{}
+	for line := range strings.Lines(b) {
+		there[line] = true
+	}
+	var rest []string
+	for line := range strings.Lines(a) {
+		if !there[line] {
+			rest = append(rest, line)
+		}
+	}
+	return rest
 }

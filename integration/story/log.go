@@ -99,7 +99,14 @@ func (l *Log) Create(partitions int32, changes map[string]string) error {
 	if err := l.admin.CreateTopic(l.topic, detail, false); err != nil {
 		return fmt.Errorf("create %s: %w", l.topic, err)
 	}
-	return l.until("there", func(known bool) bool { return known })
+	// The controller knows a topic a little before the broker leads it.
+	return l.until("there", func(known bool) bool {
+		if !known || l.client.RefreshMetadata(l.topic) != nil {
+			return false
+		}
+		_, err := l.Ends()
+		return err == nil
+	})
 }
 
 // Delete throws the topic away, if it is there, and returns when no trace of it is left.
@@ -126,13 +133,7 @@ func (l *Log) until(what string, done func(known bool) bool) error {
 			return fmt.Errorf("describe %s: %w", l.topic, err)
 		}
 		known := topics[0].Err == sarama.ErrNoError && len(topics[0].Partitions) > 0
-		for _, p := range topics[0].Partitions {
-			known = known && p.Leader >= 0
-		}
 		if done(known) {
-			if known {
-				return l.client.RefreshMetadata(l.topic)
-			}
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -44,13 +44,14 @@ func Expect(records []Record, rules Rules) Expected {
 	e := Expected{Outcomes: map[int32]Outcomes{}}
 	rows := map[uuid.UUID]candidate{}
 	var read []candidate
+	var dead []Record
 	for _, r := range records {
 		id, at, err := decode(r.Value)
 		if err != nil || rules.Refuses != nil && rules.Refuses(id, at) {
 			o := e.Outcomes[r.Partition]
 			o.Rejected++
 			e.Outcomes[r.Partition] = o
-			e.DeadLetters = append(e.DeadLetters, r.Position())
+			dead = append(dead, r)
 			continue
 		}
 		c := candidate{Record: r, id: id, at: at}
@@ -73,6 +74,12 @@ func Expect(records []Record, rules Rules) Expected {
 		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(dead, func(a, b Record) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
+	})
+	for _, r := range dead {
+		e.DeadLetters = append(e.DeadLetters, r.Position())
+	}
 	var text strings.Builder
 	for _, id := range ids {
 		c := rows[id]

@@ -50,7 +50,7 @@ type Batch struct {
 	Partition int32
 	Records   []Record
 
-	session context.Context
+	session context.Context //nolint:containedctx // a batch belongs to a session, which ends without asking it
 	claim   *claim
 	msg     *message.Message
 	mark    mark
