@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"testing"
@@ -32,6 +33,7 @@ const (
 func BenchmarkPost(b *testing.B) {
 	brokers := os.Getenv("TEST_KAFKA_BROKERS")
 	require.NotEmpty(b, brokers, "TEST_KAFKA_BROKERS must name a real Kafka")
+	debug.SetGCPercent(400) // as the service's main does; here it serves both
 	door := startDoor(b, strings.Split(brokers, ","))
 	constant := startConstant(b)
 	load(b, constant, postRequest, "202", postConnections, time.Second) // warm up
