@@ -103,3 +103,39 @@ func (d Dump) deadLetterPositions() []string {
 	}
 	return positions
 }
+
+// Compare returns an error that shows where a dump is not what the log leads to, at the vector that the dump was taken at.
+func (e Expected) Compare(d Dump, upTo Vector) error {
+	return errors.Join(
+		differ("rows", e.Rows, d.Rows),
+		differ("outcomes (partition, first, next, applied, duplicate, rejected, skipped)", e.OutcomeLines(upTo), d.Outcomes),
+		differ("dead letters", strings.Join(e.DeadLetters, "\n"), strings.Join(d.deadLetterPositions(), "\n")),
+	)
+}
+
+// differ shows the first lines that only one of two texts has, since the texts may be long.
+func differ(what, wanted, found string) error {
+	if wanted == found {
+		return nil
+	}
+	missing, extra := missingLines(wanted, found), missingLines(found, wanted)
+	return fmt.Errorf("%s differ from what the log says: %d lines are missing and %d are too many\nmissing:\n%s\ntoo many:\n%s",
+		what, len(missing), len(extra), excerpt(missing), excerpt(extra))
+}
+
+// missingLines returns the lines of a that b lacks.
+func missingLines(a, b string) []string {
+	there := map[string]int{}
+	for line := range strings.SplitSeq(b, "\n") {
+		there[line]++
+	}
+	var missing []string
+	for line := range strings.SplitSeq(a, "\n") {
+		if there[line]--; there[line] < 0 {
+			missing = append(missing, line)
+		}
+	}
+	return missing
+}
+
+func excerpt(lines []string) string { return strings.Join(lines[:min(len(lines), 20)], "\n") }
