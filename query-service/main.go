@@ -3,45 +3,18 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/tidemark/tidemark/query-service/app"
-	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/telemetry"
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-
 	c := app.DefaultConfig()
-	if err := config.Load(&c, config.Environ(os.Environ())); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if len(os.Args) > 1 {
-		if len(os.Args) > 2 || os.Args[1] != "--check" {
-			fmt.Fprintf(os.Stderr, "usage: %s [--check]\nIt is configured by its environment; --check validates and prints it.\n", app.Name)
-			return 2
-		}
-		for _, s := range config.Settings(&c) {
-			fmt.Printf("%s=%s\n", s.Name, s.Value)
-		}
-		return 0
-	}
-	log, err := telemetry.NewLogger(os.Stderr, app.Name, c.Level)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if err := app.Run(ctx, app.Options{Config: c, Log: log}); err != nil {
-		log.Error("stopped", "err", err)
-		return 1
-	}
-	return 0
+	return service.Main(app.Name, &c, func(c *app.Config) string { return c.Level }, func(ctx context.Context, log *slog.Logger) error {
+		return app.Run(ctx, app.Options{Config: c, Log: log})
+	})
 }

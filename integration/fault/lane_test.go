@@ -189,7 +189,7 @@ func (l *lane) compare(ctx context.Context) error {
 		l.keys[r.Position()] = string(r.Key)
 	}
 	l.upTo = upTo
-	return l.oracle.Expected().Compare(dump, upTo)
+	return l.oracle.Expected().Compare(upTo, dump)
 }
 
 // check requires that every ticket has its row, and its record at the position that was given with it. That the row is

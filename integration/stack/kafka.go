@@ -187,8 +187,8 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 		"transaction.state.log.num.partitions": "4",
 		"log.cleaner.dedupe.buffer.size":       "8388608",
 		// After a kill the new process is let in when the old one's session is over: 9 s by default.
-		"broker.session.timeout.ms":    "1000",
-		"broker.heartbeat.interval.ms": "200",
+		"broker.session.timeout.ms":    "3000",
+		"broker.heartbeat.interval.ms": "300",
 	}
 	for name, value := range opts.Settings {
 		settings[name] = value

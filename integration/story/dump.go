@@ -8,6 +8,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	_ "github.com/lib/pq" // the driver
 )
@@ -94,6 +97,25 @@ func (d Dump) UpTo() (Vector, error) {
 	return v, nil
 }
 
+// Below leaves out the rows at or past that vector: those that were there before the projection was started over, and
+// which it has not come to yet.
+func (d Dump) Below(upTo Vector) (Dump, error) {
+	var kept strings.Builder
+	for line := range strings.Lines(d.Rows) {
+		var id, event, created string
+		var partition int32
+		var offset int64
+		if _, err := fmt.Sscan(line, &id, &event, &created, &partition, &offset); err != nil {
+			return Dump{}, fmt.Errorf("read the row %q: %w", line, err)
+		}
+		if offset < upTo[partition] {
+			kept.WriteString(line)
+		}
+	}
+	d.Rows = kept.String()
+	return d, nil
+}
+
 // deadLetterPositions returns where the dead letters lie, in the dump's order.
 func (d Dump) deadLetterPositions() []string {
 	var positions []string
@@ -104,38 +126,63 @@ func (d Dump) deadLetterPositions() []string {
 	return positions
 }
 
-// Compare returns an error that shows where a dump is not what the log leads to, at the vector that the dump was taken at.
-func (e Expected) Compare(d Dump, upTo Vector) error {
+// Compare returns an error that shows where a dump, taken when the projection had passed that vector, is not what is
+// expected.
+func (e Expected) Compare(upTo Vector, found Dump) error {
 	return errors.Join(
-		differ("rows", e.Rows, d.Rows),
-		differ("outcomes (partition, first, next, applied, duplicate, rejected, skipped)", e.OutcomeLines(upTo), d.Outcomes),
-		differ("dead letters", strings.Join(e.DeadLetters, "\n"), strings.Join(d.deadLetterPositions(), "\n")),
+		sameLines("rows", e.Rows, found.Rows),
+		sameLines("outcomes", e.OutcomeLines(upTo), found.Outcomes),
+		sameLines("dead letters", asLines(e.DeadLetters), asLines(found.deadLetterPositions())),
 	)
 }
 
-// differ shows the first lines that only one of two texts has, since the texts may be long.
-func differ(what, wanted, found string) error {
+// Require is Compare for a test that ends there.
+func (e Expected) Require(t testing.TB, upTo Vector, found Dump) {
+	t.Helper()
+	require.NoError(t, e.Compare(upTo, found))
+}
+
+// RequireSame requires two dumps to be equal, and names the first lines in which they are not.
+func RequireSame(t testing.TB, wanted, found Dump) {
+	t.Helper()
+	require.NoError(t, errors.Join(
+		sameLines("rows", wanted.Rows, found.Rows),
+		sameLines("outcomes", wanted.Outcomes, found.Outcomes),
+		sameLines("dead letters", wanted.DeadLetters, found.DeadLetters),
+	))
+}
+
+// sameLines returns an error that shows the first lines of two texts that differ, since the texts may be long.
+func sameLines(what, wanted, found string) error {
 	if wanted == found {
 		return nil
 	}
-	missing, extra := missingLines(wanted, found), missingLines(found, wanted)
-	return fmt.Errorf("%s differ from what the log says: %d lines are missing and %d are too many\nmissing:\n%s\ntoo many:\n%s",
-		what, len(missing), len(extra), excerpt(missing), excerpt(extra))
+	const most = 10
+	missing, unwanted := withoutLines(wanted, found), withoutLines(found, wanted)
+	return fmt.Errorf("%s differ: %d lines wanted, %d found\n%d missing, such as:\n%s%d unwanted, such as:\n%s", what,
+		strings.Count(wanted, "\n"), strings.Count(found, "\n"),
+		len(missing), strings.Join(missing[:min(most, len(missing))], ""),
+		len(unwanted), strings.Join(unwanted[:min(most, len(unwanted))], ""))
 }
 
-// missingLines returns the lines of a that b lacks.
-func missingLines(a, b string) []string {
-	there := map[string]int{}
-	for line := range strings.SplitSeq(b, "\n") {
-		there[line]++
+// withoutLines returns the lines of a that b does not have.
+func withoutLines(a, b string) []string {
+	there := map[string]bool{}
+	for line := range strings.Lines(b) {
+		there[line] = true
 	}
-	var missing []string
-	for line := range strings.SplitSeq(a, "\n") {
-		if there[line]--; there[line] < 0 {
-			missing = append(missing, line)
+	var rest []string
+	for line := range strings.Lines(a) {
+		if !there[line] {
+			rest = append(rest, line)
 		}
 	}
-	return missing
+	return rest
 }
 
-func excerpt(lines []string) string { return strings.Join(lines[:min(len(lines), 20)], "\n") }
+func asLines(items []string) string {
+	if len(items) == 0 {
+		return ""
+	}
+	return strings.Join(items, "\n") + "\n"
+}

@@ -341,10 +341,18 @@ func (s *Story) RequireProjected(db *sql.DB) Dump {
 	expected, upTo := s.Expected()
 	s.Passed(db, upTo)
 	d := s.Dump(db)
-	require.Equal(s.t, expected.Rows, d.Rows)
-	require.Equal(s.t, expected.OutcomeLines(upTo), d.Outcomes)
-	require.Equal(s.t, expected.DeadLetters, d.deadLetterPositions())
+	expected.Require(s.t, upTo, d)
 	return d
+}
+
+// Epoch returns how often the projection in db was started over, or 0 while there is none.
+func (s *Story) Epoch(db *sql.DB) int64 {
+	s.t.Helper()
+	var epoch int64
+	if err := db.QueryRowContext(s.t.Context(), "SELECT epoch FROM public.generations WHERE state = 'serving'").Scan(&epoch); err != nil {
+		return 0
+	}
+	return epoch
 }
 
 // RequireCleanAudit waits for an audit that began after this call and covers every partition, and requires it to have

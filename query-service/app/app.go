@@ -85,8 +85,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	watch := projection.NewWatch(projection.NextOffsets(db), registry, o.Log)
 	reader := projection.NewReader(db, watch)
 	pacer := projection.NewPacer(db)
-	background(ctx, stack, "watch", watch.Run)
-	background(ctx, stack, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
+	stack.Go(ctx, "watch", watch.Run)
+	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
 
 	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
 	manners.Mount(engine, Name, registry, ready, api.Spec)
@@ -117,22 +117,6 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	<-ctx.Done()
 	return nil
-}
-
-// background runs a loop of its own until the stack stops it.
-func background(ctx context.Context, stack *lifecycle.Stack, name string, run func(context.Context)) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends in its turn, not when the service is told to stop
-	done := make(chan struct{})
-	go func() { defer close(done); run(ctx) }()
-	stack.Add(name, func(stopping context.Context) error {
-		cancel()
-		select {
-		case <-done:
-			return nil
-		case <-stopping.Done():
-			return stopping.Err()
-		}
-	})
 }
 
 // keep looks at the database each second: whether it answers and has the schema of this release, which

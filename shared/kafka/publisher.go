@@ -184,7 +184,7 @@ func (p *Publisher) lose(c *wkafka.Publisher, why error) {
 func (p *Publisher) keepConnected(ctx context.Context) {
 	defer close(p.done)
 	for {
-		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 400*time.Millisecond) {
 			err := p.connect()
 			if err == nil {
 				break

@@ -118,7 +118,7 @@ func (j *slow) place(ctx context.Context, entries []entry) error {
 	if !j.careful {
 		return j.placeAll(ctx, entries)
 	}
-	const savepoint = "placing"
+	const savepoint = "before_placing"
 	if _, err := j.tx.ExecContext(ctx, "SAVEPOINT "+savepoint); err != nil {
 		return fmt.Errorf("set a savepoint: %w", err)
 	}

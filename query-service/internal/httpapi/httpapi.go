@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
@@ -55,7 +56,8 @@ func Mount(ctx context.Context, e *gin.Engine, o Options) error {
 	api.RegisterHandlersWithOptions(e, s, api.GinServerOptions{
 		Middlewares: []api.MiddlewareFunc{noStore, api.MiddlewareFunc(validated)},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
-			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
+			which, _, _ := strings.Cut(err.Error(), ":") // what follows is the parser's own text
+			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: which + ": the specification at /openapi.yaml says how it is written"})
 		},
 	})
 	return nil

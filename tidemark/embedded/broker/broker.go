@@ -4,9 +4,9 @@
 // record bears the broker's clock as its time, whatever its producer and its topic's settings say; a directory has one broker at a time; and
 // bytes that are no Kafka request end their connection instead of the process.
 //
-// Records live on disk and are read from there; in memory the broker keeps about a hundred bytes for each record batch,
-// the group offsets and the producers' states. Only a start reads more: after a crash the batches of each partition
-// are checked as a whole, so for that moment memory holds the log, whose size should therefore stay well under the
+// Records live on disk and are read from there; in memory the broker keeps 72 bytes for each record batch, the group
+// offsets and the producers' states. A start needs more: it reads the log through, after a clean stop one segment (100
+// MB) of each partition at a time, after a crash all of it at once, so that the log's size should stay well under the
 // machine's memory. Whoever outgrows that, or needs replicas, uses a real Kafka.
 //
 // Durability: each batch is synced before it is acknowledged (unless Options.NoSync), so it outlives a kill and, as far

@@ -348,7 +348,10 @@ func TestStrangersAtThePort(t *testing.T) {
 	createTopic(t, b, "times")
 
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	_, err := client.Get("http://" + b.Addresses()[0] + "/")
+	resp, err := client.Get("http://" + b.Addresses()[0] + "/")
+	if err == nil {
+		_ = resp.Body.Close()
+	}
 	require.Error(t, err)
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
 

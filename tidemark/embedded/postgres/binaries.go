@@ -20,7 +20,7 @@ const version = embeddedpostgres.V18
 
 // binaries returns the directory of the server's programs, which it fetches into the cache where they are not there.
 // Processes that start together wait for the first one's fetch.
-func binaries(ctx context.Context, cache string, user *account) (string, error) {
+func binaries(ctx context.Context, cache string, user *account, fetching func()) (string, error) {
 	cache, err := cacheDir(cache, user)
 	if err != nil {
 		return "", err
@@ -38,9 +38,12 @@ func binaries(ctx context.Context, cache string, user *account) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("wait for the cache of binaries: %w", err)
 	}
-	defer lock.Release() //nolint:errcheck // nothing was written to it
+	defer func() { _ = lock.Release() }() // a lock that cannot be released ends with the process
 	if complete(dir) {
 		return dir, nil
+	}
+	if fetching != nil {
+		fetching()
 	}
 	if err := fetch(ctx, cache, dir); err != nil {
 		return "", fmt.Errorf("fetch PostgreSQL %s: %w (without a way to Maven Central, set DB_URL to a server of your own)", version, err)
@@ -94,7 +97,7 @@ func fetch(ctx context.Context, cache, dir string) error {
 		Logger(io.Discard)
 	fetched := make(chan error, 1)
 	go func() {
-		defer os.RemoveAll(work) //nolint:errcheck // only the cache's size suffers
+		defer os.RemoveAll(work)
 		started := embeddedpostgres.NewDatabase(config).Start()
 		http.DefaultClient.CloseIdleConnections() // which the library used
 		if !complete(unpacked) {

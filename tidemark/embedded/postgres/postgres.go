@@ -50,6 +50,8 @@ type Options struct {
 	Port int
 	// Log gets the server's warnings and errors, and all it says at debug; nil discards them.
 	Log *slog.Logger
+	// Fetching is told before binaries are fetched, which may take a while; it may be nil.
+	Fetching func()
 	// ExtraSettings are server settings by name, over the ones this package makes.
 	ExtraSettings map[string]string
 }
@@ -106,7 +108,7 @@ func Start(ctx context.Context, opts Options) (_ *Server, err error) {
 	if s.user, err = serverAccount(s.dir); err != nil {
 		return nil, err
 	}
-	if s.binaries, err = binaries(ctx, opts.CacheDir, s.user); err != nil {
+	if s.binaries, err = binaries(ctx, opts.CacheDir, s.user, opts.Fetching); err != nil {
 		return nil, err
 	}
 	if err := endOrphan(ctx, s.dir); err != nil {

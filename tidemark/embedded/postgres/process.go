@@ -38,8 +38,8 @@ func (s *Server) command(program, dir string, args ...string) (cmd *exec.Cmd, re
 	if err != nil {
 		return nil, nil, err
 	}
-	cmd = exec.Command(filepath.Join(s.binaries, "bin", program), append([]string{"-D", s.user.path(dir)}, args...)...)
-	cmd.ExtraFiles = []*os.File{directory} // 3
+	cmd = exec.Command(filepath.Join(s.binaries, "bin", program), append([]string{"-D", s.user.path(dir)}, args...)...) //nolint:noctx // a server outlives the context of its start
+	cmd.ExtraFiles = []*os.File{directory}                                                                              // 3
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{

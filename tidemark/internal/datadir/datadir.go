@@ -23,9 +23,9 @@ var ErrLocked = errors.New("directory is in use by another process")
 // Lock is the exclusive hold on a directory; the caller releases it.
 type Lock struct{ file *os.File }
 
-// Acquire makes dir where it is missing and takes its lock, or fails at once with ErrLocked and the process id of the holder.
+// Acquire makes dir where it is missing, for its owner only, and takes its lock, or fails at once with ErrLocked and the process id of the holder.
 func Acquire(dir string) (*Lock, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
 	name := filepath.Join(dir, "lock")
@@ -87,4 +87,29 @@ func WriteFact(dir, name string, fact any) error {
 		return err
 	}
 	return os.Rename(file.Name(), filepath.Join(dir, name))
+}
+
+// RemoveFact drops the file name in dir; one that is not there is no error.
+func RemoveFact(dir, name string) error {
+	err := os.Remove(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Held returns the process id of the holder as it wrote it down, or "" when nobody holds dir.
+func Held(dir string) (string, error) {
+	if _, err := os.Stat(filepath.Join(dir, "lock")); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	lock, err := Acquire(dir)
+	if errors.Is(err, ErrLocked) {
+		holder, err := os.ReadFile(filepath.Join(dir, "lock"))
+		return strings.TrimSpace(string(holder)), err
+	}
+	if err != nil {
+		return "", err
+	}
+	return "", lock.Release()
 }

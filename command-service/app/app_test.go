@@ -1,0 +1,365 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/sarama"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/telemetry"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// Sarama's metrics start one clock for the whole process.
+		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"),
+	)
+}
+
+func realKafka(t *testing.T) []string {
+	t.Helper()
+	brokers := os.Getenv("TEST_KAFKA_BROKERS")
+	require.NotEmpty(t, brokers, "TEST_KAFKA_BROKERS must name a real Kafka: make test starts one")
+	return strings.Split(brokers, ",")
+}
+
+// service is one run of the app.
+type service struct {
+	url   string
+	topic string
+	log   *lines
+	stop  context.CancelFunc
+	ended chan error
+}
+
+// lines collects a log.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func options(brokers []string) Options {
+	o := Options{Config: DefaultConfig(), Topic: "commands-" + uuid.NewString()}
+	o.Config.ServerPort, o.Config.Brokers, o.Config.Partitions = 0, brokers, 3
+	o.Watch = WatchOptions{Retry: 20 * time.Millisecond, Guard: 50 * time.Millisecond}
+	return o
+}
+
+func start(t *testing.T, o Options) *service {
+	t.Helper()
+	s := &service{topic: o.Topic, log: &lines{}, ended: make(chan error, 1)}
+	log, err := telemetry.NewLogger(s.log, Name, "debug")
+	require.NoError(t, err)
+	listening := make(chan string, 1)
+	o.Log, o.Listening = log, func(address string) { listening <- address }
+	ctx, stop := context.WithCancel(context.Background()) // ended by the cleanup, which sees how it ended
+	s.stop = stop
+	go func() { s.ended <- Run(ctx, o) }()
+	t.Cleanup(func() {
+		stop()
+		if err, more := <-s.ended; more {
+			require.NoError(t, err)
+		}
+	})
+	select {
+	case address := <-listening:
+		s.url = "http://" + address
+	case err := <-s.ended:
+		close(s.ended)
+		require.NoError(t, err, "it ended")
+	}
+	return s
+}
+
+// ends waits for a run that ends by itself.
+func (s *service) ends(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-s.ended:
+		close(s.ended)
+		return err
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "it goes on")
+		return nil
+	}
+}
+
+func (s *service) do(t *testing.T, method, path string) (int, http.Header, map[string]any) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, http.NoBody)
+	require.NoError(t, err)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
+	res, err := client.Do(r)
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	var m map[string]any
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&m))
+	return res.StatusCode, res.Header, m
+}
+
+func (s *service) ready(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		status, _, _ := s.do(t, http.MethodGet, "/ready")
+		return status == http.StatusOK
+	}, 15*time.Second, 10*time.Millisecond)
+}
+
+func TestACommandIsARecordOfTheLog(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	s := start(t, options(brokers))
+	s.ready(t)
+	r := kafka.NewReader(brokers, "test")
+	defer func() { require.NoError(t, r.Close()) }()
+	before := time.Now().Add(-time.Second)
+	for range 20 {
+		status, header, body := s.do(t, http.MethodPost, "/api/v1/timestamp/0001-01-01T00:00:00.000001Z")
+		require.Equal(t, 202, status, body)
+		at, err := position.Parse(header.Get(position.Header))
+		require.NoError(t, err)
+		require.Equal(t, s.topic, at.Topic)
+		rec, found, err := r.RecordAt(t.Context(), at.Topic, at.Partition, at.Offset)
+		require.NoError(t, err)
+		require.True(t, found)
+		require.Equal(t, body["id"], string(rec.Key))
+		require.Equal(t, kafka.PartitionOf(rec.Key, 3), at.Partition)
+		require.Equal(t, fmt.Sprintf(`{"command_id":"%s","event_timestamp":"0001-01-01T00:00:00.000001Z"}`, body["id"]), string(rec.Value))
+		require.WithinRange(t, rec.Timestamp, before, time.Now().Add(time.Second), "the log's own time")
+	}
+	require.Equal(t, map[string]string{
+		event.HeaderCorrelationID: "mine 1", event.HeaderProducer: "command-service/" + telemetry.Version,
+	}, headersOf(t, s, brokers))
+}
+
+// headersOf reads the headers of a command's record with a plain client.
+func headersOf(t *testing.T, s *service, brokers []string) map[string]string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/app", http.NoBody)
+	require.NoError(t, err)
+	r.Header.Set("correlationId", "mine 1")
+	r.Close = true
+	res, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, 200, res.StatusCode)
+	at, err := position.Parse(res.Header.Get(position.Header))
+	require.NoError(t, err)
+	c, err := kafka.NewClient(brokers, "test")
+	require.NoError(t, err)
+	consumer, err := sarama.NewConsumerFromClient(c)
+	require.NoError(t, err)
+	defer func() {
+		require.NoError(t, consumer.Close())
+		require.NoError(t, c.Close())
+	}()
+	p, err := consumer.ConsumePartition(at.Topic, at.Partition, at.Offset)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, p.Close()) }()
+	headers := map[string]string{}
+	for _, h := range (<-p.Messages()).Headers {
+		headers[string(h.Key)] = string(h.Value)
+	}
+	return headers
+}
+
+func TestABrokerThatIsMissingIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a port to be free
+	require.NoError(t, err)
+	address, port := l.Addr().String(), l.Addr().(*net.TCPAddr).Port
+	require.NoError(t, l.Close())
+
+	s := start(t, options([]string{address}))
+	status, _, body := s.do(t, http.MethodGet, "/health")
+	require.Equal(t, 200, status)
+	require.Equal(t, "UP", body["status"])
+	require.Eventually(t, func() bool {
+		_, _, body = s.do(t, http.MethodGet, "/ready")
+		missing, _ := body["missing"].(map[string]any)
+		return strings.Contains(fmt.Sprint(missing[partLog]), address) && strings.Contains(fmt.Sprint(missing[partPublisher]), address)
+	}, 10*time.Second, 10*time.Millisecond, "it says what is missing")
+	status, header, body := s.do(t, http.MethodPost, "/app")
+	require.Equal(t, 503, status)
+	require.Equal(t, "/problems/log-away", body["type"])
+	require.NotEmpty(t, header.Get("Retry-After"))
+
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port))
+	require.NoError(t, err)
+	defer c.Close()
+	s.ready(t)
+	status, _, body = s.do(t, http.MethodPost, "/app")
+	require.Equal(t, 200, status, body)
+}
+
+func TestAnUnsafeTopicIsRefusedAtTheStart(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	o := options(brokers)
+	r := kafka.NewReader(brokers, "test")
+	defer func() { require.NoError(t, r.Close()) }()
+	made := kafka.TopicSpec{Name: o.Topic, Partitions: 5, ReplicationFactor: 1}
+	require.NoError(t, r.EnsureForever(t.Context(), made))
+	alter(t, brokers, o.Topic, "cleanup.policy", "compact")
+	var guard *kafka.GuardError
+	require.Eventually(t, func() bool { return errors.As(r.CheckForever(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+	s := start(t, o)
+	err := s.ends(t)
+	require.ErrorAs(t, err, &guard)
+	for _, words := range []string{o.Topic, "cleanup.policy must be delete and is compact", "the number of partitions must be 3 and is 5"} {
+		require.ErrorContains(t, err, words)
+	}
+}
+
+func TestATopicThatBecomesUnsafeShutsTheDoorUntilItIsMended(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	o := options(brokers)
+	s := start(t, o)
+	s.ready(t)
+	alter(t, brokers, o.Topic, "retention.ms", "86400000")
+	var body map[string]any
+	require.Eventually(t, func() bool {
+		var status int
+		status, _, body = s.do(t, http.MethodPost, "/app")
+		return status == 503
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, "/problems/log-unsafe", body["type"])
+	require.Contains(t, body["detail"], "retention.ms must be -1 and is 86400000")
+	status, _, body := s.do(t, http.MethodGet, "/ready")
+	require.Equal(t, 503, status)
+	require.Contains(t, fmt.Sprint(body["missing"]), "retention.ms")
+	require.Contains(t, s.log.String(), `"level":"ERROR"`)
+	require.Equal(t, 1, strings.Count(s.log.String(), "the door is shut"), "logged once, not each minute")
+
+	alter(t, brokers, o.Topic, "retention.ms", "-1")
+	s.ready(t)
+	status, _, _ = s.do(t, http.MethodPost, "/app")
+	require.Equal(t, 200, status)
+}
+
+func TestATopicThatIsDeletedIsNotMadeAnew(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	o := options(brokers)
+	s := start(t, o)
+	s.ready(t)
+	admin := newAdmin(t, brokers)
+	require.NoError(t, admin.DeleteTopic(o.Topic))
+	require.Eventually(t, func() bool {
+		status, _, _ := s.do(t, http.MethodGet, "/ready")
+		return status == 503
+	}, 10*time.Second, 20*time.Millisecond)
+	status, _, _ := s.do(t, http.MethodPost, "/app")
+	require.Equal(t, 503, status)
+	topics, err := admin.ListTopics()
+	require.NoError(t, err)
+	require.NotContains(t, topics, o.Topic)
+}
+
+func TestAPortThatIsTakenIsNamed(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // held for the test
+	require.NoError(t, err)
+	defer func() { _ = l.Close() }()
+	o := options([]string{"127.0.0.1:1"})
+	o.Config.ServerPort = l.Addr().(*net.TCPAddr).Port
+	o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	require.ErrorContains(t, Run(t.Context(), o), "SERVER_PORT")
+}
+
+func TestAStopFinishesWhatIsInHand(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	s := start(t, options(brokers))
+	s.ready(t)
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}
+			defer client.CloseIdleConnections()
+			for {
+				res, err := client.Post(s.url+"/app", "", nil) //nolint:noctx // bounded by the client
+				if err != nil {
+					return // the port is closed
+				}
+				_, _ = io.Copy(io.Discard, res.Body)
+				_ = res.Body.Close()
+				mu.Lock()
+				statuses[res.StatusCode]++
+				mu.Unlock()
+			}
+		})
+	}
+	time.Sleep(200 * time.Millisecond)
+	s.stop()
+	require.NoError(t, s.ends(t))
+	callers.Wait()
+	require.Positive(t, statuses[200])
+	require.Len(t, statuses, 1, "nobody who got in was turned away: %v", statuses)
+}
+
+func TestConfigurationIsCheckedAsAWhole(t *testing.T) {
+	t.Parallel()
+	c := DefaultConfig()
+	require.NoError(t, config.Load(&c, map[string]string{}))
+	err := config.Load(&c, map[string]string{
+		"PRODUCE_DEADLINE": "1ms", "QUERY_URL": "nowhere", "BIND_ADDRESS": "0.0.0.0", "KAFKA_PARTITIONS": "0", "KAFKA_BROKER": "x:1", "LOG_LEVEL": "loud",
+	})
+	for _, name := range []string{"PRODUCE_DEADLINE", "QUERY_URL", "BIND_ADDRESS", "KAFKA_PARTITIONS", "KAFKA_BROKER ", "LOG_LEVEL"} {
+		require.ErrorContains(t, err, name)
+	}
+}
+
+func newAdmin(t *testing.T, brokers []string) sarama.ClusterAdmin {
+	t.Helper()
+	c, err := kafka.NewClient(brokers, "test")
+	require.NoError(t, err)
+	admin, err := sarama.NewClusterAdminFromClient(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, admin.Close()) }) // and the client with it
+	return admin
+}
+
+func alter(t *testing.T, brokers []string, topic, setting, value string) {
+	t.Helper()
+	admin := newAdmin(t, brokers)
+	require.Eventually(t, func() bool {
+		return admin.IncrementalAlterConfig(sarama.TopicResource, topic, map[string]sarama.IncrementalAlterConfigsEntry{
+			setting: {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &value},
+		}, false) == nil
+	}, 5*time.Second, 20*time.Millisecond)
+}

@@ -1,0 +1,308 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/command-service/internal/door"
+	"github.com/tidemark/tidemark/shared/event"
+	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/problem"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// Sarama's metrics start one clock for the whole process.
+		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"),
+	)
+}
+
+type bundle struct {
+	engine *gin.Engine
+	door   *door.Door
+
+	mu   sync.Mutex
+	err  error
+	sent []*message.Message
+}
+
+func (b *bundle) PublishAll(topic string, msgs ...*message.Message) []kafka.Result {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	results := make([]kafka.Result, len(msgs))
+	for i, m := range msgs {
+		results[i] = kafka.Result{Position: position.Position{Topic: topic, Partition: 3, Offset: int64(len(b.sent))}, Err: b.err}
+		b.sent = append(b.sent, m)
+	}
+	return results
+}
+
+func (b *bundle) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+}
+
+// last is the newest record.
+func (b *bundle) last(t *testing.T) event.TimestampCommand {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	require.NotEmpty(t, b.sent)
+	m := b.sent[len(b.sent)-1]
+	c, err := event.DecodeTimestampCommand(m.Payload)
+	require.NoError(t, err)
+	require.Equal(t, c.CommandID.String(), m.UUID, "the key is the command's id")
+	return c
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	b := &bundle{}
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	registry := prometheus.NewRegistry()
+	var err error
+	b.door, err = door.New(door.Options{Topic: event.TimestampCommandTopic, Log: b, Metrics: door.NewMetrics(registry)})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.door.Close(context.Background())) }) // the test's context has ended
+	b.door.Open()
+	b.engine = manners.NewEngine(manners.Options{Log: quiet, Registry: registry, MaxBody: 256})
+	require.NoError(t, Mount(t.Context(), b.engine, b.door, "http://read.example:7082", quiet))
+	return b
+}
+
+func (b *bundle) post(path, body string, header ...string) *httptest.ResponseRecorder {
+	var r *http.Request
+	if body == "" {
+		r = httptest.NewRequest(http.MethodPost, path, http.NoBody)
+	} else {
+		r = httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	b.engine.ServeHTTP(w, r)
+	return w
+}
+
+func decode(t *testing.T, w *httptest.ResponseRecorder) map[string]any {
+	t.Helper()
+	var m map[string]any
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &m), w.Body)
+	return m
+}
+
+func TestAnAcceptedCommandHasATicketAPlaceAndALocation(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	w := b.post("/api/v1/timestamp/2009-09-28T19:03:12Z", "", "correlationId", "mine 1")
+	require.Equal(t, 202, w.Code, w.Body)
+	c := b.last(t)
+	require.Equal(t, `{"id":"`+c.CommandID.String()+`"}`, w.Body.String())
+	require.Equal(t, "timestamp.command.v1/3@0", w.Header().Get("Tidemark-Position"))
+	require.Equal(t, "http://read.example:7082/api/v1/tickets/"+c.CommandID.String()+"?position=timestamp.command.v1/3@0", w.Header().Get("Location"))
+	require.Equal(t, "application/json; charset=utf-8", w.Header().Get("Content-Type"))
+	require.Equal(t, "mine 1", w.Header().Get(manners.CorrelationHeader))
+	require.Equal(t, "mine 1", b.sent[0].Metadata[event.HeaderCorrelationID])
+	require.EqualValues(t, 7, c.CommandID.Version())
+	require.Equal(t, time.Date(2009, 9, 28, 19, 3, 12, 0, time.UTC), c.EventTimestamp)
+}
+
+func TestEverySpellingOfAnInstant(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	at := time.Date(2009, 9, 28, 17, 3, 12, 123456000, time.UTC)
+	for path, body := range map[string]string{
+		"/api/v1/timestamp/2009-09-28T19:03:12.123456+02:00":         "",
+		"/api/v1/timestamp/2009-09-28T19:03:12.123456%2B02:00":       "",
+		"/api/v1/timestamp/2009-09-28T19%3A03%3A12.123456+02%3A00":   "",
+		"/api/v1/timestamp/2009-09-28T19%3A03%3A12.123456%2b02%3a00": "",
+		"/api/v1/timestamp/2009-09-28t17:03:12.123456z":              "",
+		"/api/v1/timestamp/2009-09-28T17:03:12.1234569999999999999Z": "",
+		"/api/v1/timestamp":  `{"event_timestamp":"2009-09-28T19:03:12.123456+02:00"}`,
+		"/api/v1/timestamp/": `{"event_timestamp":"2009-09-28T17:03:12.123456Z"}`,
+		"/app":               `{"event_timestamp":"2009-09-28T17:03:12.1234567Z"}`,
+	} {
+		w := b.post(path, body)
+		want := 202
+		if path == "/app" {
+			want = 200
+		}
+		require.Equal(t, want, w.Code, "%s %s", path, w.Body)
+		require.Equal(t, at, b.last(t).EventTimestamp, path)
+	}
+}
+
+func TestNowIsNow(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, path := range []string{"/api/v1/timestamp", "/api/v1/timestamp/", "/app"} {
+		for _, body := range []string{"", "{}", " {} "} {
+			before := time.Now().Truncate(time.Microsecond)
+			w := b.post(path, body)
+			require.Less(t, w.Code, 300, w.Body)
+			at := b.last(t).EventTimestamp
+			require.False(t, at.Before(before))
+			require.False(t, at.After(time.Now()))
+		}
+	}
+	w := b.post("/app", "", "Content-Type", "application/x-www-form-urlencoded")
+	require.Equal(t, 200, w.Code, "a client that names a type and sends nothing: %s", w.Body)
+	w = b.post("/app", "", "Content-Type", "application/json")
+	require.Equal(t, 200, w.Code, w.Body)
+}
+
+func TestWhatIsNotAcceptedSaysWhy(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, tc := range []struct {
+		path, body string
+		status     int
+		detail     []string
+	}{
+		{"/api/v1/timestamp/yesterday", "", 400, []string{`"yesterday"`, "no RFC 3339 instant", "2009-09-28T19:03:12Z"}},
+		{"/api/v1/timestamp/0001-01-01T00:00:00+01:00", "", 400, []string{`"0001-01-01T00:00:00+01:00"`, "year in UTC is 0", "2009-09-28T19:03:12Z"}},
+		{"/api/v1/timestamp/2016-12-31T23:59:60Z", "", 400, []string{`"2016-12-31T23:59:60Z"`, "leap second", "2009-09-28T19:03:12Z"}},
+		{"/api/v1/timestamp/2009%2F09%2F28", "", 400, []string{`"2009/09/28"`}},
+		{"/api/v1/timestamp/%25zz", "", 400, []string{`"%zz"`}},
+		{"/api/v1/timestamp/%20", "", 400, []string{`" "`}},
+		{"/api/v1/timestamp", `{"event_timestamp":""}`, 400, []string{"empty"}},
+		{"/api/v1/timestamp", `{"event_timestamp":"2009-02-30T00:00:00Z"}`, 400, []string{"2009-02-30"}},
+		{"/api/v1/timestamp", `{"event_timestamp":5}`, 400, []string{"/event_timestamp", "string"}},
+		{"/api/v1/timestamp", `{"eventTimestamp":"2009-09-28T19:03:12Z"}`, 400, []string{"eventTimestamp"}},
+		{"/api/v1/timestamp", `[]`, 400, []string{"the body"}},
+		{"/api/v1/timestamp", `{"event_timestamp"`, 400, []string{"the body"}},
+		{"/app", `{"event_timestamp":"` + strings.Repeat("1", 300) + `"}`, 413, []string{"256 bytes"}},
+		{"/api/v1/timestamp/2009-09-28T19:03:12Z/more", "", 404, []string{"/docs"}},
+		{"/api/v1/stamp", "", 404, []string{"/docs"}},
+	} {
+		w := b.post(tc.path, tc.body)
+		require.Equal(t, tc.status, w.Code, "%s: %s", tc.path, w.Body)
+		require.Equal(t, problem.ContentType, w.Header().Get("Content-Type"))
+		m := decode(t, w)
+		for _, words := range tc.detail {
+			require.Contains(t, m["detail"], words, tc.path)
+		}
+		require.Equal(t, "urn:correlation:"+w.Header().Get(manners.CorrelationHeader), m["instance"])
+	}
+	r := httptest.NewRequest(http.MethodGet, "/app", http.NoBody)
+	w := httptest.NewRecorder()
+	b.engine.ServeHTTP(w, r)
+	require.Equal(t, 405, w.Code)
+	require.Empty(t, b.sent)
+}
+
+func TestAKeyIsOneCommandByWhateverRouteItComes(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const key = "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"
+	ids := map[string]bool{}
+	for _, path := range []string{"/api/v1/timestamp/2009-09-28T19:03:12Z", "/api/v1/timestamp/2009-09-28T21:03:12%2B02:00"} {
+		ids[decode(t, b.post(path, "", "Idempotency-Key", key))["id"].(string)] = true
+	}
+	for _, path := range []string{"/api/v1/timestamp", "/api/v1/timestamp/", "/app"} {
+		ids[decode(t, b.post(path, `{"event_timestamp":"2009-09-28T19:03:12.0Z"}`, "Idempotency-Key", key))["id"].(string)] = true
+	}
+	require.Equal(t, map[string]bool{"14b6d3bf-5f77-87a1-b723-4ef3ac785284": true}, ids)
+
+	w := b.post("/app", "", "Idempotency-Key", key)
+	require.NotContains(t, ids, decode(t, w)["id"])
+	require.Equal(t, decode(t, w)["id"], decode(t, b.post("/api/v1/timestamp", "", "Idempotency-Key", key))["id"], "two wishes for now")
+
+	own, err := uuid.NewV7()
+	require.NoError(t, err)
+	require.Equal(t, own.String(), decode(t, b.post("/app", "", "Idempotency-Key", own.String()))["id"])
+
+	w = b.post("/app", "", "Idempotency-Key", "my key")
+	require.Equal(t, 400, w.Code)
+	require.Equal(t, "/problems/bad-idempotency-key", decode(t, w)["type"])
+	require.Contains(t, decode(t, w)["detail"], "a key is a UUID")
+}
+
+func TestTwoKeysAreRefused(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := httptest.NewRequest(http.MethodPost, "/app", http.NoBody)
+	r.Header["Idempotency-Key"] = []string{"6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a56"}
+	w := httptest.NewRecorder()
+	b.engine.ServeHTTP(w, r)
+	require.Equal(t, 400, w.Code, w.Body)
+	require.Empty(t, b.sent)
+}
+
+func TestWhenTheLogDoesNotTakeItNothingWasWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.fail(fmt.Errorf("%w: dial tcp 10.1.2.3:9092: secret", kafka.ErrNotSent))
+	w := b.post("/app", "")
+	require.Equal(t, 503, w.Code)
+	require.Equal(t, "1", w.Header().Get("Retry-After"))
+	m := decode(t, w)
+	require.Equal(t, "/problems/log-away", m["type"])
+	require.Contains(t, m["detail"], "nothing was written")
+	require.NotContains(t, m, "ticket")
+	require.NotContains(t, w.Body.String(), "10.1.2.3")
+	require.NotContains(t, w.Body.String(), "secret")
+	require.Empty(t, w.Header().Get("Location"))
+}
+
+func TestAnUnknownOutcomeCarriesItsTicketAndTheKeyToRetryItWith(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.fail(errors.New("read tcp 10.1.2.3:9092: connection reset"))
+	w := b.post("/app", "")
+	require.Equal(t, 503, w.Code)
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	m := decode(t, w)
+	require.Equal(t, "/problems/outcome-unknown", m["type"])
+	first := b.last(t).CommandID.String()
+	require.Equal(t, first, m["ticket"])
+	require.Equal(t, first, m["retry_key"], "a ticket of the door's own is its own key")
+	require.NotContains(t, w.Body.String(), "10.1.2.3")
+
+	b.fail(nil)
+	require.Equal(t, first, decode(t, b.post("/app", "", "Idempotency-Key", m["retry_key"].(string)))["id"])
+
+	b.fail(errors.New("gone"))
+	const key = "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"
+	m = decode(t, b.post("/api/v1/timestamp/2009-09-28T19:03:12Z", "", "Idempotency-Key", key))
+	require.Equal(t, key, m["retry_key"], "the caller's own")
+	require.NotEqual(t, key, m["ticket"])
+	b.fail(nil)
+	require.Equal(t, m["ticket"], decode(t, b.post("/api/v1/timestamp/2009-09-28T19:03:12Z", "", "Idempotency-Key", m["retry_key"].(string)))["id"])
+}
+
+func TestAnUnsafeLogIsNamed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.door.Shut(&kafka.GuardError{Topic: "timestamp.command.v1", Faults: []kafka.Fault{{Setting: "retention.ms", Wanted: "-1", Found: "1000", Why: "records would expire"}}})
+	w := b.post("/app", "")
+	require.Equal(t, 503, w.Code)
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	m := decode(t, w)
+	require.Equal(t, "/problems/log-unsafe", m["type"])
+	for _, words := range []string{"timestamp.command.v1", "retention.ms", "-1", "1000", "nothing was written"} {
+		require.Contains(t, m["detail"], words)
+	}
+}

@@ -1,0 +1,288 @@
+package projection
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/consumer-service/migrations"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const topic = event.TimestampCommandTopic
+
+// heldLog is a log in memory, for what a real one cannot be made to do on demand.
+type heldLog struct {
+	mu        sync.Mutex
+	cluster   string
+	start     int64
+	records   map[int32][]kafka.Record
+	markers   map[int32]int64 // transaction markers after the last record
+	committed map[int32]kafka.Committed
+	away      error
+}
+
+var _ Log = (*heldLog)(nil)
+
+func newLog(partitions int) *heldLog {
+	l := &heldLog{cluster: "cluster-1", records: map[int32][]kafka.Record{}, markers: map[int32]int64{}, committed: map[int32]kafka.Committed{}}
+	for p := range int32(partitions) {
+		l.records[p], l.committed[p] = nil, kafka.Committed{Offset: -1}
+	}
+	return l
+}
+
+func (l *heldLog) add(partition int32, created time.Time, value string) kafka.Record {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := kafka.Record{Offset: int64(len(l.records[partition])), Timestamp: created, Key: []byte("k"), Value: []byte(value)}
+	l.records[partition] = append(l.records[partition], r)
+	return r
+}
+
+func (l *heldLog) stable(p int32) int64 {
+	end := l.markers[p]
+	if n := len(l.records[p]); n > 0 {
+		end += l.records[p][n-1].Offset + 1
+	}
+	return end
+}
+
+func (l *heldLog) ClusterID(context.Context) (string, error) { return l.cluster, l.away }
+
+func (l *heldLog) Bounds(_ context.Context, _ string, partitions []int32) (map[int32]kafka.Bounds, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := map[int32]kafka.Bounds{}
+	for _, p := range partitions {
+		out[p] = kafka.Bounds{Start: l.start, Stable: l.stable(p)}
+	}
+	return out, l.away
+}
+
+func (l *heldLog) StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error) {
+	bounds, err := l.Bounds(ctx, topic, partitions)
+	out := map[int32]int64{}
+	for p, b := range bounds {
+		out[p] = b.Stable
+	}
+	return out, err
+}
+
+func (l *heldLog) Committed(_ context.Context, _, _ string, partitions []int32) (map[int32]kafka.Committed, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.committed), l.away
+}
+
+func (l *heldLog) RecordAt(_ context.Context, _ string, p int32, offset int64) (kafka.Record, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.records[p] {
+		if r.Offset == offset {
+			return r, true, l.away
+		}
+	}
+	return kafka.Record{}, false, l.away
+}
+
+func (l *heldLog) Explain(_ context.Context, _ string, p int32, from, to int64) (kafka.Gap, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var g kafka.Gap
+	for o := from; o < to; o++ {
+		if slices.ContainsFunc(l.records[p], func(r kafka.Record) bool { return r.Offset == o }) {
+			g.Records++
+		} else {
+			g.Markers++
+		}
+	}
+	return g, l.away
+}
+
+// heldSession is one assignment of all partitions.
+type heldSession struct {
+	ctx   context.Context //nolint:containedctx // what a session is
+	log   *heldLog
+	own   []int32
+	seeks map[int32]kafka.Committed
+	ended bool
+}
+
+func (s *heldSession) Context() context.Context { return s.ctx }
+func (s *heldSession) Partitions() []int32      { return s.own }
+func (s *heldSession) End()                     { s.ended = true }
+func (s *heldSession) Seek(p int32, offset int64, metadata string) {
+	s.seeks[p] = kafka.Committed{Offset: offset, Metadata: metadata}
+}
+
+func (s *heldSession) Commit() {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	maps.Copy(s.log.committed, s.seeks)
+}
+
+// bundle is one consumer on a database of its own.
+type bundle struct {
+	*Projector
+	log     *heldLog
+	ready   *httpapi.Readiness
+	session *heldSession
+	stopped chan error
+	url     string
+}
+
+func setup(t *testing.T, partitions int) *bundle {
+	t.Helper()
+	c := config.DefaultPostgres()
+	c.URL = postgrestest.New(t)
+	db, err := postgres.Open(c, "test", postgres.WriterLimits)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	require.NoError(t, migrations.Apply(t.Context(), db))
+	return consumer(t, c.URL, db, newLog(partitions), "group-1", partitions)
+}
+
+// consumer is a process of its own on a database and a log that are there.
+func consumer(t *testing.T, url string, db *sqlx.DB, log *heldLog, group string, partitions int) *bundle {
+	t.Helper()
+	b := &bundle{log: log, ready: httpapi.NewReadiness(), stopped: make(chan error, 8), url: url}
+	b.Projector = New(Options{
+		DB: db, Log: log, Topic: topic, Group: group, Partitions: partitions, AuditInterval: time.Second, Ready: b.ready,
+		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(err error) { b.stopped <- err },
+	})
+	return b
+}
+
+// join begins a session with all partitions.
+func (b *bundle) join(t *testing.T) error {
+	t.Helper()
+	b.session = &heldSession{ctx: t.Context(), log: b.log, seeks: map[int32]kafka.Committed{}}
+	for p := range int32(b.Partitions) {
+		b.session.own = append(b.session.own, p)
+	}
+	return b.enter(t.Context(), b.session)
+}
+
+// read projects records of the log as the subscriber would hand them over.
+func (b *bundle) read(ctx context.Context, partition int32, records []kafka.Record) error {
+	c, epoch, _ := b.claimed(partition)
+	return b.project(ctx, partition, c, epoch, records)
+}
+
+// readAll projects the whole log, partition by partition.
+func (b *bundle) readAll(t *testing.T) {
+	t.Helper()
+	for _, p := range slices.Sorted(maps.Keys(b.log.records)) {
+		if len(b.log.records[p]) > 0 {
+			require.NoError(t, b.read(t.Context(), p, b.log.records[p]))
+		}
+	}
+}
+
+// dump is all that the projection says, in a canonical order.
+func (b *bundle) dump(t *testing.T) string {
+	t.Helper()
+	var lines []string
+	for _, query := range []string{
+		`SELECT concat_ws('|', 'row', id, event_timestamp, created_at, partition, "offset") FROM public.timestamp_records ORDER BY id`,
+		`SELECT concat_ws('|', 'dead', topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at) FROM public.dead_letters ORDER BY topic, partition, "offset"`,
+		`SELECT concat_ws('|', 'progress', partition, first_offset, next_offset, last_offset, last_created_at, last_record_hash, applied, duplicate, rejected, skipped) FROM public.projection_progress ORDER BY partition`,
+	} {
+		var some []string
+		require.NoError(t, b.DB.SelectContext(t.Context(), &some, query))
+		lines = append(lines, some...)
+	}
+	return fmt.Sprintln(lines)
+}
+
+func (b *bundle) count(t *testing.T, table string) (n int) {
+	t.Helper()
+	require.NoError(t, b.DB.GetContext(t.Context(), &n, `SELECT count(*) FROM `+table))
+	return n
+}
+
+func (b *bundle) clean(t *testing.T) {
+	t.Helper()
+	found, ran, err := b.store.audit(t.Context())
+	require.NoError(t, err)
+	require.True(t, ran)
+	for _, f := range found {
+		require.Empty(t, f.text(), "partition %d", f.Partition)
+	}
+}
+
+func value(id uuid.UUID, at time.Time) string {
+	return string(event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: id, EventTimestamp: at}))
+}
+
+var day = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// oracle computes rows and counts from the log alone, by the rule.
+type oracle struct {
+	rows                         map[uuid.UUID]row
+	applied, duplicate, rejected map[int32]int64
+}
+
+func expect(log *heldLog) oracle {
+	o := oracle{map[uuid.UUID]row{}, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}}
+	var all []row
+	for p, records := range log.records {
+		for _, r := range records {
+			c, err := event.DecodeTimestampCommand(r.Value)
+			if err != nil {
+				o.rejected[p]++
+				continue
+			}
+			all = append(all, row{ID: c.CommandID, Event: c.EventTimestamp, Created: r.Timestamp, Partition: p, Offset: r.Offset})
+		}
+	}
+	slices.SortFunc(all, func(x, y row) int {
+		return cmp.Or(x.Created.Compare(y.Created), cmp.Compare(x.Partition, y.Partition), cmp.Compare(x.Offset, y.Offset))
+	})
+	for _, r := range all {
+		if _, there := o.rows[r.ID]; there {
+			o.duplicate[r.Partition]++
+			continue
+		}
+		o.rows[r.ID] = r
+		o.applied[r.Partition]++
+	}
+	return o
+}
+
+func (b *bundle) matches(t *testing.T, o oracle) {
+	t.Helper()
+	var rows []row
+	require.NoError(t, b.DB.SelectContext(t.Context(), &rows, `SELECT id, event_timestamp, created_at, partition, "offset" FROM public.timestamp_records`))
+	require.Len(t, rows, len(o.rows))
+	for _, r := range rows {
+		want := o.rows[r.ID]
+		require.True(t, r.Event.Equal(want.Event) && r.Created.Equal(want.Created) && r.Partition == want.Partition && r.Offset == want.Offset, "%v, want %v", r, want)
+	}
+	var counts []struct{ Partition, Applied, Duplicate, Rejected int64 }
+	require.NoError(t, b.DB.SelectContext(t.Context(), &counts, `SELECT partition, applied, duplicate, rejected FROM public.projection_progress`))
+	for _, c := range counts {
+		p := int32(c.Partition)
+		require.Equal(t, []int64{o.applied[p], o.duplicate[p], o.rejected[p]}, []int64{c.Applied, c.Duplicate, c.Rejected}, "partition %d", p)
+	}
+}

@@ -1,0 +1,195 @@
+package projection
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/lib/pq"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/position"
+)
+
+func TestJudgeName(t *testing.T) {
+	t.Parallel()
+	name := func(s string) *string { return &s }
+	for _, tc := range []struct {
+		on     *string
+		served bool
+		want   naming
+		err    string
+	}{
+		{nil, false, firstName, ""},
+		{name("mine"), true, sameName, ""},
+		{name("old"), false, newName, ""},
+		{name("newer"), true, 0, `"mine" served this database before and was replaced by "newer"`},
+	} {
+		got, err := judgeName(generation{GroupName: tc.on}, "mine", tc.served)
+		if tc.err != "" {
+			require.ErrorContains(t, err, tc.err)
+			require.ErrorContains(t, err, "fresh name")
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, tc.want, got)
+	}
+}
+
+func TestJudgeCommitted(t *testing.T) {
+	t.Parallel()
+	g := generation{Database: uuid.MustParse("01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"), Epoch: 7}
+	at := position.Position{Topic: topic, Partition: 3}
+	require.Equal(t, "tidemark 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f 7", g.mark())
+	for name, tc := range map[string]struct {
+		offset   int64
+		metadata string
+		over     bool
+		err      string
+	}{
+		"never committed":                  {offset: -1},
+		"ours and equal":                   {offset: 100, metadata: g.mark()},
+		"ours and behind":                  {offset: 5, metadata: g.mark()},
+		"ours and ahead: a backup":         {offset: 500, metadata: g.mark()},
+		"ours of an earlier epoch":         {offset: 5, metadata: "tidemark 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f 6"},
+		"another database's":               {offset: 100, metadata: "tidemark 01920b5c-7d4e-7cc3-98c4-000000000000 7", err: "the mark of another database"},
+		"reset to earliest":                {offset: 0, over: true},
+		"reset to the middle":              {offset: 99, over: true},
+		"reset to where the projection is": {offset: 100},
+		"reset ahead":                      {offset: 101, err: "would skip 1 records"},
+		"someone else's metadata, behind":  {offset: 0, metadata: "x", over: true},
+	} {
+		over, err := judgeCommitted(g, at, kafka.Committed{Offset: tc.offset, Metadata: tc.metadata}, 100)
+		if tc.err != "" {
+			require.ErrorContains(t, err, tc.err, name)
+			continue
+		}
+		require.NoError(t, err, name)
+		require.Equal(t, tc.over, over, name)
+	}
+}
+
+func TestJudgeBounds(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		next, start, end, accepted int64
+		err                        string
+	}{
+		"empty":                       {0, 0, 0, 0, ""},
+		"in the middle":               {5, 0, 10, 0, ""},
+		"at the end":                  {10, 0, 10, 0, ""},
+		"past the end":                {11, 0, 10, 0, "ends at offset 10 and the projection has read up to 11"},
+		"records deleted":             {5, 3, 10, 0, "ACCEPT_LOG_START=timestamp.command.v1/2@3"},
+		"records deleted, accepted":   {5, 3, 10, 3, ""},
+		"more deleted than accepted":  {5, 4, 10, 3, "starts at offset 4"},
+		"deleted past the projection": {2, 3, 10, 3, "the records between are gone"},
+	} {
+		err := judgeBounds(topic, progress{Partition: 2, NextOffset: tc.next}, kafka.Bounds{Start: tc.start, Stable: tc.end}, tc.accepted)
+		if tc.err == "" {
+			require.NoError(t, err, name)
+			continue
+		}
+		require.ErrorContains(t, err, tc.err, name)
+	}
+}
+
+func TestJudgeLast(t *testing.T) {
+	t.Parallel()
+	r := kafka.Record{Offset: 41, Timestamp: day, Key: []byte("k"), Value: []byte("v")}
+	offset, at, hash := int64(41), day, recordHash(r)
+	p := progress{Partition: 2, LastOffset: &offset, LastCreatedAt: &at, LastHash: &hash}
+	require.NoError(t, judgeLast(topic, p, r, true))
+	require.ErrorContains(t, judgeLast(topic, p, kafka.Record{}, false), "timestamp.command.v1/2@41 of 2026-01-02T03:04:05Z, is not in the log")
+	for _, other := range []kafka.Record{
+		{Offset: 41, Timestamp: day.Add(time.Millisecond), Key: []byte("k"), Value: []byte("v")},
+		{Offset: 41, Timestamp: day, Key: []byte("kv"), Value: nil},
+		{Offset: 41, Timestamp: day, Key: []byte("k"), Value: []byte("w")},
+	} {
+		require.ErrorContains(t, judgeLast(topic, p, other, true), "is another than the one that was projected")
+	}
+}
+
+func TestSorted(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[string]fault{
+		"23505": conflict, "22008": refused, "23502": refused, "40001": again, "40P01": again, "42P01": fence, "0A000": fence, "55P03": fence,
+		"53100": away, "25006": away, "57P01": away, "57014": away, "08006": away, "42501": away,
+	} {
+		require.Equal(t, want, sorted(fmt.Errorf("write: %w", &pq.Error{Code: pq.ErrorCode(state)})), state)
+	}
+	require.Equal(t, refused, sorted(&pq.Error{Code: "23514", Constraint: "mine"}))
+	require.Equal(t, away, sorted(&pq.Error{Code: "23514"}), "no partition for a row is no record's fault")
+	require.Equal(t, away, sorted(errors.New("connection reset")))
+}
+
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	var w window
+	for i := range 100 {
+		require.False(t, w.add(true), i)
+	}
+	for range 900 {
+		require.False(t, w.add(false))
+	}
+	require.False(t, w.add(true), "the oldest refusal has left")
+	for range 899 {
+		require.False(t, w.add(false))
+	}
+	broken := false
+	for range 101 {
+		broken = w.add(true)
+	}
+	require.True(t, broken, "101 of the last 1,000")
+}
+
+func TestPrepareSortsByIDAndCountsGaps(t *testing.T) {
+	t.Parallel()
+	a, b := uuid.MustParse("00000000-0000-7000-8000-00000000000a"), uuid.MustParse("00000000-0000-7000-8000-00000000000b")
+	records := []kafka.Record{
+		{Offset: 12, Timestamp: day, Value: []byte(value(b, day))},
+		{Offset: 13, Timestamp: day, Value: []byte(`{}`)},
+		{Offset: 15, Timestamp: day, Value: []byte(value(a, day))},
+		{Offset: 16, Timestamp: day, Value: []byte(value(b, day))},
+	}
+	got := prepare(2, 10, records)
+	require.Equal(t, []int64{15, 12, 16}, []int64{got.entries[0].offset, got.entries[1].offset, got.entries[2].offset})
+	require.True(t, got.repeats())
+	require.Equal(t, int64(17), got.next)
+	require.Equal(t, int64(3), got.skipped, "10, 11 and 14")
+	require.Len(t, got.letters, 1)
+	require.Equal(t, 2, below(records, 15))
+}
+
+func TestHeadersKeepTheirOrderAndAnyBytes(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, `[]`, headersJSON(nil))
+	require.Equal(t, `[{"key":"a","value":"1"},{"key":"a","value":""},{"key":"n","value_base64":"AGE="},{"key_base64":"/w==","value":"x"}]`,
+		headersJSON([]kafka.Header{{Key: []byte("a"), Value: []byte("1")}, {Key: []byte("a")}, {Key: []byte("n"), Value: []byte("\x00a")}, {Key: []byte("\xff"), Value: []byte("x")}}))
+}
+
+func TestFindingText(t *testing.T) {
+	t.Parallel()
+	end := int64(10)
+	ok := finding{Known: true, NextOffset: 10, Applied: 6, Duplicate: 2, Rejected: 1, Skipped: 1, LogEnd: &end, Rows: 6, Letters: 1}
+	require.Empty(t, ok.text())
+	for want, change := range map[string]func(*finding){
+		"2 rows are missing":           func(f *finding) { f.Rows = 4 },
+		"1 rows are too many":          func(f *finding) { f.Rows = 7 },
+		"1 dead letters are missing":   func(f *finding) { f.Letters = 0 },
+		"1 dead letters are too many":  func(f *finding) { f.Letters = 2 },
+		"10 offsets and 9 outcomes":    func(f *finding) { f.Duplicate = 1 },
+		"that the log does not have":   func(f *finding) { f.Ahead = 1 },
+		"that the topic does not have": func(f *finding) { f.Known = false },
+	} {
+		f := ok
+		change(&f)
+		require.Contains(t, f.text(), want)
+	}
+	replaying := ok
+	further := int64(20)
+	replaying.Ahead, replaying.LogEnd = 5, &further
+	require.Empty(t, replaying.text(), "rows of an earlier epoch wait to be recognised")
+}

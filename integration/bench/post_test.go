@@ -1,0 +1,107 @@
+package bench
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime/pprof"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/command-service/api"
+	"github.com/tidemark/tidemark/command-service/app"
+	"github.com/tidemark/tidemark/shared/httpapi"
+)
+
+const (
+	postConnections = 64
+	postRuns        = 5
+	postSeconds     = 1 * time.Second
+	postRequest     = "POST /api/v1/timestamp/2009-09-28T19:03:12Z HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"
+)
+
+// BenchmarkPost compares a POST that is acknowledged by all replicas with the same gin stack answering a
+// constant, both with Kafka, the service and the load on this machine.
+func BenchmarkPost(b *testing.B) {
+	brokers := os.Getenv("TEST_KAFKA_BROKERS")
+	require.NotEmpty(b, brokers, "TEST_KAFKA_BROKERS must name a real Kafka")
+	door := startDoor(b, strings.Split(brokers, ","))
+	constant := startConstant(b)
+	load(b, constant, postRequest, "202", postConnections, time.Second) // warm up
+	load(b, door, postRequest, "202", postConnections, 5*time.Second)
+	if profile := os.Getenv("BENCH_PROFILE"); profile != "" {
+		f, err := os.Create(profile)
+		require.NoError(b, err)
+		require.NoError(b, pprof.StartCPUProfile(f))
+		b.Logf("%.0f/s under the profile", load(b, door, postRequest, "202", postConnections, 5*time.Second))
+		pprof.StopCPUProfile()
+		require.NoError(b, f.Close())
+	}
+	for b.Loop() {
+		runs := make([]run, postRuns)
+		for i := range runs {
+			runs[i].Reference = load(b, constant, postRequest, "202", postConnections, postSeconds)
+			runs[i].Value = load(b, door, postRequest, "202", postConnections, postSeconds)
+		}
+		report(b, "post", "posts/s", runs)
+	}
+}
+
+// startDoor runs the command-service on a topic of its own and waits until it is ready.
+func startDoor(b *testing.B, brokers []string) string {
+	b.Helper()
+	c := app.DefaultConfig()
+	c.ServerPort, c.Brokers = 0, brokers
+	listening, ended := make(chan string, 1), make(chan error, 1)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		ended <- app.Run(ctx, app.Options{
+			Config: c, Log: quiet(), Topic: "bench-" + uuid.NewString(),
+			Listening: func(address string) { listening <- address },
+		})
+	}()
+	b.Cleanup(func() {
+		stop()
+		require.NoError(b, <-ended)
+	})
+	address := <-listening
+	require.Eventually(b, func() bool {
+		res, err := http.Get("http://" + address + "/ready") //nolint:noctx // loopback
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	}, 20*time.Second, 50*time.Millisecond)
+	return address
+}
+
+// startConstant serves a constant answer behind the same engine, middleware and validation.
+func startConstant(b *testing.B) string {
+	b.Helper()
+	registry := prometheus.NewRegistry()
+	e := httpapi.NewEngine(httpapi.Options{Log: quiet(), Registry: registry})
+	validated, err := httpapi.Validated(b.Context(), api.Spec)
+	require.NoError(b, err)
+	e.POST("/api/v1/timestamp/:instant", validated, func(c *gin.Context) {
+		h := c.Writer.Header()
+		h["Location"] = []string{"http://127.0.0.1:7082/api/v1/tickets/01a1fd8c-e20d-7374-a8b4-42348340033c?position=timestamp.command.v1/6@0"}
+		h["Tidemark-Position"] = []string{"timestamp.command.v1/6@0"}
+		h["Cache-Control"] = []string{"no-store"}
+		c.Data(http.StatusAccepted, "application/json; charset=utf-8", []byte(`{"id":"01a1fd8c-e20d-7374-a8b4-42348340033c"}`))
+	})
+	s, err := httpapi.Listen(b.Context(), "127.0.0.1:0", e, time.Minute, quiet(), func(err error) { b.Error(err) })
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, s.Stop(context.Background())) })
+	return s.Address()
+}
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

@@ -1,0 +1,191 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/postgres"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pool opens the database as the service does.
+func pool(t *testing.T, db *testdb.DB) *sqlx.DB {
+	t.Helper()
+	c := config.DefaultPostgres()
+	c.URL = db.URL
+	own, err := postgres.Open(c, "test", postgres.ReaderLimits)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, own.Close()) })
+	return own
+}
+
+func newReader(t *testing.T, db *testdb.DB) *Reader {
+	t.Helper()
+	own := pool(t, db)
+	w := NewWatch(NextOffsets(own), prometheus.NewRegistry(), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return NewReader(own, w)
+}
+
+func TestReadWaitsForItsPosition(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	r := newReader(t, db)
+	id := uuid.New()
+	count := func(ctx context.Context, s *Snapshot, n *int) error {
+		return s.Get(ctx, n, `SELECT count(*) FROM public.timestamp_records WHERE id = $1`, id)
+	}
+
+	var n int
+	read := func(ctx context.Context, s *Snapshot) error { return count(ctx, s, &n) }
+	require.NoError(t, r.Read(t.Context(), Want{}, read))
+	require.Zero(t, n)
+
+	var behind *NotReachedError
+	start := time.Now()
+	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(1, 0), 60 * time.Millisecond}, read), &behind)
+	require.GreaterOrEqual(t, time.Since(start), 60*time.Millisecond)
+	require.Nil(t, behind.Reached)
+	require.Equal(t, "none", behind.ReachedWord())
+
+	time.AfterFunc(80*time.Millisecond, func() {
+		if err := db.Project(context.WithoutCancel(t.Context()), 1, testdb.Row{ID: id, Stamp: time.Now()}); err != nil {
+			t.Error(err)
+		}
+	})
+	require.NoError(t, r.Read(t.Context(), Want{testdb.At(1, 0), 5 * time.Second}, read))
+	require.Equal(t, 1, n)
+
+	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(1, 1), 0}, read), &behind)
+	require.Equal(t, testdb.At(1, 0), *behind.Reached)
+	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(99, 0), 10 * time.Millisecond}, read), &behind, "a partition without progress is not reached")
+
+	stop := errors.New("the caller's own")
+	require.ErrorIs(t, r.Read(t.Context(), Want{}, func(context.Context, *Snapshot) error { return stop }), stop)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, r.Read(ctx, Want{testdb.At(1, 1), 5 * time.Second}, read), context.DeadlineExceeded)
+}
+
+func TestNoTransactionIsOpenWhileWaiting(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	r := newReader(t, db)
+	done := make(chan error, 20)
+	for range 20 {
+		go func() {
+			done <- r.Read(t.Context(), Want{testdb.At(0, 0), 5 * time.Second}, func(context.Context, *Snapshot) error { return nil })
+		}()
+	}
+	var open int
+	for range 50 {
+		var now int
+		require.NoError(t, db.Get(&now, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'test' AND state LIKE 'idle in transaction%'`))
+		open += now
+		time.Sleep(5 * time.Millisecond)
+	}
+	require.Zero(t, open)
+	require.NoError(t, db.Project(t.Context(), 0, testdb.Row{ID: uuid.New(), Stamp: time.Now()}))
+	for range 20 {
+		require.NoError(t, <-done)
+	}
+}
+
+// A swap of generations moves tables between schemas under readers. Each read must see one side whole:
+// the generation's epoch, the progress and the row.
+func TestASwapIsSeenWhole(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	r := newReader(t, db)
+	id := uuid.New()
+	require.NoError(t, db.Project(t.Context(), 0, testdb.Row{ID: id, Stamp: time.Now()}))
+	db.Must(t, `CREATE SCHEMA other`)
+	db.Must(t, `CREATE SCHEMA aside`)
+	for _, table := range []string{"projection_progress", "timestamp_records", "dead_letters"} {
+		db.Must(t, `CREATE TABLE other.`+table+` (LIKE public.`+table+` INCLUDING ALL)`)
+		db.Must(t, `INSERT INTO other.`+table+` SELECT * FROM public.`+table)
+	}
+	// The two sides differ in epoch, progress and row, all by 1000.
+	db.Must(t, `UPDATE generations SET epoch = 1`)
+	db.Must(t, `UPDATE public.projection_progress SET epoch = 1`)
+	db.Must(t, `UPDATE other.projection_progress SET epoch = 1001, next_offset = next_offset + 1000, skipped = skipped + 1000`)
+	db.Must(t, `UPDATE other.timestamp_records SET "offset" = "offset" + 1000`)
+
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	swaps := 0
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			tx := db.MustBegin()
+			tx.MustExec(`LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters IN ACCESS EXCLUSIVE MODE`)
+			for _, table := range []string{"projection_progress", "timestamp_records", "dead_letters"} {
+				tx.MustExec(`ALTER TABLE public.` + table + ` SET SCHEMA aside`)
+				tx.MustExec(`ALTER TABLE other.` + table + ` SET SCHEMA public`)
+				tx.MustExec(`ALTER TABLE aside.` + table + ` SET SCHEMA other`)
+			}
+			tx.MustExec(`UPDATE generations SET epoch = 1002 - epoch`)
+			if err := tx.Commit(); err != nil {
+				t.Error(err)
+				return
+			}
+			swaps++
+		}
+	})
+	seen := map[int64]int{}
+	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
+		err := r.Read(t.Context(), Want{}, func(ctx context.Context, s *Snapshot) error {
+			var at int64
+			if err := s.Get(ctx, &at, `SELECT "offset" FROM public.timestamp_records WHERE id = $1`, id); err != nil {
+				return err
+			}
+			p, ok := s.Progress(event.TimestampCommandTopic, 0)
+			if !ok || p.Epoch != s.Epoch || p.NextOffset != s.Epoch || at != s.Epoch-1 {
+				t.Errorf("mixed: generation's epoch %d, progress %+v, row at %d", s.Epoch, p, at)
+			}
+			seen[s.Epoch]++
+			return nil
+		})
+		require.NoError(t, err)
+	}
+	close(stop)
+	wg.Wait()
+	require.Greater(t, swaps, 20)
+	require.Greater(t, seen[1], 20)
+	require.Greater(t, seen[1001], 20)
+}
+
+func TestALockThatIsNotGivenIsAnErrorSoon(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	r := newReader(t, db)
+	tx := db.MustBegin()
+	defer func() { _ = tx.Rollback() }()
+	tx.MustExec(`TRUNCATE timestamp_records`)
+	start := time.Now()
+	err := r.Read(t.Context(), Want{}, func(context.Context, *Snapshot) error { return nil })
+	require.Equal(t, "55P03", postgres.State(err))
+	require.Less(t, time.Since(start), 4*time.Second)
+}

@@ -1,0 +1,177 @@
+// Package testdb gives each test a database of its own with the projection's schema, and plays the
+// consumer: it writes rows and moves progress in one transaction, as the promise to readers is.
+//
+// TEST_DB_URL names a Postgres server on which databases may be made. Without it the test fails.
+package testdb
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/position"
+)
+
+// Partitions of the topic, each with a progress row from the start.
+const Partitions = 4
+
+// DB is one test's database.
+type DB struct {
+	*sqlx.DB
+	URL string
+}
+
+// New makes a database with the schema. It is dropped when the test ends.
+func New(t *testing.T) *DB {
+	t.Helper()
+	db := Empty(t)
+	db.Migrate(t)
+	return db
+}
+
+// Empty makes a database without anything in it.
+func Empty(t *testing.T) *DB {
+	t.Helper()
+	server := os.Getenv("TEST_DB_URL")
+	require.NotEmpty(t, server, "TEST_DB_URL must name a Postgres server on which databases may be made, such as postgres://postgres@127.0.0.1:5432/postgres?sslmode=disable")
+	admin, err := sqlx.Connect("postgres", server)
+	require.NoError(t, err)
+	name := "query_test_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	_, err = admin.ExecContext(t.Context(), "CREATE DATABASE "+name)
+	require.NoError(t, err)
+	u, err := url.Parse(server)
+	require.NoError(t, err)
+	u.Path = "/" + name
+	db, err := sqlx.Connect("postgres", u.String())
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, db.Close())
+		_, err := admin.ExecContext(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") // the test's context has ended
+		require.NoError(t, err)
+		require.NoError(t, admin.Close())
+	})
+	return &DB{db, u.String()}
+}
+
+// Migrate applies consumer-service's migrations, and gives each partition its progress row. Services do
+// not import each other, so it reads the files.
+func (db *DB) Migrate(t *testing.T) {
+	t.Helper()
+	_, here, _, ok := runtime.Caller(0)
+	require.True(t, ok)
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(here), "../../../consumer-service/migrations/*.sql"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files, "consumer-service's migrations are not where they should be")
+	db.Must(t, `CREATE TABLE goose_db_version (id serial PRIMARY KEY, version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp DEFAULT now())`)
+	for i, f := range files {
+		content, err := os.ReadFile(f)
+		require.NoError(t, err)
+		up, _, _ := strings.Cut(string(content), "-- +goose Down")
+		db.Must(t, up)
+		db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, i+1)
+	}
+	db.Must(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset)
+		SELECT $1, p, (SELECT epoch FROM generations), 0, 0 FROM generate_series(0, $2 - 1) p`, event.TimestampCommandTopic, Partitions)
+}
+
+// Must executes a statement.
+func (db *DB) Must(t *testing.T, query string, args ...any) {
+	t.Helper()
+	_, err := db.Exec(query, args...)
+	require.NoError(t, err)
+}
+
+// At is a position of the topic.
+func At(partition int32, offset int64) position.Position {
+	return position.Position{Topic: event.TimestampCommandTopic, Partition: partition, Offset: offset}
+}
+
+// Row is what Project writes.
+type Row struct {
+	ID    uuid.UUID
+	Stamp time.Time
+}
+
+// Project writes rows as the next records of a partition, and its progress, in one transaction.
+func (db *DB) Project(ctx context.Context, partition int32, rows ...Row) error {
+	tx, err := db.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	var next int64
+	if err := tx.GetContext(ctx, &next, `SELECT next_offset FROM projection_progress WHERE topic = $1 AND partition = $2 FOR UPDATE`, event.TimestampCommandTopic, partition); err != nil {
+		return err
+	}
+	ids, stamps := make([]string, len(rows)), make([]string, len(rows))
+	for i, r := range rows {
+		ids[i], stamps[i] = r.ID.String(), r.Stamp.UTC().Format(time.RFC3339Nano)
+	}
+	if _, err := tx.ExecContext(ctx, `
+		INSERT INTO timestamp_records
+		SELECT id, stamp, now(), $3, $4 + n - 1 FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS r (id, stamp, n)`,
+		pq.Array(ids), pq.Array(stamps), partition, next); err != nil {
+		return fmt.Errorf("rows from %d: %w", next, err)
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE projection_progress SET next_offset = next_offset + $3, applied = applied + $3, updated_at = now() WHERE topic = $1 AND partition = $2`,
+		event.TimestampCommandTopic, partition, len(rows)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// Reject writes a dead letter as the next record of a partition.
+func (db *DB) Reject(t *testing.T, partition int32, payload []byte, headers, reason string) {
+	t.Helper()
+	db.Must(t, `WITH at AS (
+			UPDATE projection_progress SET next_offset = next_offset + 1, rejected = rejected + 1 WHERE topic = $1 AND partition = $2 RETURNING next_offset - 1 AS o
+		) INSERT INTO dead_letters SELECT $1, $2, o, $3, $4, 'decode', $5, '2026-01-02T03:04:05Z' FROM at`,
+		event.TimestampCommandTopic, partition, payload, headers, reason)
+}
+
+// Skip passes an offset that holds no record.
+func (db *DB) Skip(t *testing.T, partition int32) { t.Helper(); db.pass(t, partition, "skipped") }
+
+// Duplicate passes an offset whose record another row stands for.
+func (db *DB) Duplicate(t *testing.T, partition int32) {
+	t.Helper()
+	db.pass(t, partition, "duplicate")
+}
+
+func (db *DB) pass(t *testing.T, partition int32, outcome string) {
+	t.Helper()
+	db.Must(t, `UPDATE projection_progress SET next_offset = next_offset + 1, `+outcome+` = `+outcome+` + 1 WHERE topic = $1 AND partition = $2`,
+		event.TimestampCommandTopic, partition)
+}
+
+// StartOver begins a new epoch: the rows are gone and every partition is read from its start.
+func (db *DB) StartOver(ctx context.Context) error {
+	tx, err := db.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	for _, s := range []string{
+		`LOCK TABLE projection_progress, timestamp_records, dead_letters IN ACCESS EXCLUSIVE MODE`,
+		`UPDATE generations SET epoch = nextval('projection_epochs')`,
+		`UPDATE projection_progress SET epoch = (SELECT epoch FROM generations), next_offset = first_offset, applied = 0, duplicate = 0, rejected = 0, skipped = 0`,
+		`DELETE FROM timestamp_records`,
+	} {
+		if _, err := tx.ExecContext(ctx, s); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}

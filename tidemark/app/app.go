@@ -1,0 +1,343 @@
+// Package app runs the whole of Tidemark in one process: an embedded broker and a private PostgreSQL, unless the
+// configuration names servers of its own, and every service on them.
+//
+// It promises that a data directory has one run at a time, that what stands in it survives a stop and a kill, that Run
+// returns only when everything it started has ended (or the time for that is over), and that the end of any part is the
+// end of all. It reads no environment: the caller passes it in.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	command "github.com/tidemark/tidemark/command-service/app"
+	consumer "github.com/tidemark/tidemark/consumer-service/app"
+	query "github.com/tidemark/tidemark/query-service/app"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/lifecycle"
+	pg "github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/telemetry"
+	"github.com/tidemark/tidemark/tidemark/embedded/broker"
+	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
+	"github.com/tidemark/tidemark/tidemark/internal/client"
+	"github.com/tidemark/tidemark/tidemark/internal/datadir"
+)
+
+// stopWithin is the time for everything to end; a part that outlives it is left to the end of the process.
+const stopWithin = 45 * time.Second
+
+// Options of one run.
+type Options struct {
+	// DataDir holds all that is kept; it is made where it is missing. Required.
+	DataDir string
+	Ports   Ports
+	// Environ is what the services are configured by. KAFKA_BROKERS and DB_URL name servers that are then not started.
+	Environ map[string]string
+	// LogTo gets the logs, LOG_LEVEL and above, or warnings and above where Environ names no level.
+	LogTo io.Writer
+	// Waiting is told what a start that takes longer waits for; it may be nil.
+	Waiting func(reasons []string)
+	// Ready is told once every service is ready; it may be nil.
+	Ready func(Running)
+}
+
+// Ports to listen on. The servers' ports may be zero: then they keep the port of the last start.
+type Ports struct{ Command, Consumer, Query, Kafka, Postgres int }
+
+// DefaultPorts lie together, and none of them is the usual one of a Kafka or PostgreSQL that may be there already.
+func DefaultPorts() Ports {
+	return Ports{Command: 7080, Consumer: 7081, Query: 7082, Kafka: 7092, Postgres: 7432}
+}
+
+// Running is where everything is. The URL of the database holds its password.
+type Running struct {
+	KafkaBrokers string `json:"kafka_brokers"`
+	DBURL        string `json:"db_url"`
+	CommandURL   string `json:"command_url"`
+	ConsumerURL  string `json:"consumer_url"`
+	QueryURL     string `json:"query_url"`
+}
+
+// runningFile says to other processes what Running says.
+const runningFile = "running.json"
+
+// run is one run being wired.
+type run struct {
+	Options
+	log     *slog.Logger
+	stack   *lifecycle.Stack
+	fail    context.CancelCauseFunc
+	running Running
+}
+
+// Run starts everything and serves until ctx ends, which is no error, or until any part of it ends, which is one.
+func Run(ctx context.Context, o Options) (err error) {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	told := ctx
+	ctx, fail := context.WithCancelCause(told)
+	defer fail(nil)
+	r := &run{Options: o, fail: fail}
+	if r.log, err = r.logger("tidemark"); err != nil {
+		return err
+	}
+	r.stack = &lifecycle.Stack{Log: r.log}
+	defer func() {
+		cause := context.Cause(ctx)
+		switch {
+		case told.Err() != nil:
+			err = nil // it was told to stop, and what that cut short is no error
+		case cause != nil:
+			err = cause
+		}
+		err = errors.Join(err, r.stack.Stop(stopWithin))
+	}()
+
+	lock, err := datadir.Acquire(o.DataDir)
+	if errors.Is(err, datadir.ErrLocked) {
+		return fmt.Errorf("another tidemark up runs here: %w: end that one, or give this one another --data", err)
+	}
+	if err != nil {
+		return err
+	}
+	r.stack.Add("data directory", func(context.Context) error { return lock.Release() })
+	if err := o.portsFree(ctx); err != nil {
+		return err
+	}
+	if err := r.servers(ctx); err != nil {
+		return err
+	}
+	if err := r.services(ctx); err != nil {
+		return err
+	}
+	if err := r.awaitReady(ctx); err != nil {
+		return err
+	}
+	if err := r.publish(); err != nil {
+		return err
+	}
+	if o.Ready != nil {
+		o.Ready(r.running)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// servers starts the broker and PostgreSQL, side by side, unless they are named.
+func (r *run) servers(ctx context.Context) error {
+	var log *broker.Broker
+	var logErr error
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		if r.ownKafka() {
+			log, logErr = broker.Start(ctx, broker.Options{DataDir: filepath.Join(r.DataDir, "kafka"), Port: r.Ports.Kafka, Log: r.log})
+		}
+	}()
+	var db *postgres.Server
+	var dbErr error
+	if r.ownPostgres() {
+		db, dbErr = postgres.Start(ctx, postgres.Options{
+			DataDir: filepath.Join(r.DataDir, "postgres"), Port: r.Ports.Postgres, Log: r.log,
+			Fetching: func() { r.waiting("PostgreSQL 18 is being fetched (15 MB), once for this machine") },
+		})
+	}
+	<-started
+	if log != nil {
+		r.running.KafkaBrokers = log.Addresses()[0]
+		r.stack.Add("broker", func(context.Context) error { return log.Close() })
+	}
+	if db != nil {
+		r.running.DBURL = db.URL()
+		r.stack.Add("PostgreSQL", func(context.Context) error { return db.Close() })
+		r.stack.Go(ctx, "watch of PostgreSQL", func(ctx context.Context) {
+			select {
+			case <-ctx.Done():
+			case <-db.Done():
+				r.fail(errors.New("the private PostgreSQL has ended by itself: its last words are in the log above"))
+			}
+		})
+	}
+	if errors.Is(dbErr, syscall.EADDRINUSE) {
+		dbErr = fmt.Errorf("%w: end what holds the port, or choose another with --postgres-port", dbErr)
+	}
+	return errors.Join(logErr, dbErr)
+}
+
+func (o Options) ownKafka() bool { return o.Environ["KAFKA_BROKERS"] == "" }
+func (o Options) ownPostgres() bool {
+	return o.Environ["DB_URL"] == "" && o.Environ["DB_URL_FILE"] == ""
+}
+
+// services starts each service as soon as what it needs is there.
+func (r *run) services(ctx context.Context) error {
+	configs, err := r.configs(r.running)
+	if err != nil {
+		return err
+	}
+	r.running.KafkaBrokers = strings.Join(configs.consumer.Brokers, ",")
+	r.running.DBURL = configs.consumer.URL
+	r.running.CommandURL = baseURL(configs.command.HTTP)
+	r.running.ConsumerURL = baseURL(configs.consumer.HTTP)
+	r.running.QueryURL = baseURL(configs.query.HTTP)
+	if err := r.start(ctx, consumer.Name, func(ctx context.Context, log *slog.Logger) error {
+		return consumer.Run(ctx, consumer.Options{Config: configs.consumer, Log: log})
+	}); err != nil {
+		return err
+	}
+	if err := r.start(ctx, command.Name, func(ctx context.Context, log *slog.Logger) error {
+		return command.Run(ctx, command.Options{Config: configs.command, Log: log})
+	}); err != nil {
+		return err
+	}
+	// It would wait by itself, and warn of a schema that is moments away.
+	r.awaitSchema(ctx, configs.query.Postgres)
+	return r.start(ctx, query.Name, func(ctx context.Context, log *slog.Logger) error {
+		return query.Run(ctx, query.Options{Config: configs.query, Log: log})
+	})
+}
+
+// start runs a service until the stack stops it. A service that ends earlier ends everything.
+func (r *run) start(ctx context.Context, name string, serve func(context.Context, *slog.Logger) error) error {
+	log, err := r.logger(name)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends in its turn
+	done := make(chan error, 1)
+	go func() {
+		err := serve(ctx, log)
+		if ctx.Err() == nil {
+			if err == nil {
+				err = errors.New("ended by itself")
+			}
+			r.fail(fmt.Errorf("%s: %w", name, err))
+			err = nil // told once
+		}
+		done <- err
+	}()
+	r.stack.Add(name, func(stopping context.Context) error {
+		cancel()
+		select {
+		case err := <-done:
+			return err
+		case <-stopping.Done():
+			return stopping.Err()
+		}
+	})
+	return nil
+}
+
+// awaitSchema returns once the database has been migrated, or when waiting for that is no use or is the services' turn.
+func (r *run) awaitSchema(ctx context.Context, c config.Postgres) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	db, err := pg.Open(c, "tidemark", pg.ReaderLimits)
+	if err != nil {
+		return
+	}
+	defer func() { _ = db.Close() }()
+	for ctx.Err() == nil {
+		if current, err := pg.CheckSchema(ctx, db); current || errors.Is(err, pg.ErrNewerSchema) {
+			return
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+// awaitReady returns once all services are ready.
+func (r *run) awaitReady(ctx context.Context) error {
+	c := client.New(client.Services{CommandURL: r.running.CommandURL, ConsumerURL: r.running.ConsumerURL, QueryURL: r.running.QueryURL})
+	defer c.Close()
+	tell := time.Now().Add(time.Second)
+	for {
+		var reasons []string
+		for _, s := range c.Ready(ctx) {
+			if !s.Ready {
+				reasons = append(reasons, s.Reasons()...)
+			}
+		}
+		if len(reasons) == 0 {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if time.Now().After(tell) {
+			r.waiting(reasons...)
+			tell = time.Now().Add(time.Second)
+		}
+		pause(ctx, 25*time.Millisecond)
+	}
+}
+
+func (r *run) waiting(reasons ...string) {
+	if r.Waiting != nil {
+		r.Waiting(reasons)
+	}
+}
+
+// publish writes down where everything is, for `tidemark env`.
+func (r *run) publish() error {
+	if err := datadir.WriteFact(r.DataDir, runningFile, r.running); err != nil {
+		return fmt.Errorf("say where everything is: %w", err)
+	}
+	r.stack.Add("account of what runs", func(context.Context) error { return datadir.RemoveFact(r.DataDir, runningFile) })
+	return nil
+}
+
+// ErrNotRunning says that nothing runs on a data directory, or that it is not ready yet.
+var ErrNotRunning = errors.New("no tidemark up runs")
+
+// Find says where the run on dataDir has everything, or returns ErrNotRunning.
+func Find(dataDir string) (Running, error) {
+	holder, err := datadir.Held(dataDir)
+	if err != nil {
+		return Running{}, err
+	}
+	if holder == "" {
+		return Running{}, fmt.Errorf("%w on %s", ErrNotRunning, dataDir)
+	}
+	var running Running
+	if err := datadir.ReadFact(dataDir, runningFile, &running); err != nil {
+		return Running{}, err
+	}
+	if running.KafkaBrokers == "" {
+		return Running{}, fmt.Errorf("%w on %s: process %s is not ready yet", ErrNotRunning, dataDir, holder)
+	}
+	return running, nil
+}
+
+func (r *run) logger(name string) (*slog.Logger, error) {
+	level := r.Environ["LOG_LEVEL"]
+	if level == "" {
+		level = "warn" // what goes well is said on the page
+	}
+	return telemetry.NewLogger(r.LogTo, name, level)
+}
+
+// baseURL is how this host reaches a service.
+func baseURL(h config.HTTP) string {
+	host := h.BindAddress
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, strconv.Itoa(h.ServerPort))
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

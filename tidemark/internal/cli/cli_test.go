@@ -1,0 +1,361 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	_ "github.com/lib/pq"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/tidemark/internal/cli"
+)
+
+func TestMain(m *testing.M) {
+	// Sarama's metrics keep one goroutine for the life of the process.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
+
+const (
+	id = "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"
+	at = "timestamp.command.v1/3@42"
+)
+
+// services are stand-ins: each pattern of a ServeMux with its handler, all on one address.
+type services map[string]http.HandlerFunc
+
+// run carries out one command line against the stand-ins.
+func run(t *testing.T, s services, args ...string) (status int, out, errOut string) {
+	t.Helper()
+	mux := http.NewServeMux()
+	for pattern, handler := range s {
+		mux.HandleFunc(pattern, handler)
+	}
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	var stdout, stderr bytes.Buffer
+	status = cli.Run(t.Context(), args, cli.Surroundings{
+		Environ: map[string]string{"COMMAND_URL": server.URL, "CONSUMER_URL": server.URL, "QUERY_URL": server.URL + "/", "HOME": t.TempDir()},
+		Out:     &stdout, Err: &stderr,
+	})
+	return status, stdout.String(), stderr.String()
+}
+
+func answer(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+func accepted(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Tidemark-Position", at)
+	answer(http.StatusAccepted, `{"id":"`+id+`"}`)(w, nil)
+}
+
+func refuse(p problem.Problem) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { problem.Write(w, p) }
+}
+
+const row = `{"id":"` + id + `","command_id":"` + id + `","event_timestamp":"2009-09-28T19:03:12Z","created_at":"2026-01-02T03:04:05.678Z"}`
+
+func TestStampPrintsTicketAndPosition(t *testing.T) {
+	t.Parallel()
+	var path, key string
+	status, out, errOut := run(t, services{"POST /api/v1/timestamp/{instant}": func(w http.ResponseWriter, r *http.Request) {
+		path, key = r.PathValue("instant"), r.Header.Get("Idempotency-Key")
+		accepted(w, r)
+	}}, "stamp", "2009-09-28T21:03:12+02:00")
+	require.Zero(t, status, errOut)
+	require.Equal(t, "2009-09-28T21:03:12+02:00", path)
+	require.Equal(t, uuid.Version(7), uuid.MustParse(key).Version())
+	require.Equal(t, "ticket    "+id+"\nposition  "+at+"\n", out)
+}
+
+func TestStampNowWithKeyWaitsForItsRow(t *testing.T) {
+	t.Parallel()
+	var key, position string
+	var asked int
+	status, out, errOut := run(t, services{
+		"POST /api/v1/timestamp": func(w http.ResponseWriter, r *http.Request) {
+			key = r.Header.Get("Idempotency-Key")
+			accepted(w, r)
+		},
+		"GET /api/v1/timestamp/" + id: func(w http.ResponseWriter, r *http.Request) {
+			position = r.URL.Query().Get("position")
+			if asked++; asked == 1 { // a wait that ended first, and time left
+				problem.Write(w, problem.Problem{Status: http.StatusGatewayTimeout})
+				return
+			}
+			answer(http.StatusOK, row)(w, r)
+		},
+	}, "stamp", "--key", id, "--wait", "-o", "json")
+	require.Zero(t, status, errOut)
+	require.Equal(t, id, key)
+	require.Equal(t, at, position)
+	require.Equal(t, 2, asked)
+	require.JSONEq(t, `{"id":"`+id+`","position":"`+at+`","key":"`+id+`","record":`+row+`}`, out)
+}
+
+func TestStampOutcomes(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		door   http.HandlerFunc
+		status int
+		says   []string
+	}{
+		"refused": {
+			refuse(problem.Problem{Status: 400, Title: "No instant", Detail: `"yesterday" is no RFC 3339 instant, such as 2009-09-28T19:03:12Z`}),
+			3, []string{"command-service answered 400", `"yesterday" is no RFC 3339 instant`},
+		},
+		"away": {refuse(problem.Problem{Status: 503, Detail: "the log does not answer"}), 1, []string{"503", "the log does not answer"}},
+		"unknown": {
+			refuse(problem.Problem{Status: 503, Detail: "no answer", Extra: map[string]string{"ticket": id, "retry_key": id}}),
+			4, []string{"no answer", "tidemark stamp 2009-09-28T19:03:12Z --key " + id},
+		},
+		"cut off": {func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				_ = conn.Close()
+			}
+		}, 4, []string{"gave no answer", "--key " + id}},
+		"a stranger": {answer(200, "<html>"), 1, []string{"is it Tidemark's command-service?"}},
+		"not json":   {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "proxy says no", http.StatusBadGateway) }, 1, []string{"502: proxy says no"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			status, out, errOut := run(t, services{"POST /": tc.door}, "stamp", "2009-09-28T19:03:12Z", "--key", id)
+			require.Equal(t, tc.status, status, errOut)
+			require.Empty(t, out)
+			for _, text := range tc.says {
+				require.Contains(t, errOut, text)
+			}
+		})
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	for _, args := range [][]string{{"stamp"}, {"ticket", id}} {
+		var out, errOut bytes.Buffer
+		status := cli.Run(t.Context(), args, cli.Surroundings{
+			Environ: map[string]string{"COMMAND_URL": "http://" + l.Addr().String(), "QUERY_URL": "http://" + l.Addr().String()}, Out: &out, Err: &errOut,
+		})
+		require.Equal(t, 1, status, "a command that reached nobody is not uncertain")
+		require.Contains(t, errOut.String(), "connection refused")
+		require.Contains(t, errOut.String(), "tidemark up")
+	}
+}
+
+func TestTicketStates(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[string]int{"applied": 0, "duplicate": 0, "rejected": 6, "pending": 5, "unknown": 5} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			s := services{"GET /api/v1/tickets/" + id: answer(200, `{"id":"`+id+`","state":"`+state+`","position":"`+at+`","generation":0,"epoch":7,"reason":null,"as_of":null}`)}
+			status, out, errOut := run(t, s, "ticket", id, "--position", at)
+			require.Equal(t, want, status, errOut)
+			require.Contains(t, out, "state     "+state)
+			status, out, _ = run(t, s, "ticket", id, "--output", "json")
+			require.Equal(t, want, status)
+			var got map[string]any
+			require.NoError(t, json.Unmarshal([]byte(out), &got))
+			require.Equal(t, state, got["state"])
+			require.EqualValues(t, 7, got["epoch"])
+		})
+	}
+}
+
+func TestTicketWaitsWhileTheAnswerIsOpen(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	asked := 0
+	status, out, errOut := run(t, services{"GET /api/v1/tickets/" + id: func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked++
+		state := "pending"
+		if asked == 3 {
+			state = "applied"
+		}
+		answer(200, `{"id":"`+id+`","state":"`+state+`"}`)(w, r)
+	}}, "ticket", id, "--position", at, "--wait=5s")
+	require.Zero(t, status, errOut)
+	require.Contains(t, out, "applied")
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	const projection = `{"generation":0,"epoch":3,"group":"g","caught_up_at":"2026-01-02T03:04:05Z","catching_up":false,
+		"totals":{"applied":1001,"duplicate":2,"rejected":1,"skipped":0,"lag":0},"replay":{},"audit":{"ok":true,"last_run":"2026-01-02T03:04:00Z","partitions":[]}}`
+	healthy := services{"GET /ready": answer(200, `{"status":"UP"}`), "GET /api/v1/projection": answer(200, projection)}
+	status, out, errOut := run(t, healthy, "status")
+	require.Zero(t, status, errOut)
+	for _, text := range []string{"command-service", "consumer-service", "query-service", "ready", "1001 applied, 2 duplicate, 1 rejected, 0 skipped, lag 0", "epoch 3, group g", "ok, last run"} {
+		require.Contains(t, out, text)
+	}
+	status, out, _ = run(t, healthy, "status", "-o", "json")
+	require.Zero(t, status)
+	var got struct {
+		Services   []map[string]any
+		Projection json.RawMessage
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &got))
+	require.Len(t, got.Services, 3)
+	require.JSONEq(t, projection, string(got.Projection))
+
+	unready := services{
+		"GET /ready":             answer(503, `{"status":"DOWN","missing":{"database":"waiting for the database"}}`),
+		"GET /api/v1/projection": refuse(problem.Problem{Status: 503, Detail: "the database does not answer"}),
+	}
+	status, out, errOut = run(t, unready, "status")
+	require.Equal(t, 1, status)
+	require.Contains(t, out, "not ready: consumer-service: database: waiting for the database")
+	require.Contains(t, errOut, "the database does not answer")
+
+	broken := services{"GET /ready": healthy["GET /ready"], "GET /api/v1/projection": answer(200, strings.NewReplacer(
+		`"ok":true`, `"ok":false`, `"partitions":[]`, `"partitions":[{"topic":"t","partition":4,"ok":false,"finding":"7 rows are missing"}]`).Replace(projection))}
+	status, out, errOut = run(t, broken, "status")
+	require.Equal(t, 1, status)
+	require.Contains(t, out, "t/4: 7 rows are missing")
+	require.Contains(t, errOut, "the audit has found something")
+}
+
+func TestMisuse(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"stamp", "a", "b"}, {"ticket"}, {"nonsense"}, {"stamp", "--wait=soon"}, {"status", "-o", "xml"}, {"status", "extra"}} {
+		status, out, errOut := run(t, nil, args...)
+		require.Equal(t, 2, status, args)
+		require.Empty(t, out)
+		require.Contains(t, errOut, "tidemark --help")
+	}
+	var errOut bytes.Buffer
+	status := cli.Run(t.Context(), []string{"status"}, cli.Surroundings{Environ: map[string]string{"QUERY_URL": "nowhere", "COMMAND_URL": "x:y"}, Out: &errOut, Err: &errOut})
+	require.Equal(t, 2, status)
+	require.Contains(t, errOut.String(), "QUERY_URL")
+	require.Contains(t, errOut.String(), "COMMAND_URL")
+}
+
+func TestEnvSaysWhenNothingRuns(t *testing.T) {
+	t.Parallel()
+	status, out, errOut := run(t, nil, "env", "--data", t.TempDir())
+	require.Equal(t, 5, status)
+	require.Empty(t, out, "what a shell would evaluate")
+	require.Contains(t, errOut, "no tidemark up runs on")
+	require.Contains(t, errOut, "tidemark up --data")
+}
+
+// text is a buffer that may be read while it is written.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *text) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *text) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
+// The whole of it, as somebody at a terminal would do it.
+func TestUpEnvStampTicketStatus(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	args := []string{"up", "--data", dir, "--kafka-port", "0", "--postgres-port", "0"}
+	environ := map[string]string{"HOME": t.TempDir()}
+	var listeners []net.Listener
+	for _, name := range []string{"command", "consumer", "query"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		listeners = append(listeners, l)
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		require.NoError(t, err)
+		args = append(args, "--"+name+"-port", port)
+		environ[strings.ToUpper(name)+"_URL"] = "http://" + l.Addr().String()
+	}
+	for _, l := range listeners {
+		require.NoError(t, l.Close())
+	}
+	var out, errOut text
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan int, 1)
+	go func() { ended <- cli.Run(ctx, args, cli.Surroundings{Environ: environ, Out: &out, Err: &errOut}) }()
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Ctrl-C stops it") }, time.Minute, 20*time.Millisecond, "%s%s", &out, &errOut)
+	require.Contains(t, out.String(), environ["QUERY_URL"]+"/\n", "the page")
+	require.Contains(t, out.String(), "curl -X POST "+environ["COMMAND_URL"]+"/api/v1/timestamp/2009-09-28T19:03:12Z")
+
+	ask := func(args ...string) (int, string) {
+		var answer, complaint bytes.Buffer
+		status := cli.Run(t.Context(), args, cli.Surroundings{Environ: environ, Out: &answer, Err: &complaint})
+		return status, answer.String() + complaint.String()
+	}
+	status, said := ask("stamp", "2009-09-28T19:03:12Z", "--wait=20s", "-o", "json")
+	require.Zero(t, status, said)
+	var sent struct {
+		ID, Position string
+		Record       struct {
+			EventTimestamp string `json:"event_timestamp"`
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(said), &sent))
+	require.Equal(t, "2009-09-28T19:03:12Z", sent.Record.EventTimestamp)
+	status, said = ask("ticket", sent.ID, "--position", sent.Position, "--wait")
+	require.Zero(t, status, said)
+	require.Contains(t, said, "applied")
+	status, said = ask("stamp", "2009-09-28T19:03:12Z", "--key", sent.ID, "-o", "json")
+	require.Zero(t, status, said)
+	require.Contains(t, said, sent.ID, "the same key is the same command")
+	status, said = ask("stamp", "yesterday")
+	require.Equal(t, 3, status)
+	require.Contains(t, said, "2009-09-28T19:03:12Z", "an example of what is accepted")
+	status, said = ask("status")
+	require.Zero(t, status, said)
+
+	status, said = ask("env", "--data", dir)
+	require.Zero(t, status, said)
+	found := regexp.MustCompile(`(?s)^export KAFKA_BROKERS='(.*?)'\nexport DB_URL='(.*?)'\n$`).FindStringSubmatch(said)
+	require.Len(t, found, 3, said)
+	conn, err := net.Dial("tcp", found[1])
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	db, err := sql.Open("postgres", found[2])
+	require.NoError(t, err)
+	var rows int
+	require.NoError(t, db.QueryRow(`SELECT count(*) FROM timestamp_records WHERE id = $1`, sent.ID).Scan(&rows))
+	require.Equal(t, 1, rows)
+	require.NoError(t, db.Close())
+	where, err := url.Parse(found[2])
+	require.NoError(t, err)
+	password, _ := where.User.Password()
+	require.NotEmpty(t, password)
+	require.NotContains(t, out.String(), password)
+
+	cancel()
+	require.Zero(t, <-ended, &errOut)
+	require.Contains(t, out.String(), "Stopped. The data stays in "+dir)
+	status, _ = ask("env", "--data", dir)
+	require.Equal(t, 5, status)
+}

@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark/tidemark/shared/ticket"
+	"github.com/tidemark/tidemark/tidemark/internal/client"
+)
+
+// stamped is the JSON answer of stamp.
+type stamped struct {
+	client.Stamp
+	Key    string         `json:"key"`
+	Record *client.Record `json:"record,omitempty"`
+}
+
+func (c *command) stamp() *cobra.Command {
+	var key string
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "stamp [INSTANT]",
+		Short: "Send a timestamp command and print its ticket",
+		Long: `Send a timestamp command and print its ticket and its position in the log.
+
+INSTANT is an RFC 3339 instant, now where none is given. Every command is sent with a key, so that one whose outcome is
+unknown can be repeated: with the same key and instant it is the same command and makes one row, however often it is sent.
+` + exitStatuses,
+		Example: "  tidemark stamp 2009-09-28T19:03:12Z --wait",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var instant string
+			if len(args) == 1 {
+				instant = args[0]
+			}
+			if key == "" {
+				id, err := ticket.New()
+				if err != nil {
+					return &ended{failed, err}
+				}
+				key = id.String()
+			}
+			services, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer services.Close()
+			sent, err := services.Stamp(cmd.Context(), instant, key)
+			if err != nil {
+				return stampFailed(err, instant, key)
+			}
+			answer := stamped{Stamp: sent, Key: key}
+			rows := [][2]string{{"ticket", sent.ID}, {"position", sent.Position}}
+			if wait > 0 {
+				record, err := services.Record(cmd.Context(), sent.ID, sent.Position, wait)
+				if err != nil {
+					c.print(answer, rows...)
+					return requestFailed(fmt.Errorf("accepted, but its row was not seen within %s: %w", wait, err))
+				}
+				answer.Record = &record
+				rows = append(rows, [2]string{"event_timestamp", record.EventTimestamp}, [2]string{"created_at", record.CreatedAt})
+			}
+			c.print(answer, rows...)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&key, "key", "", "key of the command (a UUID); a fresh one where none is given")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long for the row; --wait alone means 5s")
+	cmd.Flags().Lookup("wait").NoOptDefVal = "5s"
+	return c.withOutput(cmd)
+}
+
+// stampFailed tells a refusal from an outcome that nobody knows.
+func stampFailed(err error, instant, key string) error {
+	unknown := false
+	var problem *client.Problem
+	if errors.As(err, &problem) {
+		unknown = problem.RetryKey != ""
+	}
+	var unreachable *client.Unreachable
+	if errors.As(err, &unreachable) {
+		unknown = unreachable.Unknown()
+	}
+	if !unknown {
+		return requestFailed(err)
+	}
+	again := "tidemark stamp"
+	if instant != "" {
+		again += " " + instant
+	}
+	return end(uncertain, "%w\nThe command may have been accepted. This repeats it safely: %s --key %s", err, again, key)
+}
