@@ -135,7 +135,11 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 	var happening sync.WaitGroup
 	errs := make([]error, len(faults)+len(w.lanes))
 	for i, f := range faults {
-		happening.Go(func() { errs[i] = f.do(ctx) })
+		happening.Go(func() {
+			if err := f.do(ctx); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", f.what, err)
+			}
+		})
 	}
 	if k != asleep { // its samples are a burst, too, and while they are aside the tables are not what the log says
 		happening.Go(func() { _, _ = w.writers.log.Write(burst...) }) // what is not written is not missed
