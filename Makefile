@@ -32,6 +32,10 @@ test: setup ## all tests on a real Apache Kafka and a private Postgres, then the
 drill: setup ## lose the database and get it back, step by step
 	go test -count=1 -timeout 15m -v -run Recovery ./integration/...
 
+bench: setup ## measure, against references in the same run; prints a table and writes bench.json
+	BENCH_JSON=$(CURDIR)/bench.json go run ./integration/cmd/servers -- \
+		go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./integration/bench
+
 generate: ## write generated code anew from its specifications
 	go generate work
 

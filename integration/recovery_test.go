@@ -22,11 +22,11 @@ func TestRecovery(t *testing.T) {
 		name string
 		tell func(*testing.T, *disaster)
 	}{
-		{"the table is truncated", func(t *testing.T, d *disaster) {
+		{"the table is truncated", func(_ *testing.T, d *disaster) {
 			d.truncate()
 			d.restartAs(d.Group + "-again")
 		}},
-		{"nothing is lost, and the group has a new name", func(t *testing.T, d *disaster) {
+		{"nothing is lost, and the group has a new name", func(_ *testing.T, d *disaster) {
 			d.restartAs(d.Group + "-again")
 		}},
 		{"the whole database is dropped", func(t *testing.T, d *disaster) {

@@ -164,6 +164,7 @@ func (s *Story) Connect(url string) *sql.DB {
 // ResetOffsets sets a group's committed offsets to the log's start with Kafka's own tool, as an operator does. The tool
 // refuses while the group has members, so it is asked again until the context ends.
 func (s *Story) ResetOffsets(ctx context.Context, group string) error {
+	var said string
 	for {
 		output, err := stack.Tool(ctx, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
 			"--bootstrap-server", s.Broker.Brokers()[0], "--group", group, "--topic", Topic,
@@ -171,9 +172,12 @@ func (s *Story) ResetOffsets(ctx context.Context, group string) error {
 		if err == nil && !strings.Contains(output, "Error:") {
 			return nil
 		}
+		if ctx.Err() == nil { // else it was killed in the middle of a word
+			said = output
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("reset the offsets of %s: %w\n%s", group, ctx.Err(), output)
+			return fmt.Errorf("reset the offsets of %s: %w\n%s", group, ctx.Err(), said)
 		case <-time.After(time.Second):
 		}
 	}

@@ -100,7 +100,7 @@ type DeadLetter struct {
 	PayloadBytes     int  `json:"payload_bytes"`
 	PayloadTruncated bool `json:"payload_truncated"`
 
-	// Headers The record's headers, null where they are larger than 16 KiB.
+	// Headers The record's headers in their order, each an object of key and value; a part that is no text is under key_base64 or value_base64. Null where they are larger than 16 KiB.
 	Headers    interface{} `json:"headers"`
 	ReasonCode string      `json:"reason_code"`
 	Reason     string      `json:"reason"`

@@ -104,7 +104,7 @@ func TestTickets(t *testing.T) {
 	applied, twice, rejected, lost := uuid.New(), uuid.New(), uuid.New(), uuid.New()
 	require.NoError(t, db.Project(t.Context(), 1, testdb.Row{ID: applied, Stamp: stamp}, testdb.Row{ID: twice, Stamp: stamp})) // offsets 0, 1
 	db.Duplicate(t, 1)                                                                                                         // 2
-	db.Reject(t, 1, []byte("{"), `{}`, "the value is no JSON")                                                                 // 3
+	db.Reject(t, 1, []byte("{"), `[]`, "the value is no JSON")                                                                 // 3
 	db.Skip(t, 1)                                                                                                              // 4
 	db.Must(t, `UPDATE generations SET generation = 6, epoch = 77`)
 
@@ -240,11 +240,11 @@ func TestDeadLetters(t *testing.T) {
 	db, s := setup(t)
 	require.Equal(t, `{"items":[],"next":null}`, strings.TrimSpace(s.get(t, "/api/v1/dead-letters").body))
 	long := strings.Repeat("é", 10_000) // 20,000 bytes; the bound of 16,384 falls between two characters only by luck
-	db.Reject(t, 0, []byte("no JSON"), `{"correlationId":"back\\slash"}`, "first")
-	db.Reject(t, 0, []byte{0xff, 0x00}, `{}`, "second")
-	db.Reject(t, 2, nil, `{}`, "third")
-	db.Reject(t, 2, []byte("x"+long), `{"big":"`+strings.Repeat("h", 20_000)+`"}`, "fourth")
-	db.Reject(t, 3, []byte{}, `{}`, "fifth")
+	db.Reject(t, 0, []byte("no JSON"), `[{"key":"correlationId","value":"back\\slash"}]`, "first")
+	db.Reject(t, 0, []byte{0xff, 0x00}, `[]`, "second")
+	db.Reject(t, 2, nil, `[]`, "third")
+	db.Reject(t, 2, []byte("x"+long), `[{"key":"big","value":"`+strings.Repeat("h", 20_000)+`"}]`, "fourth")
+	db.Reject(t, 3, []byte{}, `[]`, "fifth")
 
 	var items []map[string]any
 	for path := any("/api/v1/dead-letters?limit=2"); path != nil; {
@@ -258,7 +258,7 @@ func TestDeadLetters(t *testing.T) {
 	require.Len(t, items, 5)
 	require.Equal(t, "timestamp.command.v1/0@0", items[0]["position"])
 	require.Equal(t, "no JSON", items[0]["payload"])
-	require.Equal(t, map[string]any{"correlationId": `back\slash`}, items[0]["headers"])
+	require.Equal(t, []any{map[string]any{"key": "correlationId", "value": `back\slash`}}, items[0]["headers"])
 	require.Equal(t, "2026-01-02T03:04:05Z", items[0]["first_seen_at"])
 	require.Equal(t, "decode", items[0]["reason_code"])
 	require.Equal(t, "/wA=", items[1]["payload"])
@@ -276,7 +276,7 @@ func TestProjectionStatus(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
 	require.NoError(t, db.Project(t.Context(), 1, testdb.Row{ID: uuid.New(), Stamp: stamp}, testdb.Row{ID: uuid.New(), Stamp: stamp}))
-	db.Reject(t, 1, nil, `{}`, "bad")
+	db.Reject(t, 1, nil, `[]`, "bad")
 	db.Duplicate(t, 1)
 	db.Must(t, `UPDATE generations SET group_name = 'group-1', started_at = '2026-11-21T09:00:00Z', epoch = 5`)
 	db.Must(t, `UPDATE projection_progress SET epoch = 5, log_end = next_offset + partition, log_end_at = now(), caught_up_at = now() - interval '1 minute'`)

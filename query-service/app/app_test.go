@@ -55,7 +55,7 @@ func startBeside(t *testing.T, dbURL, others string) *service {
 	}}
 	address := make(chan string, 1)
 	go func() {
-		s.result <- Run(ctx, Options{Config: c, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Listening: func(a string) { address <- a }})
+		s.result <- Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler), Listening: func(a string) { address <- a }})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -134,7 +134,7 @@ func TestASchemaThatIsNewerIsRefused(t *testing.T) {
 	db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, postgres.SchemaVersionWanted+1)
 	c := DefaultConfig()
 	c.ServerPort, c.URL = 0, db.URL
-	err := Run(t.Context(), Options{Config: c, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	err := Run(t.Context(), Options{Config: c, Log: slog.New(slog.DiscardHandler)})
 	require.ErrorIs(t, err, postgres.ErrNewerSchema)
 	require.ErrorContains(t, err, "run the release that migrated it")
 }
@@ -173,7 +173,7 @@ func TestAPortThatIsTakenIsAnError(t *testing.T) {
 	c.URL = db.URL
 	_, err := parsePort(s.url, &c)
 	require.NoError(t, err)
-	require.ErrorContains(t, Run(t.Context(), Options{Config: c, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}), "SERVER_PORT")
+	require.ErrorContains(t, Run(t.Context(), Options{Config: c, Log: slog.New(slog.DiscardHandler)}), "SERVER_PORT")
 }
 
 func TestAStopEndsTheWaits(t *testing.T) {

@@ -230,13 +230,13 @@ func TestPagesOfRecordsAndDeadLetters(t *testing.T) {
 	require.Equal(t, 10, strings.Count(page.body, `<td><a href="/tickets/`))
 	require.Contains(t, page.body, `href="/records?after=`+rows[9].ID.String()+`"`)
 
-	db.Reject(t, 2, []byte("<script>"), `{"a":"<i>"}`, "bad")
+	db.Reject(t, 2, []byte("<script>"), `[{"key":"a","value":"<i>"},{"key_base64":"/w==","value":"x"}]`, "bad")
 	for range 50 {
 		db.Reject(t, 3, []byte{0xff}, `{}`, "worse")
 	}
 	page = s.get(t, "/dead-letters")
 	require.Contains(t, page.body, "&lt;script&gt;")
-	require.NotContains(t, page.body, "<i>")
+	require.Contains(t, page.body, "<code>a: &lt;i&gt;</code> · <code>base64:/w==: x</code>")
 	require.Contains(t, page.body, "shown as base64")
 	require.Contains(t, page.body, `href="/dead-letters?after=timestamp.command.v1/3@48"`)
 	require.Equal(t, 1, strings.Count(s.get(t, "/dead-letters?after=timestamp.command.v1/3@48").body, "<article"))

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,6 +94,33 @@ func TestServersToldToStopStopTheCommandFirst(t *testing.T) {
 	_ = cmd.Wait() // interrupted is no success; what it left behind is the question
 	require.Contains(t, output.String(), "told")
 	requireNothingLeft(t, temporary, strings.TrimSpace(string(broker)))
+}
+
+func TestServersThatAreKilledTakeTheirServersAlong(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux kills a child whose parent was killed")
+	}
+	program, temporary := setup(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	ready := filepath.Join(t.TempDir(), "ready")
+	cmd, output := command(ctx, program, temporary, "--",
+		"sh", "-c", `echo "$TEST_KAFKA_BROKERS" >`+ready+`.new; mv `+ready+`.new `+ready+`; exec sleep 60`)
+	cmd.Stdout, cmd.Stderr = nil, nil // or the test would wait for whoever inherited them
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { _, err := os.Stat(ready); return err == nil }, time.Minute, time.Millisecond, output)
+	broker, err := os.ReadFile(ready)
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait() // killed
+	require.Eventually(t, func() bool {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", strings.TrimSpace(string(broker)))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	}, 10*time.Second, 50*time.Millisecond)
 }
 
 func TestServersWithoutACommandSaySo(t *testing.T) {

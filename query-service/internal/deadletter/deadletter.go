@@ -50,6 +50,28 @@ func (d DeadLetter) Text() (string, bool) {
 	return string(b), utf8.Valid(b)
 }
 
+// Header is one of a record's headers, as text.
+type Header struct{ Key, Value string }
+
+// HeaderList reads Headers for people. A part that is no text is in base64, and says so.
+func (d DeadLetter) HeaderList() []Header {
+	var raw []map[string]string
+	if json.Unmarshal(d.Headers, &raw) != nil {
+		return nil // another release's form: the API has it as it is
+	}
+	part := func(m map[string]string, name string) string {
+		if encoded, ok := m[name+"_base64"]; ok {
+			return "base64:" + encoded
+		}
+		return m[name]
+	}
+	list := make([]Header, len(raw))
+	for i, m := range raw {
+		list[i] = Header{part(m, "key"), part(m, "value")}
+	}
+	return list
+}
+
 type row struct {
 	Topic        string    `db:"topic"`
 	Partition    int32     `db:"partition"`

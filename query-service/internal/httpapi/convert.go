@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -73,7 +72,7 @@ func deadLetter(l deadletter.DeadLetter) api.DeadLetter {
 		ReasonCode: l.ReasonCode, Reason: l.Reason, FirstSeenAt: instant.Format(l.FirstSeenAt),
 	}
 	if l.Headers != nil {
-		var headers any = json.RawMessage(l.Headers)
+		var headers any = l.Headers
 		a.Headers = &headers
 	}
 	if l.Payload == nil {

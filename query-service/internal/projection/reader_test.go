@@ -3,7 +3,6 @@ package projection
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -37,7 +36,7 @@ func pool(t *testing.T, db *testdb.DB) *sqlx.DB {
 func newReader(t *testing.T, db *testdb.DB) *Reader {
 	t.Helper()
 	own := pool(t, db)
-	w := NewWatch(NextOffsets(own), prometheus.NewRegistry(), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	w := NewWatch(NextOffsets(own), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); w.Run(ctx) }()

@@ -3,7 +3,6 @@ package projection
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync/atomic"
 	"testing"
@@ -39,7 +38,7 @@ func offset(n int64) position.Position {
 }
 
 func newWatch(t *testing.T, f *fakeLog) *Watch {
-	w := NewWatch(f.read, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	w := NewWatch(f.read, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); w.Run(ctx) }()

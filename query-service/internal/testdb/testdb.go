@@ -1,13 +1,10 @@
 // Package testdb gives each test a database of its own with the projection's schema, and plays the
 // consumer: it writes rows and moves progress in one transaction, as the promise to readers is.
-//
-// TEST_DB_URL names a Postgres server on which databases may be made. Without it the test fails.
 package testdb
 
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,11 +14,12 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 )
 
 // Partitions of the topic, each with a progress row from the start.
@@ -44,25 +42,11 @@ func New(t *testing.T) *DB {
 // Empty makes a database without anything in it.
 func Empty(t *testing.T) *DB {
 	t.Helper()
-	server := os.Getenv("TEST_DB_URL")
-	require.NotEmpty(t, server, "TEST_DB_URL must name a Postgres server on which databases may be made, such as postgres://postgres@127.0.0.1:5432/postgres?sslmode=disable")
-	admin, err := sqlx.Connect("postgres", server)
+	address := postgrestest.New(t)
+	db, err := sqlx.Connect("postgres", address)
 	require.NoError(t, err)
-	name := "query_test_" + strings.ReplaceAll(uuid.NewString(), "-", "")
-	_, err = admin.ExecContext(t.Context(), "CREATE DATABASE "+name)
-	require.NoError(t, err)
-	u, err := url.Parse(server)
-	require.NoError(t, err)
-	u.Path = "/" + name
-	db, err := sqlx.Connect("postgres", u.String())
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, db.Close())
-		_, err := admin.ExecContext(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") // the test's context has ended
-		require.NoError(t, err)
-		require.NoError(t, admin.Close())
-	})
-	return &DB{db, u.String()}
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return &DB{db, address}
 }
 
 // Migrate applies consumer-service's migrations, and gives each partition its progress row. Services do
@@ -117,12 +101,12 @@ func (db *DB) Project(ctx context.Context, partition int32, rows ...Row) error {
 	}
 	ids, stamps := make([]string, len(rows)), make([]string, len(rows))
 	for i, r := range rows {
-		ids[i], stamps[i] = r.ID.String(), r.Stamp.UTC().Format(time.RFC3339Nano)
+		ids[i], stamps[i] = r.ID.String(), instant.Format(r.Stamp)
 	}
 	if _, err := tx.ExecContext(ctx, `
 		INSERT INTO timestamp_records
-		SELECT id, stamp, now(), $3, $4 + n - 1 FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS r (id, stamp, n)`,
-		pq.Array(ids), pq.Array(stamps), partition, next); err != nil {
+		SELECT id, stamp, now(), $3, $4 + n - 1 FROM unnest(string_to_array($1, ' ')::uuid[], string_to_array($2, ' ')::timestamptz[]) WITH ORDINALITY AS r (id, stamp, n)`,
+		strings.Join(ids, " "), strings.Join(stamps, " "), partition, next); err != nil {
 		return fmt.Errorf("rows from %d: %w", next, err)
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE projection_progress SET next_offset = next_offset + $3, applied = applied + $3, updated_at = now() WHERE topic = $1 AND partition = $2`,

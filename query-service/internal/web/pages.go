@@ -107,6 +107,7 @@ type letterView struct {
 	deadletter.DeadLetter
 	Shown    string
 	Encoding string // text or base64
+	Size     int64
 }
 
 type deadLettersView struct {
@@ -135,7 +136,7 @@ func (p *Pages) deadLetters(c *gin.Context) {
 	}
 	v := deadLettersView{First: after.Topic == ""}
 	for _, l := range letters {
-		view := letterView{DeadLetter: l, Encoding: "text"}
+		view := letterView{DeadLetter: l, Encoding: "text", Size: int64(l.PayloadBytes)}
 		var isText bool
 		if view.Shown, isText = l.Text(); !isText {
 			view.Shown, view.Encoding = base64.StdEncoding.EncodeToString(l.Payload), "base64"

@@ -29,6 +29,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
@@ -106,6 +107,7 @@ func Start(ctx context.Context, opts Options) (_ *Broker, err error) {
 		kfake.NumBrokers(1),
 		kfake.Ports(who.Port),
 		kfake.ClusterID(who.ClusterID),
+		kfake.MaxVersions(spoken()),
 		kfake.DataDir(opts.DataDir),
 		kfake.WithLogger(logger{log}),
 		kfake.ListenFn(func(network, address string) (net.Listener, error) {
@@ -140,6 +142,15 @@ func Start(ctx context.Context, opts Options) (_ *Broker, err error) {
 	}
 	b.identity = who
 	return b, nil
+}
+
+// spoken is what the broker says it understands: what Kafka 4.1 does, but for the one request that kfake answers in a
+// way (null where a list must be) on which Java's admin client, and with it Kafka's own tools, give up. Without it they
+// ask the older way.
+func spoken() *kversion.Versions {
+	versions := kversion.V4_1_0()
+	versions.SetMaxKeyVersion(int16(kmsg.DescribeTopicPartitions), -1)
+	return versions
 }
 
 // keepStamping has every produce request pass through the stamper.
