@@ -45,6 +45,11 @@ func TestAnotherLogIsRefused(t *testing.T) {
 			grow(t, s, 80)
 			return nil
 		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}},
+		{"deleted, created anew and regrown, under a fresh name", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 80)
+			return nil
+		}, fresh, []string{"@49 is another than the one that was projected", "start with an empty database"}},
 		{"another cluster", another, same, []string{"was projected from cluster", "the brokers belong to cluster"}},
 		{"another cluster, under a fresh name", another, fresh, []string{"was projected from cluster", "the brokers belong to cluster"}},
 		{"records deleted from its start", func(t *testing.T, s *story.Story) map[string]string {
@@ -58,7 +63,10 @@ func TestAnotherLogIsRefused(t *testing.T) {
 		{"records deleted past what was accepted", func(t *testing.T, s *story.Story) map[string]string {
 			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
 			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@6"}
-		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 0"}},
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 6"}},
+		{"more accepted than was deleted", func(t *testing.T, s *story.Story) map[string]string {
+			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@7"}
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 0 and ACCEPT_LOG_START names 7", "would skip 7 records"}},
 		{"records deleted that were not read yet", func(t *testing.T, s *story.Story) map[string]string {
 			grow(t, s, 20)
 			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 60}))
