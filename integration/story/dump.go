@@ -126,30 +126,40 @@ func (d Dump) deadLetterPositions() []string {
 	return positions
 }
 
-// Require requires a dump, taken when the projection had passed that vector, to be what is expected.
+// Compare returns an error that shows where a dump, taken when the projection had passed that vector, is not what is
+// expected.
+func (e Expected) Compare(upTo Vector, found Dump) error {
+	return errors.Join(
+		sameLines("rows", e.Rows, found.Rows),
+		sameLines("outcomes", e.OutcomeLines(upTo), found.Outcomes),
+		sameLines("dead letters", asLines(e.DeadLetters), asLines(found.deadLetterPositions())),
+	)
+}
+
+// Require is Compare for a test that ends there.
 func (e Expected) Require(t testing.TB, upTo Vector, found Dump) {
 	t.Helper()
-	requireSameLines(t, "rows", e.Rows, found.Rows)
-	requireSameLines(t, "outcomes", e.OutcomeLines(upTo), found.Outcomes)
-	require.Equal(t, e.DeadLetters, found.deadLetterPositions())
+	require.NoError(t, e.Compare(upTo, found))
 }
 
 // RequireSame requires two dumps to be equal, and names the first lines in which they are not.
 func RequireSame(t testing.TB, wanted, found Dump) {
 	t.Helper()
-	requireSameLines(t, "rows", wanted.Rows, found.Rows)
-	requireSameLines(t, "outcomes", wanted.Outcomes, found.Outcomes)
-	requireSameLines(t, "dead letters", wanted.DeadLetters, found.DeadLetters)
+	require.NoError(t, errors.Join(
+		sameLines("rows", wanted.Rows, found.Rows),
+		sameLines("outcomes", wanted.Outcomes, found.Outcomes),
+		sameLines("dead letters", wanted.DeadLetters, found.DeadLetters),
+	))
 }
 
-func requireSameLines(t testing.TB, what, wanted, found string) {
-	t.Helper()
+// sameLines returns an error that shows the first lines of two texts that differ, since the texts may be long.
+func sameLines(what, wanted, found string) error {
 	if wanted == found {
-		return
+		return nil
 	}
 	const most = 10
 	missing, unwanted := withoutLines(wanted, found), withoutLines(found, wanted)
-	require.FailNowf(t, what+" differ", "%d lines wanted, %d found\n%d missing, such as:\n%s%d unwanted, such as:\n%s",
+	return fmt.Errorf("%s differ: %d lines wanted, %d found\n%d missing, such as:\n%s%d unwanted, such as:\n%s", what,
 		strings.Count(wanted, "\n"), strings.Count(found, "\n"),
 		len(missing), strings.Join(missing[:min(most, len(missing))], ""),
 		len(unwanted), strings.Join(unwanted[:min(most, len(unwanted))], ""))
@@ -168,4 +178,11 @@ func withoutLines(a, b string) []string {
 		}
 	}
 	return rest
+}
+
+func asLines(items []string) string {
+	if len(items) == 0 {
+		return ""
+	}
+	return strings.Join(items, "\n") + "\n"
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -217,15 +218,21 @@ func (l *Log) Read(ctx context.Context, upTo Vector) ([]Record, Vector, error) {
 			return nil, nil, err
 		}
 	}
+	records, err := l.ReadFrom(ctx, starts, upTo)
+	return records, upTo, err
+}
+
+// ReadFrom returns all committed records from one vector on and below another, by partition and offset.
+func (l *Log) ReadFrom(ctx context.Context, from, upTo Vector) ([]Record, error) {
 	var records []Record
-	for p := range int32(len(starts)) {
-		part, err := l.readPartition(ctx, p, starts[p], upTo[p])
+	for _, p := range slices.Sorted(maps.Keys(upTo)) {
+		part, err := l.readPartition(ctx, p, from[p], upTo[p])
 		if err != nil {
-			return nil, nil, fmt.Errorf("read %s/%d: %w", l.topic, p, err)
+			return nil, fmt.Errorf("read %s/%d: %w", l.topic, p, err)
 		}
 		records = append(records, part...)
 	}
-	return records, upTo, nil
+	return records, nil
 }
 
 // readPartition fetches batches by hand: a consumer would never say that what is left before the end are a
@@ -246,6 +253,7 @@ func (l *Log) readPartition(ctx context.Context, partition int32, from, end int6
 		request.AddBlock(l.topic, partition, from, 16<<20, -1)
 		response, err := leader.Fetch(request)
 		if err != nil {
+			_ = leader.Close() // it would else not connect again
 			return nil, err
 		}
 		block := response.GetBlock(l.topic, partition)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -41,51 +42,76 @@ type candidate struct {
 // Expect computes what a projection of these records holds: of two records with one id the lowest by (log time,
 // partition, offset) is the row and applied, the others are duplicates; what cannot be read is rejected.
 func Expect(records []Record, rules Rules) Expected {
-	e := Expected{Outcomes: map[int32]Outcomes{}}
-	rows := map[uuid.UUID]candidate{}
-	var read []candidate
-	var dead []Record
+	o := NewOracle(rules)
+	o.Add(records...)
+	return o.Expected()
+}
+
+// Oracle is Expect for a log that grows: records are added as they are read, each once, in any order.
+type Oracle struct {
+	rules    Rules
+	rows     map[uuid.UUID]candidate
+	outcomes map[int32]Outcomes
+	dead     []Record
+}
+
+// NewOracle returns one that has read nothing.
+func NewOracle(rules Rules) *Oracle {
+	return &Oracle{rules: rules, rows: map[uuid.UUID]candidate{}, outcomes: map[int32]Outcomes{}}
+}
+
+// Add reads more of the log.
+func (o *Oracle) Add(records ...Record) {
 	for _, r := range records {
 		id, at, err := decode(r.Value)
-		if err != nil || rules.Refuses != nil && rules.Refuses(id, at) {
-			o := e.Outcomes[r.Partition]
-			o.Rejected++
-			e.Outcomes[r.Partition] = o
-			dead = append(dead, r)
+		if err != nil || o.rules.Refuses != nil && o.rules.Refuses(id, at) {
+			o.count(r.Partition, Outcomes{Rejected: 1})
+			o.dead = append(o.dead, r)
 			continue
 		}
 		c := candidate{Record: r, id: id, at: at}
-		read = append(read, c)
-		if held, ok := rows[id]; !ok || earlier(c, held) < 0 {
-			rows[id] = c
+		held, ok := o.rows[id]
+		switch {
+		case !ok:
+			o.rows[id] = c
+			o.count(c.Partition, Outcomes{Applied: 1})
+		case earlier(c, held) < 0:
+			o.rows[id] = c
+			o.count(c.Partition, Outcomes{Applied: 1})
+			o.count(held.Partition, Outcomes{Applied: -1, Duplicate: 1})
+		default:
+			o.count(c.Partition, Outcomes{Duplicate: 1})
 		}
 	}
-	for _, c := range read {
-		o := e.Outcomes[c.Partition]
-		if row := rows[c.id]; row.Partition == c.Partition && row.Offset == c.Offset {
-			o.Applied++
-		} else {
-			o.Duplicate++
-		}
-		e.Outcomes[c.Partition] = o
-	}
-	ids := make([]uuid.UUID, 0, len(rows))
-	for id := range rows {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
-	slices.SortFunc(dead, func(a, b Record) int {
+}
+
+func (o *Oracle) count(partition int32, more Outcomes) {
+	had := o.outcomes[partition]
+	o.outcomes[partition] = Outcomes{had.Applied + more.Applied, had.Duplicate + more.Duplicate, had.Rejected + more.Rejected}
+}
+
+// Has tells whether a row bears that id.
+func (o *Oracle) Has(id uuid.UUID) bool {
+	_, ok := o.rows[id]
+	return ok
+}
+
+// Expected returns what a projection of all that was added holds.
+func (o *Oracle) Expected() Expected {
+	e := Expected{Outcomes: maps.Clone(o.outcomes), Count: len(o.rows)}
+	slices.SortFunc(o.dead, func(a, b Record) int {
 		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
 	})
-	for _, r := range dead {
+	for _, r := range o.dead {
 		e.DeadLetters = append(e.DeadLetters, r.Position())
 	}
+	ids := slices.SortedFunc(maps.Keys(o.rows), func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
 	var text strings.Builder
 	for _, id := range ids {
-		c := rows[id]
+		c := o.rows[id]
 		fmt.Fprintf(&text, "%s\t%s\t%s\t%d\t%d\n", id, canonical(c.at), canonical(c.Time), c.Partition, c.Offset)
 	}
-	e.Rows, e.Count = text.String(), len(rows)
+	e.Rows = text.String()
 	return e
 }
 

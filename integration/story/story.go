@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
@@ -366,17 +365,5 @@ func (s *Story) RequireCleanAudit(db *sql.DB) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
 	defer cancel()
-	var since time.Time
-	require.NoError(s.t, db.QueryRowContext(ctx, "SELECT now()").Scan(&since))
-	var findings string
-	var missing int
-	require.EventuallyWithT(s.t, func(c *assert.CollectT) {
-		require.NoError(c, db.QueryRowContext(ctx, `
-			SELECT count(*) FILTER (WHERE a.audited_at IS NULL OR a.audited_at <= $2 OR a.epoch <> p.epoch),
-			       coalesce(string_agg(p.partition || ': ' || a.finding, E'\n') FILTER (WHERE NOT a.ok AND a.audited_at > $2), '')
-			FROM public.projection_progress p LEFT JOIN public.projection_audits a USING (topic, partition)
-			WHERE p.topic = $1`, Topic, since).Scan(&missing, &findings))
-		require.Zero(c, missing, "partitions without an audit since %s", since)
-	}, Patience, 100*time.Millisecond)
-	require.Empty(s.t, findings)
+	require.NoError(s.t, CleanAudit(ctx, db))
 }

@@ -90,16 +90,27 @@ func judgeCommitted(g generation, at position.Position, c kafka.Committed, next 
 	return false, nil
 }
 
+// judgeCluster compares the cluster that answers with the one on record.
+func judgeCluster(g generation, cluster string) error {
+	if g.ClusterID != nil && *g.ClusterID != cluster {
+		return refuse("this database was projected from cluster %s and the brokers belong to cluster %s: point KAFKA_BROKERS at the right cluster, or use an empty database", *g.ClusterID, cluster)
+	}
+	return nil
+}
+
 // judgeBounds compares the bounds of a partition's log with its progress. accepted is the start of the
-// log that the operator has accepted, 0 unless told.
-func judgeBounds(topic string, p progress, b kafka.Bounds, accepted int64) error {
+// log that the operator has accepted, 0 unless told. Who starts over does not mind that records went
+// between the progress and that start.
+func judgeBounds(topic string, p progress, b kafka.Bounds, accepted int64, startsOver bool) error {
 	at := fmt.Sprintf("%s/%d", topic, p.Partition)
 	switch {
-	case b.Start != 0 && b.Start != accepted:
-		return refuse("%s starts at offset %d, not at 0: records were deleted from a log that is kept forever; if that is known and their loss accepted, set ACCEPT_LOG_START=%s@%d and rebuild under a fresh KAFKA_GROUP_ID", at, b.Start, at, b.Start)
+	case b.Start < accepted:
+		return refuse("%s starts at offset %d and ACCEPT_LOG_START names %d: going on there would skip %d records that are in the log; take the setting away or name the right offset", at, b.Start, accepted, accepted-b.Start)
+	case b.Start > accepted:
+		return refuse("%s starts at offset %d, not at %d: records were deleted from a log that is kept forever; if that is known and their loss accepted, set ACCEPT_LOG_START=%s@%d and rebuild under a fresh KAFKA_GROUP_ID", at, b.Start, accepted, at, b.Start)
 	case p.NextOffset > b.Stable:
 		return refuse("%s ends at offset %d and the projection has read up to %d: this is not the log that it was computed from (was the topic deleted and created anew?); bring the log back, or start with an empty database and a fresh KAFKA_GROUP_ID", at, b.Stable, p.NextOffset)
-	case p.NextOffset < b.Start:
+	case p.NextOffset < b.Start && !startsOver:
 		return refuse("%s starts at offset %d and the projection has read up to %d only: the records between are gone; rebuild under a fresh KAFKA_GROUP_ID with ACCEPT_LOG_START=%s@%d", at, b.Start, p.NextOffset, at, b.Start)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,15 +124,15 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err != nil {
 		return err
 	}
+	if err := p.sameLog(ctx, cluster, own); err != nil { // before anything is written
+		return err
+	}
 	in, err := p.store.enter(ctx, entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart})
 	if err != nil {
 		return err
 	}
 	if in.startOver != "" {
 		p.Logger.Warn("the projection starts over", "epoch", in.Epoch, "reason", in.startOver)
-	}
-	if err := p.sameLog(ctx, in.progress, own); err != nil {
-		return err
 	}
 	claims := make(map[int32]*claim, len(own))
 	for _, partition := range own {
@@ -149,18 +150,36 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	return nil
 }
 
-// sameLog refuses a log that the tables were not computed from.
-func (p *Projector) sameLog(ctx context.Context, at map[int32]progress, own []int32) error {
-	bounds, err := p.Log.Bounds(ctx, p.Topic, own)
+// sameLog refuses a log that the tables were not computed from. Whoever is about to start over looks at
+// the last record of all partitions, since all of them will be at zero afterwards; any other member at
+// those of its own.
+func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) error {
+	g, err := p.store.generation(ctx)
 	if err != nil {
 		return err
 	}
-	for _, partition := range own {
-		had := at[partition]
-		if err := judgeBounds(p.Topic, had, bounds[partition], p.AcceptLogStart[partition]); err != nil {
+	if err := judgeCluster(g, cluster); err != nil {
+		return err
+	}
+	all := p.all()
+	at, err := p.store.progress(ctx, p.store.db, all)
+	if err != nil {
+		return err
+	}
+	bounds, err := p.Log.Bounds(ctx, p.Topic, all)
+	if err != nil {
+		return err
+	}
+	startsOver := g.GroupName == nil || *g.GroupName != p.Group
+	for _, partition := range all {
+		had, ok := at[partition]
+		if !ok {
+			had = progress{Partition: partition, NextOffset: p.AcceptLogStart[partition]}
+		}
+		if err := judgeBounds(p.Topic, had, bounds[partition], p.AcceptLogStart[partition], startsOver); err != nil {
 			return err
 		}
-		if had.LastOffset == nil || *had.LastOffset < bounds[partition].Start {
+		if had.LastOffset == nil || *had.LastOffset < bounds[partition].Start || !startsOver && !slices.Contains(own, partition) {
 			continue
 		}
 		r, found, err := p.Log.RecordAt(ctx, p.Topic, partition, *had.LastOffset)
@@ -172,6 +191,15 @@ func (p *Projector) sameLog(ctx context.Context, at map[int32]progress, own []in
 		}
 	}
 	return nil
+}
+
+// all are the topic's partitions.
+func (p *Projector) all() []int32 {
+	all := make([]int32, p.Partitions)
+	for i := range all {
+		all[i] = int32(i)
+	}
+	return all
 }
 
 // commit makes sure that Kafka holds this epoch's mark before anything is consumed: else a reset by

@@ -351,6 +351,38 @@ func TestAnotherLogIsRefusedAndNothingIsWritten(t *testing.T) {
 	}
 }
 
+func TestALogIsLookedAtBeforeAnythingStartsOver(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(*heldLog)
+		words  string
+	}{
+		"regrown past":      {func(l *heldLog) { l.records[1] = nil; l.add(1, day, value(uuid.New(), day)) }, "is another than the one that was projected"},
+		"start was deleted": {func(l *heldLog) { l.start = 2 }, "starts at offset 2, not at 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, 2)
+			require.NoError(t, b.join(t))
+			grow(b.log, 5)
+			b.log.add(0, day, "poison")
+			b.log.add(1, day, value(uuid.New(), day))
+			b.readAll(t)
+			before := b.dump(t)
+
+			tc.change(b.log)
+			next := consumer(t, b.url, b.DB, b.log, "group-2", 2)
+			b.log.committed = map[int32]kafka.Committed{0: {Offset: -1}, 1: {Offset: -1}} // another group
+			next.session = &heldSession{ctx: t.Context(), log: b.log, own: []int32{0}, seeks: map[int32]kafka.Committed{}}
+			var refusal *Refusal
+			require.ErrorAs(t, next.enter(t.Context(), next.session), &refusal)
+			require.Contains(t, refusal.Reason, tc.words)
+			require.Equal(t, before, next.dump(t))
+			require.Equal(t, 1, b.count(t, "projection_groups"), "the name before is still the one that serves")
+		})
+	}
+}
+
 func grow(l *heldLog, n int) {
 	for range n {
 		l.add(0, day, value(uuid.New(), day))
@@ -363,7 +395,7 @@ func TestAnAcceptedStartOfTheLogIsTheFirstOffset(t *testing.T) {
 	grow(b.log, 5)
 	b.log.records[0], b.log.start = b.log.records[0][2:], 2
 	require.ErrorContains(t, b.join(t), "ACCEPT_LOG_START=timestamp.command.v1/0@2")
-	b = consumer(t, b.url, b.DB, b.log, "group-2", 1)
+	require.Zero(t, b.count(t, "projection_progress"))
 	b.AcceptLogStart = map[int32]int64{0: 2}
 	require.NoError(t, b.join(t))
 	b.readAll(t)

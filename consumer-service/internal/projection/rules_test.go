@@ -77,18 +77,24 @@ func TestJudgeBounds(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		next, start, end, accepted int64
+		startsOver                 bool
 		err                        string
 	}{
-		"empty":                       {0, 0, 0, 0, ""},
-		"in the middle":               {5, 0, 10, 0, ""},
-		"at the end":                  {10, 0, 10, 0, ""},
-		"past the end":                {11, 0, 10, 0, "ends at offset 10 and the projection has read up to 11"},
-		"records deleted":             {5, 3, 10, 0, "ACCEPT_LOG_START=timestamp.command.v1/2@3"},
-		"records deleted, accepted":   {5, 3, 10, 3, ""},
-		"more deleted than accepted":  {5, 4, 10, 3, "starts at offset 4"},
-		"deleted past the projection": {2, 3, 10, 3, "the records between are gone"},
+		"empty":                              {0, 0, 0, 0, false, ""},
+		"in the middle":                      {5, 0, 10, 0, false, ""},
+		"at the end":                         {10, 0, 10, 0, false, ""},
+		"past the end":                       {11, 0, 10, 0, false, "ends at offset 10 and the projection has read up to 11"},
+		"past the end, starting over":        {11, 0, 10, 0, true, "ends at offset 10 and the projection has read up to 11"},
+		"records deleted":                    {5, 3, 10, 0, false, "ACCEPT_LOG_START=timestamp.command.v1/2@3"},
+		"records deleted, starting over":     {5, 3, 10, 0, true, "ACCEPT_LOG_START=timestamp.command.v1/2@3"},
+		"records deleted, accepted":          {5, 3, 10, 3, false, ""},
+		"more deleted than accepted":         {5, 4, 10, 3, false, "starts at offset 4, not at 3"},
+		"less deleted than accepted":         {5, 2, 10, 3, false, "ACCEPT_LOG_START names 3: going on there would skip 1 records"},
+		"nothing deleted, but accepted":      {0, 0, 10, 3, true, "ACCEPT_LOG_START names 3: going on there would skip 3 records"},
+		"deleted past the projection":        {2, 3, 10, 3, false, "the records between are gone"},
+		"deleted past it, and starting over": {2, 3, 10, 3, true, ""},
 	} {
-		err := judgeBounds(topic, progress{Partition: 2, NextOffset: tc.next}, kafka.Bounds{Start: tc.start, Stable: tc.end}, tc.accepted)
+		err := judgeBounds(topic, progress{Partition: 2, NextOffset: tc.next}, kafka.Bounds{Start: tc.start, Stable: tc.end}, tc.accepted, tc.startsOver)
 		if tc.err == "" {
 			require.NoError(t, err, name)
 			continue

@@ -75,8 +75,8 @@ func (s store) enter(ctx context.Context, e entering) (out entered, err error) {
 			return fmt.Errorf("lock the generation: %w", err)
 		}
 		g := &out.generation
-		if g.ClusterID != nil && *g.ClusterID != e.cluster {
-			return refuse("this database was projected from cluster %s and the brokers belong to cluster %s: point KAFKA_BROKERS at the right cluster, or use an empty database", *g.ClusterID, e.cluster)
+		if err := judgeCluster(*g, e.cluster); err != nil {
+			return err
 		}
 		var served bool
 		if err := tx.GetContext(ctx, &served, `SELECT EXISTS (SELECT FROM public.projection_groups WHERE group_name = $1)`, e.group); err != nil {

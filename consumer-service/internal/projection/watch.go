@@ -48,10 +48,7 @@ func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 		session.End() // an idle partition would else never be read anew
 		return nil
 	}
-	all := make([]int32, p.Partitions)
-	for i := range all {
-		all[i] = int32(i)
-	}
+	all := p.all()
 	at := time.Now() // before the log is asked: what it holds then is what had come in by now
 	ends, err := p.Log.StableEnds(ctx, p.Topic, all)
 	if err != nil {

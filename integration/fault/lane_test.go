@@ -1,0 +1,236 @@
+package fault_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/integration/story"
+)
+
+// laneKinds are the projections that run side by side. Small batches make many transactions, and so many moments between
+// two of them.
+var laneKinds = []struct {
+	name   string
+	batch  string
+	static bool // members with an instance id: back under it within moments instead of after the session
+}{{"a", "5000", false}, {"b", "40", false}, {"c", "7", false}, {"d", "200", true}}
+
+func laneProxies() []string {
+	var names []string
+	for _, k := range laneKinds {
+		names = append(names, k.name+"0", k.name+"1")
+	}
+	return names
+}
+
+// lane is one projection of the log: a database, a consumer group and two consumers, each with a proxy to Kafka and one
+// to Postgres. A third consumer visits now and then.
+type lane struct {
+	name    string
+	group   string
+	static  bool
+	story   *story.Story
+	db      *sql.DB
+	members [2]*member
+	visitor *stack.Service
+
+	mu      sync.Mutex // guards what has been compared so far
+	oracle  *story.Oracle
+	keys    map[string]string // by position, of the records read
+	upTo    story.Vector
+	tickets int
+
+	took time.Duration // by the last settle
+}
+
+type member struct {
+	name      string
+	service   *stack.Service
+	kafka, db *stack.Proxy
+}
+
+func newLane(t *testing.T, s *story.Story, i int) *lane {
+	kind := laneKinds[i]
+	db, url := s.Database()
+	db.SetMaxOpenConns(4)
+	l := &lane{
+		name: kind.name, group: s.Group + "-" + kind.name, static: kind.static, story: s, db: db,
+		oracle: story.NewOracle(story.Rules{}), keys: map[string]string{}, upTo: story.Vector{},
+	}
+	env := map[string]string{
+		"KAFKA_GROUP_ID": l.group, "BATCH_SIZE": kind.batch, "AUDIT_INTERVAL": "300ms", "LOG_LEVEL": "warn",
+	}
+	for m := range l.members {
+		name := fmt.Sprint(kind.name, m)
+		proxy, err := stack.StartProxy(t.Context(), s.Postgres.Address())
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, proxy.Close()) })
+		env["KAFKA_BROKERS"] = s.Kafka.Proxy(name).Address()
+		env["DB_URL"], err = stack.Through(proxy, url)
+		require.NoError(t, err)
+		if kind.static {
+			env["KAFKA_GROUP_INSTANCE_ID"] = name
+		}
+		l.members[m] = &member{name: name, service: s.Service("consumer-service", env), kafka: s.Kafka.Proxy(name), db: proxy}
+	}
+	env["KAFKA_BROKERS"], env["DB_URL"] = s.Kafka.Brokers()[0], url
+	delete(env, "KAFKA_GROUP_INSTANCE_ID")
+	l.visitor = s.Service("consumer-service", env)
+	require.NoError(t, l.visitor.Kill()) // it comes later
+	return l
+}
+
+func (l *lane) pick(r *rand.Rand) *member { return l.members[r.IntN(len(l.members))] }
+
+// running is an error where a consumer has ended: no fault is a reason to.
+func (l *lane) running() error {
+	for _, m := range l.members {
+		if !m.service.Running() {
+			return fmt.Errorf("consumer %s has ended by itself", m.name)
+		}
+	}
+	return nil
+}
+
+// settle waits until the projection has passed those ends of the log, and compares everything: tables, tickets, audit.
+func (l *lane) settle(ctx context.Context, ends story.Vector, given []ticket) error {
+	err := l.passed(ctx, ends)
+	if err == nil {
+		err = l.compare(ctx)
+	}
+	if err == nil {
+		err = l.check(given)
+	}
+	if err == nil {
+		err = story.CleanAudit(ctx, l.db)
+	}
+	if err != nil {
+		return fmt.Errorf("lane %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// passed waits until the projection has passed those ends of the log.
+func (l *lane) passed(ctx context.Context, ends story.Vector) error {
+	return story.Eventually(ctx, "wait for the projection", func(ctx context.Context) error {
+		if err := l.running(); err != nil {
+			return story.Final(err)
+		}
+		at, err := l.progress(ctx)
+		if err != nil {
+			return err
+		}
+		for p, end := range ends {
+			if at[p] < end {
+				return fmt.Errorf("partition %d is at %d and the log ends at %d", p, at[p], end)
+			}
+		}
+		return nil
+	})
+}
+
+func (l *lane) progress(ctx context.Context) (story.Vector, error) {
+	rows, err := l.db.QueryContext(ctx, "SELECT partition, next_offset FROM public.projection_progress WHERE topic = $1", story.Topic)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // Err tells
+	at := story.Vector{}
+	for rows.Next() {
+		var p int32
+		var next int64
+		if err := rows.Scan(&p, &next); err != nil {
+			return nil, err
+		}
+		at[p] = next
+	}
+	return at, rows.Err()
+}
+
+// compare requires that the tables are, in one snapshot, what the log says up to the progress that they name. That is
+// true at any moment, in the middle of a fault too.
+func (l *lane) compare(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var dump story.Dump
+	if err := story.Eventually(ctx, "dump the tables", func(ctx context.Context) (err error) {
+		dump, err = story.ReadDump(ctx, l.db)
+		return err
+	}); err != nil {
+		return err
+	}
+	upTo, err := dump.UpTo()
+	if err != nil {
+		return err
+	}
+	for p, was := range l.upTo {
+		if upTo[p] < was {
+			return fmt.Errorf("the progress of partition %d went back from %d to %d", p, was, upTo[p])
+		}
+	}
+	var records []story.Record
+	if err := story.Eventually(ctx, "read the log", func(ctx context.Context) (err error) {
+		records, err = l.story.Log.ReadFrom(ctx, l.upTo, upTo)
+		return err
+	}); err != nil {
+		return err
+	}
+	l.oracle.Add(records...)
+	for _, r := range records {
+		l.keys[r.Position()] = string(r.Key)
+	}
+	l.upTo = upTo
+	return l.oracle.Expected().Compare(upTo, dump)
+}
+
+// check requires that every ticket has its row, and its record at the position that was given with it. That the row is
+// the only one, the table's key says; that it is right, compare does.
+func (l *lane) check(given []ticket) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var lost []string
+	for _, t := range given[l.tickets:] {
+		if !l.oracle.Has(t.id) || l.keys[t.position] != t.id.String() {
+			lost = append(lost, fmt.Sprintf("%s at %s, where the key is %q", t.id, t.position, l.keys[t.position]))
+		}
+	}
+	l.tickets = len(given)
+	if len(lost) > 0 {
+		return fmt.Errorf("%d tickets were given and have no row, or not their record:\n%s", len(lost), strings.Join(lost, "\n"))
+	}
+	return nil
+}
+
+// serving waits until both consumers own partitions.
+func (l *lane) serving(ctx context.Context) error {
+	return story.Eventually(ctx, "wait for both consumers", func(ctx context.Context) error {
+		groups, err := l.story.Log.Admin().DescribeConsumerGroups([]string{l.group})
+		if err != nil {
+			return err
+		}
+		owners := 0
+		for _, m := range groups[0].Members {
+			if a, err := m.GetMemberAssignment(); err == nil && a != nil && len(a.Topics[story.Topic]) > 0 {
+				owners++
+			}
+		}
+		if groups[0].State != "Stable" || owners != len(l.members) {
+			return fmt.Errorf("the group is %s with %d owners", groups[0].State, owners)
+		}
+		for _, m := range l.members {
+			if !m.service.IsReady(ctx) {
+				return fmt.Errorf("consumer %s is not ready", m.name)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,241 @@
+package fault_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/integration/story"
+)
+
+// A projection that meets another log than the one it was computed from goes no further: the process ends, says what it
+// found, and has written nothing.
+func TestAnotherLogIsRefused(t *testing.T) {
+	fresh := func(s *story.Story) map[string]string { return map[string]string{"KAFKA_GROUP_ID": s.Group + "-fresh"} }
+	same := func(*story.Story) map[string]string { return nil }
+	for _, test := range []struct {
+		name   string
+		change func(*testing.T, *story.Story) map[string]string // what happens to the log, and what the next start is told
+		start  func(*story.Story) map[string]string
+		says   []string
+	}{
+		{"deleted and created anew, empty", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			return nil
+		}, same, []string{"timestamp.command.v1/", "ends at offset 0 and the projection has read up to 50", "deleted and created anew"}},
+		{"deleted, created anew and regrown, not as far", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 49)
+			return nil
+		}, same, []string{"ends at offset 49 and the projection has read up to 50", "deleted and created anew"}},
+		{"deleted, created anew and regrown, just as far", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 50)
+			return nil
+		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}},
+		{"deleted, created anew and regrown past the old offset", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 80)
+			return nil
+		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}},
+		{"deleted, created anew and regrown, under a fresh name", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 80)
+			return nil
+		}, fresh, []string{"@49 is another than the one that was projected", "start with an empty database"}},
+		{"another cluster", another, same, []string{"was projected from cluster", "the brokers belong to cluster"}},
+		{"another cluster, under a fresh name", another, fresh, []string{"was projected from cluster", "the brokers belong to cluster"}},
+		{"records deleted from its start", func(t *testing.T, s *story.Story) map[string]string {
+			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
+			return nil
+		}, same, []string{"timestamp.command.v1/3 starts at offset 7, not at 0", "ACCEPT_LOG_START=timestamp.command.v1/3@7"}},
+		{"records deleted from its start, under a fresh name", func(t *testing.T, s *story.Story) map[string]string {
+			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
+			return nil
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 0", "ACCEPT_LOG_START=timestamp.command.v1/3@7"}},
+		{"records deleted past what was accepted", func(t *testing.T, s *story.Story) map[string]string {
+			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
+			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@6"}
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 6"}},
+		{"more accepted than was deleted", func(t *testing.T, s *story.Story) map[string]string {
+			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@7"}
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 0 and ACCEPT_LOG_START names 7", "would skip 7 records"}},
+		{"records deleted that were not read yet", func(t *testing.T, s *story.Story) map[string]string {
+			grow(t, s, 20)
+			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 60}))
+			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@60"}
+		}, same, []string{"timestamp.command.v1/3 starts at offset 60", "read up to 50 only"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := onKafka(t)
+			consumer := s.Consumer("")
+			grow(t, s, 50)
+			s.RequireProjected(s.DB)
+			s.Stop(consumer)
+			before := everything(t, s.DB)
+
+			env := test.change(t, s)
+			if env == nil {
+				env = map[string]string{}
+			}
+			for name, value := range test.start(s) {
+				env[name] = value
+			}
+			require.NoError(t, consumer.Start(t.Context(), env))
+			refused(t, consumer, test.says...)
+			require.Equal(t, before, everything(t, s.DB), "something was written")
+
+			t.Log("and again, since whoever runs it will start it again")
+			require.NoError(t, consumer.Start(t.Context(), nil))
+			refused(t, consumer, test.says...)
+			require.Equal(t, before, everything(t, s.DB), "something was written")
+		})
+	}
+}
+
+// A log that has lost its beginning is projected once the operator has accepted where it starts, and no sooner.
+func TestALogThatLostItsBeginningIsProjectedOnceThatIsAccepted(t *testing.T) {
+	s := onKafka(t)
+	consumer := s.Consumer("")
+	grow(t, s, 50)
+	s.RequireProjected(s.DB)
+	require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7, 5: 50}))
+	accepted := fmt.Sprintf("%[1]s/3@7,%[1]s/5@50", story.Topic)
+	remaining := func() story.Expected {
+		records, _, err := s.Log.Read(t.Context(), nil)
+		require.NoError(t, err)
+		return story.Expect(records, story.Rules{})
+	}
+
+	t.Log("a second database, which has never seen the beginning, is refused and stays empty")
+	db, url := s.Database()
+	second := s.Service("consumer-service", map[string]string{"DB_URL": url, "KAFKA_GROUP_ID": s.Group + "-second"})
+	refused(t, second, "not at 0", "ACCEPT_LOG_START=")
+	var rows int
+	require.NoError(t, db.QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM public.projection_progress) + (SELECT count(*) FROM public.projection_groups)`).Scan(&rows))
+	require.Zero(t, rows)
+
+	t.Log("it projects what is left once that is accepted, under the same name")
+	require.NoError(t, second.Start(t.Context(), map[string]string{"ACCEPT_LOG_START": accepted}))
+	s.Ready(second)
+	expected := remaining()
+	require.Equal(t, 12*50-7-50, expected.Count)
+	waitForRows(t, db, expected.Count)
+	require.Equal(t, expected.Rows, s.Dump(db).Rows)
+	s.RequireCleanAudit(db)
+
+	t.Log("the first database goes on, and keeps the rows that the log has lost")
+	s.Stop(consumer)
+	require.NoError(t, consumer.Start(t.Context(), map[string]string{"ACCEPT_LOG_START": accepted}))
+	s.Ready(consumer)
+	grow(t, s, 5)
+	waitForRows(t, s.DB, 12*55)
+	s.RequireCleanAudit(s.DB)
+
+	t.Log("and is rebuilt from what is left, under a fresh name")
+	s.Stop(consumer)
+	run(t, s.DB, `TRUNCATE public.timestamp_records`)
+	require.NoError(t, consumer.Start(t.Context(), map[string]string{"KAFKA_GROUP_ID": s.Group + "-fresh"}))
+	s.Ready(consumer)
+	expected = remaining()
+	waitForRows(t, s.DB, expected.Count)
+	require.Equal(t, expected.Rows, s.Dump(s.DB).Rows)
+	s.RequireCleanAudit(s.DB)
+}
+
+func waitForRows(t *testing.T, db *sql.DB, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), story.Patience)
+	defer cancel()
+	require.NoError(t, story.Eventually(ctx, "wait for rows", func(ctx context.Context) error {
+		var found int
+		if err := db.QueryRowContext(ctx, `SELECT count(*) FROM public.timestamp_records`).Scan(&found); err != nil || found == n {
+			return err
+		}
+		return fmt.Errorf("%d of %d rows", found, n)
+	}))
+}
+
+// anew throws the topic away and makes it again.
+func anew(t *testing.T, s *story.Story) {
+	t.Helper()
+	require.NoError(t, s.Log.Delete())
+	require.NoError(t, s.Log.Create(12, nil))
+}
+
+// another starts a second cluster, with a log of its own.
+func another(t *testing.T, s *story.Story) map[string]string {
+	t.Helper()
+	other, err := stack.StartKafka(t.Context(), stack.KafkaOptions{FastStart: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, other.Close(context.WithoutCancel(t.Context()))) })
+	log, err := story.OpenLog(other.Brokers())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = log.Close() })
+	require.NoError(t, log.Create(12, nil))
+	return map[string]string{"KAFKA_BROKERS": strings.Join(other.Brokers(), ",")}
+}
+
+// grow appends n plain records to each partition.
+func grow(t *testing.T, s *story.Story, n int) {
+	t.Helper()
+	var messages []story.Message
+	for range n {
+		for p := range int32(12) {
+			id := uuid.New()
+			messages = append(messages, story.Message{Partition: p, Key: id.String(), Value: command(id, "2001-01-01T00:00:00Z")})
+		}
+	}
+	_, err := s.Log.Write(messages...)
+	require.NoError(t, err)
+}
+
+// refused waits until a consumer has ended by itself, and requires a failure and these words.
+func refused(t *testing.T, consumer *stack.Service, says ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	status, err := consumer.Exited(ctx)
+	require.NoError(t, err)
+	require.NotZero(t, status)
+	log, err := consumer.Log()
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	for _, words := range says {
+		require.Contains(t, lines[len(lines)-1], words)
+	}
+}
+
+// everything is every table of a database, row by row.
+func everything(t *testing.T, db *sql.DB) string {
+	t.Helper()
+	names, err := db.QueryContext(t.Context(), `SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1`)
+	require.NoError(t, err)
+	var queries []string
+	for names.Next() {
+		var name string
+		require.NoError(t, names.Scan(&name))
+		queries = append(queries, fmt.Sprintf(`SELECT '%[1]s ' || to_jsonb(t)::text FROM %[1]s t ORDER BY 1`, name))
+	}
+	require.NoError(t, names.Err())
+	require.NotEmpty(t, queries)
+	var text strings.Builder
+	for _, query := range queries {
+		rows, err := db.QueryContext(t.Context(), query)
+		require.NoError(t, err)
+		for rows.Next() {
+			var line string
+			require.NoError(t, rows.Scan(&line))
+			text.WriteString(line + "\n")
+		}
+		require.NoError(t, rows.Err())
+	}
+	return text.String()
+}
