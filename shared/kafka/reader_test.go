@@ -1,0 +1,205 @@
+package kafka
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/Shopify/sarama"
+	"github.com/stretchr/testify/require"
+)
+
+// transactor writes records in transactions to partition 0.
+type transactor struct {
+	sarama.SyncProducer
+	t     *testing.T
+	topic string
+}
+
+func setupTransactor(t *testing.T, brokers []string, topic string) *transactor {
+	t.Helper()
+	c := baseConfig("test")
+	c.Producer.Return.Successes = true
+	c.Producer.Idempotent = true
+	c.Producer.RequiredAcks = sarama.WaitForAll
+	c.Net.MaxOpenRequests = 1
+	c.Producer.Transaction.ID = "transactor-" + topic
+	c.Producer.Partitioner = sarama.NewManualPartitioner
+	var p sarama.SyncProducer
+	require.Eventually(t, func() bool { // a broker that has just started still loads its transactions
+		var err error
+		p, err = sarama.NewSyncProducer(brokers, c)
+		return err == nil
+	}, 20*time.Second, 50*time.Millisecond)
+	t.Cleanup(func() { require.NoError(t, p.Close()) })
+	return &transactor{p, t, topic}
+}
+
+func (p *transactor) begin(n int) {
+	p.t.Helper()
+	require.NoError(p.t, p.BeginTxn())
+	for i := range n {
+		_, _, err := p.SendMessage(&sarama.ProducerMessage{Topic: p.topic, Value: sarama.StringEncoder(fmt.Sprint("value ", i))})
+		require.NoError(p.t, err)
+	}
+}
+
+func (p *transactor) commit(n int) { p.t.Helper(); p.begin(n); require.NoError(p.t, p.CommitTxn()) }
+func (p *transactor) abort(n int)  { p.t.Helper(); p.begin(n); require.NoError(p.t, p.AbortTxn()) }
+
+// stable waits until a topic's partition 0 can be read up to end: a transaction's marker comes a moment after the answer
+// to its commit.
+func stable(t *testing.T, r *Reader, topic string, end int64) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		ends, err := r.StableEnds(t.Context(), topic, []int32{0})
+		return err == nil && ends[0] == end
+	}, 10*time.Second, 5*time.Millisecond)
+}
+
+func TestExplainTellsMarkersAbortedMissingAndCommittedRecordsApart(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r, topic := setupTopic(t, brokers, 1)
+	fill(t, brokers, topic, 1, 5) // 0 to 4
+	p := setupTransactor(t, brokers, topic)
+	p.commit(3) // 5 to 7, marker 8
+	p.abort(2)  // 9 and 10, marker 11
+	p.commit(1) // 12, marker 13
+	p.abort(1)  // 14, marker 15
+	stable(t, r, topic, 16)
+	for _, tc := range []struct {
+		from, to int64
+		want     Gap
+	}{
+		{0, 16, Gap{Records: 9, Aborted: 3, Markers: 4}},
+		{0, 5, Gap{Records: 5}},
+		{2, 4, Gap{Records: 2}},
+		{8, 9, Gap{Markers: 1}},
+		{8, 12, Gap{Markers: 2, Aborted: 2}},
+		{9, 11, Gap{Aborted: 2}},
+		{10, 12, Gap{Aborted: 1, Markers: 1}},
+		{12, 13, Gap{Records: 1}},
+		{13, 16, Gap{Markers: 2, Aborted: 1}},
+		{15, 16, Gap{Markers: 1}},
+		{16, 16, Gap{}},
+		{14, 20, Gap{Aborted: 1, Markers: 1, Missing: 4}},
+	} {
+		got, err := r.Explain(t.Context(), topic, 0, tc.from, tc.to)
+		require.NoError(t, err)
+		require.Equal(t, tc.want, got, "[%d, %d)", tc.from, tc.to)
+	}
+
+	// Records deleted from the start leave nothing.
+	c, err := r.connect()
+	require.NoError(t, err)
+	admin, err := sarama.NewClusterAdminFromClient(c)
+	require.NoError(t, err)
+	require.NoError(t, admin.DeleteRecords(topic, map[int32]int64{0: 7}))
+	got, err := r.Explain(t.Context(), topic, 0, 2, 5)
+	require.NoError(t, err)
+	require.Equal(t, Gap{Missing: 3}, got)
+	bounds, err := r.Bounds(t.Context(), topic, []int32{0})
+	require.NoError(t, err)
+	require.Equal(t, map[int32]Bounds{0: {Start: 7, Stable: 16}}, bounds)
+}
+
+// One producer's aborted transaction does not make another producer's records aborted, nor its own later ones.
+func TestExplainKeepsProducersApart(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r, topic := setupTopic(t, brokers, 1)
+	one := setupTransactor(t, brokers, topic)
+	one.begin(2)                  // 0 and 1
+	fill(t, brokers, topic, 1, 2) // 2 and 3, in the middle of it
+	require.NoError(t, one.AbortTxn())
+	one.commit(2) // 5 and 6, marker 7
+	stable(t, r, topic, 8)
+	got, err := r.Explain(t.Context(), topic, 0, 0, 8)
+	require.NoError(t, err)
+	require.Equal(t, Gap{Aborted: 2, Records: 4, Markers: 2}, got)
+}
+
+func TestStableEndsStopAtAnOpenTransaction(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r, topic := setupTopic(t, brokers, 2)
+	fill(t, brokers, topic, 2, 5)
+	p := setupTransactor(t, brokers, topic)
+	p.begin(3)
+	ends, err := r.StableEnds(t.Context(), topic, []int32{0, 1})
+	require.NoError(t, err)
+	require.Equal(t, map[int32]int64{0: 5, 1: 5}, ends)
+	high, err := r.client.GetOffset(topic, 0, sarama.OffsetNewest)
+	require.NoError(t, err)
+	require.Equal(t, int64(8), high, "Sarama's own question has another answer")
+	require.NoError(t, p.CommitTxn())
+	stable(t, r, topic, 9)
+}
+
+func TestRecordAt(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r, topic := setupTopic(t, brokers, 1)
+		fill(t, brokers, topic, 1, 100)
+		m := join(t, brokers, "group-"+topic, topic, nil)
+		require.Eventually(t, func() bool { return m.count() == 100 }, 20*time.Second, 5*time.Millisecond)
+		for _, offset := range []int64{0, 1, 57, 99} {
+			got, found, err := r.RecordAt(t.Context(), topic, 0, offset)
+			require.NoError(t, err)
+			require.True(t, found)
+			read := m.records[0][offset] // what a subscriber is given is the same, its time included
+			require.Equal(t, read.Offset, got.Offset)
+			require.Equal(t, read.Timestamp, got.Timestamp)
+			require.Equal(t, read.Key, got.Key)
+			require.Equal(t, read.Value, got.Value)
+		}
+		_, found, err := r.RecordAt(t.Context(), topic, 0, 100)
+		require.NoError(t, err)
+		require.False(t, found)
+		_, found, err = r.RecordAt(t.Context(), topic, 0, 5000)
+		require.NoError(t, err)
+		require.False(t, found)
+	})
+}
+
+func TestRecordAtAMarkerIsNone(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r, topic := setupTopic(t, brokers, 1)
+	setupTransactor(t, brokers, topic).commit(2)
+	stable(t, r, topic, 3)
+	_, found, err := r.RecordAt(t.Context(), topic, 0, 2)
+	require.NoError(t, err)
+	require.False(t, found)
+	got, found, err := r.RecordAt(t.Context(), topic, 0, 1)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, "value 1", string(got.Value))
+}
+
+func TestReaderSaysWhenNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	r := NewReader([]string{"127.0.0.1:1"}, "test")
+	_, err := r.ClusterID(t.Context())
+	require.Error(t, err)
+	_, err = r.Bounds(t.Context(), "topic", []int32{0})
+	require.Error(t, err)
+	require.NoError(t, r.Close())
+}
+
+func TestReaderKnowsTheClusterAndItsTopics(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r, topic := setupTopic(t, brokers, 3)
+		id, err := r.ClusterID(t.Context())
+		require.NoError(t, err)
+		require.NotEmpty(t, id)
+		again, err := setupReader(t, brokers).ClusterID(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, id, again)
+		n, err := r.Partitions(t.Context(), topic)
+		require.NoError(t, err)
+		require.Equal(t, 3, n)
+	})
+}
