@@ -100,6 +100,29 @@ func TestAnotherLogIsRefused(t *testing.T) {
 	}
 }
 
+// The same while the consumer runs: Sarama would read on at the old offset of the new topic.
+func TestALogThatIsReplacedUnderARunningConsumerIsRefused(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		grow int
+		says string
+	}{
+		{"and is empty", 0, "ends at offset 0 and the projection has read up to 50"},
+		{"and regrows past the old offset", 80, "@49 is another than the one that was projected"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := onKafka(t)
+			consumer := s.Consumer("")
+			grow(t, s, 50)
+			before := s.RequireProjected(s.DB)
+			anew(t, s)
+			grow(t, s, test.grow)
+			refused(t, consumer, test.says, "deleted and created anew")
+			require.Equal(t, before, s.Dump(s.DB), "something was written")
+		})
+	}
+}
+
 // A log that has lost its beginning is projected once the operator has accepted where it starts, and no sooner.
 func TestALogThatLostItsBeginningIsProjectedOnceThatIsAccepted(t *testing.T) {
 	s := onKafka(t)

@@ -27,7 +27,7 @@ type Record struct {
 type Header struct{ Key, Value []byte }
 
 // Session is one assignment of partitions to this member. It ends when the group rebalances, the
-// broker is lost or a batch calls End; another follows by itself.
+// broker or a topic is lost or a batch calls End; another follows by itself.
 type Session interface {
 	// Context ends with the session.
 	Context() context.Context
@@ -116,6 +116,7 @@ type Subscriber struct {
 	inner   *wkafka.Subscriber
 	batches sync.Map // message UUID → *Batch
 	serial  atomic.Uint64
+	current atomic.Pointer[ending] // of the session
 }
 
 // NewSubscriber returns a member that has not joined yet.
@@ -133,6 +134,7 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	c.Consumer.Group.Heartbeat.Interval = time.Second
 	c.Consumer.Group.Rebalance.Timeout = 20 * time.Second
 	c.Consumer.Group.InstanceId = o.InstanceID
+	c.Consumer.Retry.BackoffFunc = s.lost
 	c.Consumer.MaxWaitTime = 250 * time.Millisecond
 	c.Consumer.MaxProcessingTime = 500 * time.Millisecond
 	c.Consumer.Fetch.Default = 1 << 20
@@ -172,6 +174,16 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch
 	return out, nil
 }
 
+// lost is called when a partition has lost its broker, its leader or its topic, and returns how long to
+// wait until it is read on at the same offset. By then it may be another topic's of the same name, so the
+// session ends, and the next one's set-up can look whose it is.
+func (s *Subscriber) lost(int) time.Duration {
+	if e := s.current.Load(); e != nil {
+		e.end()
+	}
+	return 2 * time.Second
+}
+
 // Close leaves the group once the batches in flight are done or ended. Batches must be taken from the
 // channel until it is closed.
 func (s *Subscriber) Close() error { return s.inner.Close() }
@@ -195,6 +207,7 @@ type groupHandler struct {
 
 func (h *groupHandler) Setup(sess sarama.ConsumerGroupSession) error {
 	h.current = &ending{ended: make(chan struct{})}
+	h.s.current.Store(h.current)
 	return h.s.o.SetUp(session{sess, h.current})
 }
 

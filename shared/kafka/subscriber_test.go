@@ -292,6 +292,46 @@ func TestAnOffsetOutsideTheLogDeliversNothing(t *testing.T) {
 	})
 }
 
+// A topic that is deleted and made again is read on at the old offset by Sarama, without a word, as soon as it reaches that
+// far. The session ends first, so that set-up can see that it is another topic.
+func TestATopicMadeAnewEndsTheSessionBeforeItIsRead(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r, topic := setupTopic(t, brokers, 1)
+	fill(t, brokers, topic, 1, 50)
+	had := make(chan int, 10)
+	m := join(t, brokers, "group-"+topic, topic, func(o *SubscriberOptions, m *member) {
+		o.SetUp = func(s Session) error {
+			m.mu.Lock()
+			s.Seek(0, m.next[0], testMark)
+			had <- len(m.records[0])
+			m.mu.Unlock()
+			return nil
+		}
+	})
+	require.Zero(t, <-had)
+	require.Eventually(t, func() bool { return m.count() == 50 }, 20*time.Second, 5*time.Millisecond)
+
+	c, err := r.connect()
+	require.NoError(t, err)
+	admin, err := sarama.NewClusterAdminFromClient(c)
+	require.NoError(t, err)
+	require.NoError(t, admin.DeleteTopic(topic))
+	require.Eventually(t, func() bool {
+		return admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}, false) == nil
+	}, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return c.RefreshMetadata(topic) == nil }, 10*time.Second, 5*time.Millisecond)
+	fill(t, brokers, topic, 1, 80)
+
+	select {
+	case n := <-had:
+		require.Equal(t, 50, n, "records of the new topic were delivered in the old session")
+	case <-time.After(20 * time.Second):
+		require.Failf(t, "the session goes on", "%d records were delivered in it", m.count())
+	}
+	require.Eventually(t, func() bool { return m.count() == 80 }, 20*time.Second, 5*time.Millisecond)
+}
+
 // What was acknowledged is what the group has committed, as any other client sees it, with its metadata. On a current
 // Kafka that is no matter of course.
 func TestCommittedOffsetsAreCommitted(t *testing.T) {
