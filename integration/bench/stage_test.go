@@ -16,6 +16,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/ticket"
+	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
 )
 
 // partitions of the topic in every benchmark.
@@ -42,13 +43,12 @@ func program(b *testing.B, name string) string {
 	return programs.built[name].Path(name)
 }
 
-// stage is a real Kafka of its own and a database, with services as processes.
+// stage is a real Kafka of its own and a database that syncs what it commits, with services as processes.
 type stage struct {
-	kafka    *stack.Kafka
-	postgres *stack.Postgres
-	url      string
-	db       *sql.DB
-	logs     string
+	kafka *stack.Kafka
+	url   string
+	db    *sql.DB
+	logs  string
 }
 
 func newStage(b *testing.B) *stage {
@@ -58,10 +58,10 @@ func newStage(b *testing.B) *stage {
 	s.kafka, err = stack.StartKafka(b.Context(), stack.KafkaOptions{})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, s.kafka.Close(context.Background())) }) // the benchmark's context has ended
-	s.postgres, err = stack.StartPostgres(b.Context())
+	server, err := postgres.Start(b.Context(), postgres.Options{DataDir: filepath.Join(b.TempDir(), "postgres")})
 	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, s.postgres.Close()) })
-	s.url, err = s.postgres.CreateDatabase(b.Context(), "bench")
+	b.Cleanup(func() { require.NoError(b, server.Close()) })
+	s.url, err = stack.CreateDatabase(b.Context(), server.URL(), "bench")
 	require.NoError(b, err)
 	s.db, err = sql.Open("postgres", s.url)
 	require.NoError(b, err)
