@@ -14,7 +14,7 @@ MODULES = $(shell go list -m -f '{{.Dir}}')
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install what tests need (a Java runtime, Maven, Kafka's jars), or say what to install
+setup: ## install what tests need (a Java runtime, Maven, psql, Kafka's jars), or say what to install
 	@./tools/setup
 
 build: ## every program into bin/
@@ -25,9 +25,10 @@ build: ## every program into bin/
 run: build ## build, then run everything in one process: bin/tidemark up
 	bin/tidemark up
 
-test: setup ## all tests on a real Apache Kafka and a private Postgres, then the stories on the embedded broker
+test: setup ## all tests on a real Apache Kafka and a private Postgres, the stories on the embedded broker too, each benchmark once
 	go run ./integration/cmd/servers -- go test -count=1 -timeout 30m work
-	TEST_BROKER=embedded go test -count=1 -timeout 15m ./integration/...
+	TEST_BROKER=embedded go test -count=1 -timeout 15m ./integration ./integration/story
+	go run ./integration/cmd/servers -- go test -count=1 -short -timeout 15m -run '^$$' -bench . -benchtime 1x work | grep -v 'no test files'
 
 drill: setup ## lose the database and get it back, step by step
 	go test -count=1 -timeout 15m -v -run Recovery ./integration/...

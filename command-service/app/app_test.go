@@ -196,7 +196,7 @@ func headersOf(t *testing.T, s *service, brokers []string) map[string]string {
 
 func TestABrokerThatIsMissingIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a port to be free
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address, port := l.Addr().String(), l.Addr().(*net.TCPAddr).Port
 	require.NoError(t, l.Close())
@@ -290,12 +290,12 @@ func TestATopicThatIsDeletedIsNotMadeAnew(t *testing.T) {
 
 func TestAPortThatIsTakenIsNamed(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // held for the test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = l.Close() }()
 	o := options([]string{"127.0.0.1:1"})
 	o.Config.ServerPort = l.Addr().(*net.TCPAddr).Port
-	o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	o.Log = slog.New(slog.DiscardHandler)
 	require.ErrorContains(t, Run(t.Context(), o), "SERVER_PORT")
 }
 
@@ -312,7 +312,7 @@ func TestAStopFinishesWhatIsInHand(t *testing.T) {
 			client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}
 			defer client.CloseIdleConnections()
 			for {
-				res, err := client.Post(s.url+"/app", "", nil) //nolint:noctx // bounded by the client
+				res, err := client.Post(s.url+"/app", "", nil)
 				if err != nil {
 					return // the port is closed
 				}

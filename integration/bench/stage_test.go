@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"database/sql"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -127,8 +126,5 @@ func psql(b *testing.B, url, command string) time.Duration {
 
 func scratch(b *testing.B, name string) string {
 	b.Helper()
-	dir, err := os.MkdirTemp("", "tidemark-bench-")
-	require.NoError(b, err)
-	b.Cleanup(func() { _ = os.RemoveAll(dir) }) // best effort
-	return filepath.Join(dir, name)
+	return filepath.Join(b.TempDir(), name)
 }

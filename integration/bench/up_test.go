@@ -51,8 +51,8 @@ func up(b *testing.B, dir string) time.Duration {
 	client := newClient()
 	defer client.CloseIdleConnections()
 	require.Eventually(b, func() bool {
-		res, _, err := answer(b.Context(), client, "POST", "http://127.0.0.1:"+ports[0]+"/api/v1/timestamp", "")
-		return err == nil && res.StatusCode == 202
+		posted, err := ask(b.Context(), client, "POST", "http://127.0.0.1:"+ports[0]+"/api/v1/timestamp", "")
+		return err == nil && posted.status == 202
 	}, time.Minute, 5*time.Millisecond)
 	took := time.Since(start)
 	require.NoError(b, cmd.Process.Signal(syscall.SIGTERM))

@@ -78,38 +78,45 @@ func visible(b *testing.B, client *http.Client, door, query string, rate int, du
 }
 
 func once(ctx context.Context, client *http.Client, door, query string) error {
-	posted, body, err := answer(ctx, client, http.MethodPost, door+"/api/v1/timestamp", "")
+	posted, err := ask(ctx, client, http.MethodPost, door+"/api/v1/timestamp", "")
 	if err != nil {
 		return err
 	}
-	_, rest, _ := strings.Cut(body, `"id":"`)
+	_, rest, _ := strings.Cut(posted.body, `"id":"`)
 	id, _, ok := strings.Cut(rest, `"`)
-	if posted.StatusCode != http.StatusAccepted || !ok {
-		return fmt.Errorf("POST: %s %s", posted.Status, body)
+	if posted.status != http.StatusAccepted || !ok {
+		return fmt.Errorf("POST: %d %s", posted.status, posted.body)
 	}
-	read, body, err := answer(ctx, client, http.MethodGet, query+"/api/v1/timestamp/"+id, posted.Header.Get("Tidemark-Position"))
+	read, err := ask(ctx, client, http.MethodGet, query+"/api/v1/timestamp/"+id, posted.header.Get("Tidemark-Position"))
 	if err != nil {
 		return err
 	}
-	if read.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET: %s %s", read.Status, body)
+	if read.status != http.StatusOK {
+		return fmt.Errorf("GET: %d %s", read.status, read.body)
 	}
 	return nil
 }
 
-func answer(ctx context.Context, client *http.Client, method, url, position string) (*http.Response, string, error) {
+// answer is a whole answer: its status, headers and body.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func ask(ctx context.Context, client *http.Client, method, url, position string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	if position != "" {
 		req.Header.Set("Tidemark-Position", position)
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
+	defer func() { _ = res.Body.Close() }() // read to its end
 	body, err := io.ReadAll(res.Body)
-	_ = res.Body.Close() // read to its end
-	return res, string(body), err
+	return answer{res.StatusCode, res.Header, string(body)}, err
 }

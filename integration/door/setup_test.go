@@ -48,7 +48,7 @@ func startKafka(t *testing.T) *stack.Kafka {
 
 func viaProxy(k *stack.Kafka) []string { return []string{k.Proxy(door).Address()} }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func newTopic(t *testing.T, k *stack.Kafka, partitions int) string {
 	t.Helper()
@@ -151,7 +151,7 @@ func startService(t *testing.T, k *stack.Kafka, deadline time.Duration) *service
 func (s *service) awaitReady(t *testing.T, within time.Duration) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		res, err := s.client.Get(s.url + "/ready") //nolint:noctx // bounded by the client
+		res, err := s.client.Get(s.url + "/ready")
 		if err != nil {
 			return false
 		}
@@ -176,7 +176,7 @@ type answer struct {
 // name to look for.
 func (s *service) post(instant, key string) (answer, error) {
 	a := answer{key: key}
-	r, err := http.NewRequest(http.MethodPost, s.url+"/api/v1/timestamp/"+instant, http.NoBody) //nolint:noctx // bounded by the client
+	r, err := http.NewRequest(http.MethodPost, s.url+"/api/v1/timestamp/"+instant, http.NoBody)
 	if err != nil {
 		return a, err
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -253,4 +254,16 @@ func TestClosedProxyLeavesNothing(t *testing.T) {
 	_, err = c.hear(t, soon)
 	require.ErrorIs(t, err, syscall.ECONNRESET)
 	require.NoError(t, p.Close())
+}
+
+func TestFreePortsAreHandedOutOnce(t *testing.T) {
+	t.Parallel()
+	port, err := stack.FreePort(t.Context())
+	require.NoError(t, err)
+	// Another process would meet the same refusal.
+	_, err = new(net.ListenConfig).ListenPacket(t.Context(), "udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	require.ErrorIs(t, err, syscall.EADDRINUSE)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
 }

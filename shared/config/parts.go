@@ -94,7 +94,7 @@ func (k Kafka) Validate() error {
 type Postgres struct {
 	URL             string        `env:"DB_URL" desc:"postgres://user:password@host:port/database?sslmode=…" secret:"url"`
 	MaxOpenConns    int           `env:"DB_MAX_OPEN_CONNS" desc:"most connections at once"`
-	MaxIdleConns    int           `env:"DB_MAX_IDLE_CONNS" desc:"connections kept while idle"`
+	MaxIdleConns    int           `env:"DB_MAX_IDLE_CONNS" desc:"connections kept while idle, at most DB_MAX_OPEN_CONNS"`
 	ConnMaxLifetime time.Duration `env:"DB_CONN_MAX_LIFETIME" desc:"age at which a connection is replaced; 0 is never"`
 }
 
@@ -115,8 +115,8 @@ func (p Postgres) Validate() error {
 	if p.MaxOpenConns < 4 {
 		errs = append(errs, fmt.Errorf("DB_MAX_OPEN_CONNS=%d is too few: at least 4", p.MaxOpenConns))
 	}
-	if p.MaxIdleConns < 0 || p.MaxIdleConns > p.MaxOpenConns {
-		errs = append(errs, fmt.Errorf("DB_MAX_IDLE_CONNS=%d is outside 0 to DB_MAX_OPEN_CONNS=%d", p.MaxIdleConns, p.MaxOpenConns))
+	if p.MaxIdleConns < 0 {
+		errs = append(errs, fmt.Errorf("DB_MAX_IDLE_CONNS=%d is negative", p.MaxIdleConns))
 	}
 	if p.ConnMaxLifetime < 0 {
 		errs = append(errs, fmt.Errorf("DB_CONN_MAX_LIFETIME=%s is negative", p.ConnMaxLifetime))

@@ -38,7 +38,7 @@ paths:
 func setup(t *testing.T) (*gin.Engine, *Readiness) {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	e := NewEngine(Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registry: registry, MaxBody: 32})
+	e := NewEngine(Options{Log: slog.New(slog.DiscardHandler), Registry: registry, MaxBody: 32})
 	ready := NewReadiness("kafka")
 	Mount(e, "test-service", registry, ready, []byte(spec))
 	validated, err := Validated(t.Context(), []byte(spec))
@@ -138,13 +138,13 @@ func TestHealthReadyMetricsAndDocs(t *testing.T) {
 func TestServerListensAndStops(t *testing.T) {
 	t.Parallel()
 	e, _ := setup(t)
-	s, err := Listen(t.Context(), "127.0.0.1:0", e, time.Second, slog.New(slog.NewTextHandler(io.Discard, nil)), func(err error) { t.Error(err) })
+	s, err := Listen(t.Context(), "127.0.0.1:0", e, time.Second, slog.New(slog.DiscardHandler), func(err error) { t.Error(err) })
 	require.NoError(t, err)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Get("http://" + s.Address() + "/health")
 	require.NoError(t, err)
 	require.NoError(t, res.Body.Close())
-	_, err = Listen(t.Context(), s.Address(), e, time.Second, slog.New(slog.NewTextHandler(io.Discard, nil)), nil)
+	_, err = Listen(t.Context(), s.Address(), e, time.Second, slog.New(slog.DiscardHandler), nil)
 	require.ErrorContains(t, err, "SERVER_PORT")
 	require.NoError(t, s.Stop(t.Context()))
 }

@@ -9,10 +9,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/Shopify/sarama"
-	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/tidemark/tidemark/shared/position"
 )
@@ -250,16 +250,15 @@ func (f *flights) send(batches []*batch) {
 		}
 		loads[leader] = append(loads[leader], b)
 	}
-	landed := make(chan struct{}, len(loads))
+	var others sync.WaitGroup
 	for leader, load := range loads {
-		go func() {
+		if len(loads) == 1 {
 			f.produce(leader, load)
-			landed <- struct{}{}
-		}()
+			return
+		}
+		others.Go(func() { f.produce(leader, load) })
 	}
-	for range loads {
-		<-landed
-	}
+	others.Wait()
 }
 
 func (f *flights) produce(leader *sarama.Broker, load []*batch) {
@@ -399,7 +398,3 @@ func topics(queues map[topicPartition][]*batch) []string {
 	}
 	return slices.Collect(maps.Keys(names))
 }
-
-// headerNames are the names of a message's headers in a fixed order, so that equal messages are equal
-// records.
-func headerNames(m message.Metadata) []string { return slices.Sorted(maps.Keys(m)) }

@@ -109,11 +109,11 @@ func (l watermillLogger) Error(msg string, err error, f watermill.LogFields) {
 	if l.watch != nil && err != nil {
 		l.watch(err)
 	}
-	l.log.Warn("watermill: "+msg, append(attrs(f), "err", err)...)
+	l.log.Warn("watermill", append(attrs(f), "said", msg, "err", err)...)
 }
 
 func (l watermillLogger) Info(msg string, f watermill.LogFields) {
-	l.log.Debug("watermill: "+msg, attrs(f)...)
+	l.log.Debug("watermill", append(attrs(f), "said", msg)...)
 }
 
 func (watermillLogger) Debug(string, watermill.LogFields) {}

@@ -1,10 +1,12 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,11 +88,12 @@ func NewPublisher(o PublisherOptions) (*Publisher, error) {
 }
 
 // NewMessage returns a message that is keyed by key (no key for "", and then any partition) and carries
-// value and the correlation id. The publisher adds its producer header.
+// value and the correlation id. The publisher adds its producer header. The message is for publishing
+// only: it cannot be acknowledged, and so saves the channels for that.
 func NewMessage(key string, value []byte, correlationID string) *message.Message {
-	m := message.NewMessage(key, value)
+	m := &message.Message{UUID: key, Payload: value}
 	if correlationID != "" {
-		m.Metadata[event.HeaderCorrelationID] = correlationID
+		m.Metadata = message.Metadata{event.HeaderCorrelationID: correlationID}
 	}
 	return m
 }
@@ -267,13 +270,25 @@ func (m marshaler) Marshal(topic string, msg *message.Message) (*sarama.Producer
 		return nil, errors.New("the message is part of no flight")
 	}
 	headers := make([]sarama.RecordHeader, 0, len(msg.Metadata)+1)
-	for _, name := range headerNames(msg.Metadata) {
-		headers = append(headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(msg.Metadata[name])})
+	for name, value := range msg.Metadata {
+		headers = append(headers, sarama.RecordHeader{Key: headerName(name), Value: []byte(value)})
 	}
-	headers = append(headers, sarama.RecordHeader{Key: []byte(event.HeaderProducer), Value: m.producer})
+	if len(headers) > 1 { // in a fixed order, so that equal messages are equal records
+		slices.SortFunc(headers, func(a, b sarama.RecordHeader) int { return bytes.Compare(a.Key, b.Key) })
+	}
+	headers = append(headers, sarama.RecordHeader{Key: producerHeader, Value: m.producer})
 	out := &sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(msg.Payload), Headers: headers, Metadata: f}
 	if msg.UUID != "" {
 		out.Key = sarama.StringEncoder(msg.UUID)
 	}
 	return out, nil
+}
+
+var correlationHeader, producerHeader = []byte(event.HeaderCorrelationID), []byte(event.HeaderProducer)
+
+func headerName(name string) []byte {
+	if name == event.HeaderCorrelationID {
+		return correlationHeader
+	}
+	return []byte(name)
 }

@@ -3,7 +3,6 @@ package kafka
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -15,7 +14,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 )
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // setupTopic makes a topic and waits until its partitions have leaders.
 func setupTopic(t *testing.T, brokers []string, partitions int) (*Reader, string) {

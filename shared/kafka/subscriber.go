@@ -50,11 +50,22 @@ type Batch struct {
 	Partition int32
 	Records   []Record
 
-	session context.Context
+	session context.Context //nolint:containedctx // a batch belongs to a session, which ends without asking it
 	claim   *claim
 	msg     *message.Message
 	mark    mark
+	bytes   int // of its records' values
 }
+
+// mostBytes ends a batch of large records before it is large itself.
+const mostBytes = 4 << 20
+
+func (b *Batch) add(m *sarama.ConsumerMessage) {
+	b.Records = append(b.Records, record(m))
+	b.bytes += len(m.Value)
+}
+
+func (b *Batch) full(most int) bool { return len(b.Records) >= most || b.bytes >= mostBytes }
 
 type mark struct {
 	offset   int64
@@ -236,7 +247,8 @@ func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, cl *claim) {
 		case <-cl.ended:
 			return
 		}
-		b := &Batch{Topic: cl.Topic(), Partition: cl.Partition(), session: sess.Context(), claim: cl, Records: []Record{record(first)}}
+		b := &Batch{Topic: cl.Topic(), Partition: cl.Partition(), session: sess.Context(), claim: cl}
+		b.add(first)
 		id := strconv.FormatUint(h.s.serial.Add(1), 36)
 		stand := &sarama.ConsumerMessage{Topic: b.Topic, Partition: b.Partition, Offset: first.Offset, Key: []byte(id)}
 		h.s.batches.Store(id, b)
@@ -252,15 +264,15 @@ func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, cl *claim) {
 func (h *groupHandler) offer(b *Batch, stand *sarama.ConsumerMessage, in <-chan *sarama.ConsumerMessage, cl *claim) bool {
 	for {
 		// What is there already is taken first; else select would offer a batch of one half the time.
-		for len(b.Records) < h.s.o.BatchSize && len(in) > 0 {
+		for !b.full(h.s.o.BatchSize) && len(in) > 0 {
 			m, ok := <-in
 			if !ok {
 				return false
 			}
-			b.Records = append(b.Records, record(m))
+			b.add(m)
 		}
 		more := in
-		if len(b.Records) >= h.s.o.BatchSize {
+		if b.full(h.s.o.BatchSize) {
 			more = nil
 		}
 		select {
@@ -270,7 +282,7 @@ func (h *groupHandler) offer(b *Batch, stand *sarama.ConsumerMessage, in <-chan 
 			if !ok {
 				return false
 			}
-			b.Records = append(b.Records, record(m))
+			b.add(m)
 		case <-cl.ended:
 			return false
 		}

@@ -26,7 +26,7 @@ func Main[C any](name string, c *C, level func(*C) string, run func(context.Cont
 		fmt.Fprintf(os.Stderr, "usage: %s [--check]\nIt is configured by its environment; --check validates and prints it.\n", name)
 		return 2
 	}
-	if err := config.Load(c, config.Environ(os.Environ())); err != nil {
+	if err := config.Load(c, config.Environ(os.Environ())); err != nil { //nolint:forbidigo // this is every service's main
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

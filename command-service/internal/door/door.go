@@ -74,6 +74,7 @@ type Options struct {
 type Door struct {
 	options Options
 	queue   chan *command
+	used    sync.Pool // of *command, answered ones
 	shut    atomic.Pointer[ShutError]
 	stop    chan struct{}
 	once    sync.Once
@@ -87,9 +88,10 @@ const (
 )
 
 type command struct {
-	message *message.Message
-	state   atomic.Int32
-	result  chan kafka.Result // of capacity 1: the group never waits for a caller
+	message  *message.Message
+	state    atomic.Int32
+	result   chan kafka.Result // of capacity 1: the group never waits for a caller
+	deadline *time.Timer
 }
 
 // New returns a door that is shut and has nothing to do. Close ends it.
@@ -143,19 +145,19 @@ func (d *Door) accept(ctx context.Context, key string, value []byte, correlation
 	if shut := d.shut.Load(); shut != nil {
 		return position.Position{}, shut
 	}
-	c := &command{message: kafka.NewMessage(key, value, correlationID), result: make(chan kafka.Result, 1)}
+	c := d.newCommand(kafka.NewMessage(key, value, correlationID))
 	select {
 	case d.queue <- c:
 	default:
 		return position.Position{}, ErrBusy
 	}
-	deadline := time.NewTimer(d.options.Deadline)
-	defer deadline.Stop()
 	var why error
 	select {
 	case r := <-c.result:
+		c.deadline.Stop()
+		d.used.Put(c) // nobody else has it any more
 		return outcome(r)
-	case <-deadline.C:
+	case <-c.deadline.C:
 		why = fmt.Errorf("no answer within %s", d.options.Deadline)
 	case <-ctx.Done():
 		why = ctx.Err()
@@ -169,6 +171,18 @@ func (d *Door) accept(ctx context.Context, key string, value []byte, correlation
 	default:
 		return position.Position{}, fmt.Errorf("%w: %w", ErrUnknown, why)
 	}
+}
+
+// newCommand returns a queued command whose deadline runs.
+func (d *Door) newCommand(m *message.Message) *command {
+	c, ok := d.used.Get().(*command)
+	if !ok {
+		return &command{message: m, result: make(chan kafka.Result, 1), deadline: time.NewTimer(d.options.Deadline)}
+	}
+	c.message = m
+	c.state.Store(queued)
+	c.deadline.Reset(d.options.Deadline)
+	return c
 }
 
 func outcome(r kafka.Result) (position.Position, error) {

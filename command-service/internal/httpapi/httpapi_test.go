@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -78,7 +77,7 @@ func (b *bundle) last(t *testing.T) event.TimestampCommand {
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	b := &bundle{}
-	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet := slog.New(slog.DiscardHandler)
 	registry := prometheus.NewRegistry()
 	var err error
 	b.door, err = door.New(door.Options{Topic: event.TimestampCommandTopic, Log: b, Metrics: door.NewMetrics(registry)})

@@ -88,7 +88,7 @@ func (l *heldLog) StableEnds(ctx context.Context, topic string, partitions []int
 	return out, err
 }
 
-func (l *heldLog) Committed(_ context.Context, _, _ string, partitions []int32) (map[int32]kafka.Committed, error) {
+func (l *heldLog) Committed(context.Context, string, string, []int32) (map[int32]kafka.Committed, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.committed), l.away

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -124,7 +125,7 @@ func TestSorted(t *testing.T) {
 		"23505": conflict, "22008": refused, "23502": refused, "40001": again, "40P01": again, "42P01": fence, "0A000": fence, "55P03": fence,
 		"53100": away, "25006": away, "57P01": away, "57014": away, "08006": away, "42501": away,
 	} {
-		require.Equal(t, want, sorted(fmt.Errorf("write: %w", &pq.Error{Code: pq.ErrorCode(state)})), state)
+		require.Equal(t, want, sorted(fmt.Errorf("write: %w", &pq.Error{Code: pqerror.Code(state)})), state)
 	}
 	require.Equal(t, refused, sorted(&pq.Error{Code: "23514", Constraint: "mine"}))
 	require.Equal(t, away, sorted(&pq.Error{Code: "23514"}), "no partition for a row is no record's fault")

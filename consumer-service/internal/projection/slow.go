@@ -246,16 +246,16 @@ func (j *slow) insert(ctx context.Context, entries []entry) (map[uuid.UUID]bool,
 		created.Timestamp(e.created)
 		offsets.Int8(e.offset)
 	}
-	var new []uuid.UUID
-	if err := j.tx.SelectContext(ctx, &new, `
+	var added []uuid.UUID
+	if err := j.tx.SelectContext(ctx, &added, `
 INSERT INTO public.timestamp_records (id, event_timestamp, created_at, partition, "offset")
 SELECT r.id, r.event_timestamp, r.created_at, $1, r."offset"
 FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::bigint[]) AS r (id, event_timestamp, created_at, "offset")
 ON CONFLICT (id) DO NOTHING RETURNING id`, j.partition, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes()); err != nil {
 		return nil, fmt.Errorf("insert the rows that are new: %w", err)
 	}
-	out := make(map[uuid.UUID]bool, len(new))
-	for _, id := range new {
+	out := make(map[uuid.UUID]bool, len(added))
+	for _, id := range added {
 		out[id] = true
 	}
 	return out, nil

@@ -45,10 +45,14 @@ func run(args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	command := flags.Args()
 	if *fetch {
-		command = []string{"true"}
+		if err := fetchOnly(ctx); err != nil {
+			_, _ = fmt.Fprintln(stderr, "servers:", err)
+			return 1
+		}
+		return 0
 	}
+	command := flags.Args()
 	if len(command) == 0 {
 		_, _ = fmt.Fprintln(stderr, "servers: no command to run: servers [--broker kafka|embedded] -- COMMAND…")
 		return 2
@@ -58,6 +62,20 @@ func run(args []string, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stderr, "servers:", err)
 	}
 	return status
+}
+
+// fetchOnly gets Kafka's jars and, by starting it once, Postgres.
+func fetchOnly(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if _, err := stack.Classpath(ctx); err != nil {
+		return err
+	}
+	database, err := stack.StartPostgres(ctx)
+	if err != nil {
+		return err
+	}
+	return database.Close()
 }
 
 // around runs the command with servers around it and returns its exit status.

@@ -19,7 +19,6 @@ package projection
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -79,49 +78,32 @@ type Progress struct {
 	Epoch       int64
 	FirstOffset int64 // the first that was read
 	NextOffset  int64 // all below it are projected
-	CaughtUpAt  *time.Time
 }
 
 // Snapshot is one moment of the serving generation. It is valid inside the function that Read calls.
 type Snapshot struct {
 	Generation int
 	Epoch      int64
-	tx         *sqlx.Tx
-	progress   map[Place]Progress
+	conn       *sqlx.Conn
+	at         *Progress // of the partition that was asked for
 }
 
-// Progress of one partition, and whether the projection knows that partition.
-func (s *Snapshot) Progress(topic string, partition int32) (Progress, bool) {
-	p, ok := s.progress[Place{topic, partition}]
-	return p, ok
-}
-
-// CaughtUpAt is the instant up to which everything accepted on topic is projected: the least over its
-// partitions, nil where one was never level with its log or none is known.
-func (s *Snapshot) CaughtUpAt(topic string) *time.Time {
-	var least *time.Time
-	for place, p := range s.progress {
-		if place.Topic != topic {
-			continue
-		}
-		if p.CaughtUpAt == nil {
-			return nil
-		}
-		if least == nil || p.CaughtUpAt.Before(*least) {
-			least = p.CaughtUpAt
-		}
+// Progress is how far the partition of the wanted position is; zero where none was asked for.
+func (s *Snapshot) Progress() Progress {
+	if s.at == nil {
+		return Progress{}
 	}
-	return least
+	return *s.at
 }
 
 // Get reads one row into dest, sql.ErrNoRows where there is none.
 func (s *Snapshot) Get(ctx context.Context, dest any, query string, args ...any) error {
-	return s.tx.GetContext(ctx, dest, query, args...)
+	return s.conn.GetContext(ctx, dest, query, args...)
 }
 
 // Select reads rows into dest, a pointer to a slice.
 func (s *Snapshot) Select(ctx context.Context, dest any, query string, args ...any) error {
-	return s.tx.SelectContext(ctx, dest, query, args...)
+	return s.conn.SelectContext(ctx, dest, query, args...)
 }
 
 // Reader opens snapshots, after waiting where a read asks for it. It is safe for concurrent use.
@@ -165,29 +147,25 @@ func (r *Reader) Read(ctx context.Context, want Want, fn func(context.Context, *
 
 // try is one transaction. Its first statement takes the locks, in the order in which a swap of
 // generations takes them, before the snapshot is chosen: so either side of a swap is seen whole.
-func (r *Reader) try(ctx context.Context, want Want, fn func(context.Context, *Snapshot) error) error {
+func (r *Reader) try(ctx context.Context, want Want, fn func(context.Context, *Snapshot) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	tx, err := r.db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
-	if err != nil {
-		return fmt.Errorf("begin a snapshot: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }() // nothing was written: how it ends does not matter
-	s, err := open(ctx, tx)
+	s, err := r.open(ctx, want.Position)
 	if err != nil {
 		return err
 	}
-	if want.Asked() {
-		at := want.Position
-		p, known := s.Progress(at.Topic, at.Partition)
-		if !known || p.NextOffset <= at.Offset {
-			behind := &NotReachedError{Want: want, Generation: s.Generation, Epoch: s.Epoch}
-			if known && p.NextOffset > p.FirstOffset {
-				at.Offset = p.NextOffset - 1
-				behind.Reached = &at
-			}
-			return behind
+	defer func() {
+		if ended := end(ctx, s.conn); err == nil {
+			err = ended
 		}
+	}()
+	if at := want.Position; want.Asked() && (s.at == nil || s.at.NextOffset <= at.Offset) {
+		behind := &NotReachedError{Want: want, Generation: s.Generation, Epoch: s.Epoch}
+		if s.at != nil && s.at.NextOffset > s.at.FirstOffset {
+			at.Offset = s.at.NextOffset - 1
+			behind.Reached = &at
+		}
+		return behind
 	}
 	return fn(ctx, s)
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
 )
 
@@ -155,13 +154,13 @@ func TestASwapIsSeenWhole(t *testing.T) {
 	})
 	seen := map[int64]int{}
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
-		err := r.Read(t.Context(), Want{}, func(ctx context.Context, s *Snapshot) error {
+		err := r.Read(t.Context(), Want{Position: testdb.At(0, 0)}, func(ctx context.Context, s *Snapshot) error {
 			var at int64
 			if err := s.Get(ctx, &at, `SELECT "offset" FROM public.timestamp_records WHERE id = $1`, id); err != nil {
 				return err
 			}
-			p, ok := s.Progress(event.TimestampCommandTopic, 0)
-			if !ok || p.Epoch != s.Epoch || p.NextOffset != s.Epoch || at != s.Epoch-1 {
+			p := s.Progress()
+			if p.Epoch != s.Epoch || p.NextOffset != s.Epoch || at != s.Epoch-1 {
 				t.Errorf("mixed: generation's epoch %d, progress %+v, row at %d", s.Epoch, p, at)
 			}
 			seen[s.Epoch]++
@@ -187,4 +186,32 @@ func TestALockThatIsNotGivenIsAnErrorSoon(t *testing.T) {
 	err := r.Read(t.Context(), Want{}, func(context.Context, *Snapshot) error { return nil })
 	require.Equal(t, "55P03", postgres.State(err))
 	require.Less(t, time.Since(start), 4*time.Second)
+}
+
+func TestConnectionsThatARestartBrokeAreNoticed(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	r := newReader(t, db)
+	nothing := func(context.Context, *Snapshot) error { return nil }
+	fill := func() {
+		var inside, done sync.WaitGroup
+		inside.Add(8)
+		for range 8 { // all inside at once, so that the pool holds that many
+			done.Go(func() {
+				if err := r.Read(t.Context(), Want{}, func(context.Context, *Snapshot) error {
+					inside.Done()
+					inside.Wait()
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		done.Wait()
+	}
+	fill()
+	var ended int
+	require.NoError(t, db.Get(&ended, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'test'`))
+	require.GreaterOrEqual(t, ended, 8)
+	require.NoError(t, r.Read(t.Context(), Want{}, nothing))
 }

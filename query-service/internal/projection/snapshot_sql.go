@@ -3,49 +3,90 @@ package projection
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/jmoiron/sqlx"
+
+	"github.com/tidemark/tidemark/shared/position"
 )
 
-// Both statements travel in one message. LOCK TABLE takes no snapshot, so the one that follows is
-// taken with the locks held.
-const openSnapshot = `
+// All of it travels in one message: of what a read costs, most is messages. LOCK TABLE takes no
+// snapshot, so the one that follows is chosen with the locks held. A message of several statements takes
+// no parameters; what is put in is a number and a topic, whose characters position.Parse has checked.
+const (
+	begin = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters IN ACCESS SHARE MODE;
-SELECT g.generation, g.epoch AS generation_epoch, p.topic, p.partition, p.epoch, p.first_offset, p.next_offset, p.caught_up_at
-FROM public.generations g LEFT JOIN public.projection_progress p ON true
-WHERE g.state = 'serving'`
+SELECT g.generation, g.epoch, p.epoch, p.first_offset, p.next_offset
+FROM public.generations g LEFT JOIN public.projection_progress p ON `
+	noPartition  = `false`
+	onePartition = `p.topic = '%s' AND p.partition = %d`
+	serving      = ` WHERE g.state = 'serving'`
+)
 
-func open(ctx context.Context, tx *sqlx.Tx) (*Snapshot, error) {
-	rows, err := tx.QueryContext(ctx, openSnapshot)
+// staleConnections is more than a pool keeps: after a restart of the database each of them fails once.
+const staleConnections = 100
+
+// open takes a connection and begins. The pool finds out that a connection is broken only when it is
+// used; then the next one is taken, since nothing has happened yet.
+func (r *Reader) open(ctx context.Context, at position.Position) (*Snapshot, error) {
+	which := noPartition
+	if at.Topic != "" {
+		which = fmt.Sprintf(onePartition, at.Topic, at.Partition)
+	}
+	for try := 1; ; try++ {
+		conn, err := r.db.Connx(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+		s := &Snapshot{conn: conn}
+		var epoch, first, next *int64
+		err = conn.QueryRowxContext(ctx, begin+which+serving).Scan(&s.Generation, &s.Epoch, &epoch, &first, &next)
+		if err == nil {
+			if epoch != nil {
+				s.at = &Progress{*epoch, *first, *next}
+			}
+			return s, nil
+		}
+		_ = end(ctx, conn) // the error that counts is known
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil, errors.New("no generation is serving")
+		case !broken(err) || try == staleConnections:
+			return nil, fmt.Errorf("open a snapshot: %w", err)
+		}
+	}
+}
+
+func broken(err error) bool {
+	var network *net.OpError
+	return errors.Is(err, driver.ErrBadConn) || errors.As(err, &network)
+}
+
+// end leaves the transaction, in which nothing was written, and gives the connection back; one that
+// cannot leave it is closed instead.
+func end(ctx context.Context, conn *sqlx.Conn) error {
+	if _, err := conn.ExecContext(ctx, `ROLLBACK`); err != nil {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // this is how database/sql is told
+	}
+	if err := conn.Close(); err != nil && !errors.Is(err, driver.ErrBadConn) && !errors.Is(err, sql.ErrConnDone) {
+		return fmt.Errorf("give the connection back: %w", err)
+	}
+	return nil
+}
+
+// CaughtUpAt is the instant up to which everything accepted on topic is projected: the least over its
+// partitions, nil where one was never level with its log or none is known.
+func (s *Snapshot) CaughtUpAt(ctx context.Context, topic string) (*time.Time, error) {
+	var least *time.Time
+	err := s.Get(ctx, &least, `SELECT CASE WHEN count(*) = count(caught_up_at) THEN min(caught_up_at) END FROM public.projection_progress WHERE topic = $1`, topic)
 	if err != nil {
-		return nil, fmt.Errorf("open a snapshot: %w", err)
+		return nil, fmt.Errorf("read the watermark: %w", err)
 	}
-	defer func() { _ = rows.Close() }() // its error is that of Err below
-	s := &Snapshot{tx: tx, progress: map[Place]Progress{}}
-	serving := false
-	for rows.Next() {
-		var topic sql.NullString
-		var partition sql.NullInt32
-		var epoch, first, next sql.NullInt64
-		var caughtUp *time.Time
-		if err := rows.Scan(&s.Generation, &s.Epoch, &topic, &partition, &epoch, &first, &next, &caughtUp); err != nil {
-			return nil, fmt.Errorf("read the progress: %w", err)
-		}
-		serving = true
-		if topic.Valid {
-			s.progress[Place{topic.String, partition.Int32}] = Progress{epoch.Int64, first.Int64, next.Int64, caughtUp}
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read the progress: %w", err)
-	}
-	if !serving {
-		return nil, errors.New("no generation is serving")
-	}
-	return s, nil
+	return least, nil
 }
 
 // NextOffsets reads how far each partition is, for a Watch: a hint, outside any snapshot.

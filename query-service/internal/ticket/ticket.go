@@ -69,8 +69,7 @@ func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ti
 		if want.Asked() {
 			return t.decide(ctx, s)
 		}
-		t.look(s)
-		return nil
+		return t.look(ctx, s)
 	})
 	var behind *projection.NotReachedError
 	if errors.As(err, &behind) {
@@ -94,11 +93,11 @@ func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot) error {
 	case !errors.Is(err, deadletter.ErrNotFound):
 		return err
 	}
-	p, _ := s.Progress(t.Position.Topic, t.Position.Partition)
+	first := s.Progress().FirstOffset
 	switch {
-	case t.Position.Offset < p.FirstOffset:
+	case t.Position.Offset < first:
 		t.State, t.Row = Unknown, nil
-		t.Reason = fmt.Sprintf("%s lies before offset %d, the first of its partition that this projection read", t.Position, p.FirstOffset)
+		t.Reason = fmt.Sprintf("%s lies before offset %d, the first of its partition that this projection read", t.Position, first)
 	case t.Row != nil:
 		t.State = Duplicate
 	default:
@@ -109,14 +108,15 @@ func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot) error {
 }
 
 // look is for a ticket whose position is not known.
-func (t *Ticket) look(s *projection.Snapshot) {
+func (t *Ticket) look(ctx context.Context, s *projection.Snapshot) (err error) {
 	if t.Row != nil {
 		t.State, t.Position = Applied, &t.Row.Position
-		return
+		return nil
 	}
-	t.State, t.AsOf = Unknown, s.CaughtUpAt(event.TimestampCommandTopic)
+	t.State = Unknown
 	t.Reason = "it is not among the records up to as_of; it may still come: its position gives an exact answer"
-	if t.AsOf == nil {
+	if t.AsOf, err = s.CaughtUpAt(ctx, event.TimestampCommandTopic); t.AsOf == nil {
 		t.Reason = "it is not among the records read so far, and some partition was not read to its end yet; it may still come: its position gives an exact answer"
 	}
+	return err
 }

@@ -19,7 +19,7 @@ import (
 // connected to it.
 func New(t testing.TB) string {
 	t.Helper()
-	server := os.Getenv("TEST_DB_URL")
+	server := os.Getenv("TEST_DB_URL") //nolint:forbidigo // where tests find their server
 	require.NotEmpty(t, server, "TEST_DB_URL must name a Postgres server on which databases may be made, such as postgres://postgres@127.0.0.1:5432/postgres?sslmode=disable; make test sets it")
 	admin, err := sqlx.Connect("postgres", server)
 	require.NoError(t, err)

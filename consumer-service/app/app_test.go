@@ -1,0 +1,83 @@
+package app
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/shared/config"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestConfigurationTellsItsMistakes(t *testing.T) {
+	t.Parallel()
+	c := DefaultConfig()
+	require.NoError(t, config.Load(&c, map[string]string{"ACCEPT_LOG_START": "timestamp.command.v1/3@42,timestamp.command.v1/4@7"}))
+	accepted, err := c.acceptedStarts("timestamp.command.v1")
+	require.NoError(t, err)
+	require.Equal(t, map[int32]int64{3: 42, 4: 7}, accepted)
+
+	for name, tc := range map[string]struct{ variable, value, words string }{
+		"no position":         {"ACCEPT_LOG_START", "42", "is no position"},
+		"another topic":       {"ACCEPT_LOG_START", "other/3@42", "is no partition of timestamp.command.v1, which has 12"},
+		"no such partition":   {"ACCEPT_LOG_START", "timestamp.command.v1/12@0", "is no partition"},
+		"batch of nothing":    {"BATCH_SIZE", "0", "BATCH_SIZE=0 is outside"},
+		"audits without end":  {"AUDIT_INTERVAL", "1ms", "AUDIT_INTERVAL=1ms is below"},
+		"no base URL":         {"QUERY_URL", "7082", "QUERY_URL="},
+		"a name that is long": {"KAFKA_GROUP_ID", string(make([]byte, 201)), "KAFKA_GROUP_ID must have 1 to 200 characters"},
+	} {
+		c := DefaultConfig()
+		require.ErrorContains(t, config.Load(&c, map[string]string{tc.variable: tc.value}), tc.words, name)
+	}
+}
+
+// Without a database and without a broker the service waits, says what for, and stops when told.
+func TestItWaitsForWhatIsAwayAndStopsWhenTold(t *testing.T) {
+	t.Parallel()
+	c := DefaultConfig()
+	c.ServerPort, c.Brokers, c.QueryURL = 0, []string{"127.0.0.1:1"}, "http://reads.example:7082"
+	c.URL = "postgres://nobody@127.0.0.1:1/none?sslmode=disable"
+	ctx, stop := context.WithCancel(t.Context())
+	listening, ended := make(chan string, 1), make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler), Listening: func(a string) { listening <- a }})
+	}()
+	base := "http://" + <-listening
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	get := func(path string) (int, string, http.Header) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+path, nil)
+		require.NoError(t, err)
+		res, err := client.Do(req)
+		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		return res.StatusCode, string(body), res.Header
+	}
+	status, _, _ := get("/health")
+	require.Equal(t, http.StatusOK, status)
+	require.Eventually(t, func() bool {
+		status, body, _ := get("/ready")
+		require.Equal(t, http.StatusServiceUnavailable, status)
+		return strings.Contains(body, "waiting for the database")
+	}, 10*time.Second, 20*time.Millisecond)
+	status, _, header := get("/api/v1/timestamp/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f")
+	require.Equal(t, http.StatusPermanentRedirect, status)
+	require.Equal(t, "http://reads.example:7082/api/v1/timestamp/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", header.Get("Location"))
+	status, body, _ := get("/openapi.yaml")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, body, "openapi: 3.0.3")
+	stop()
+	require.NoError(t, <-ended)
+}
