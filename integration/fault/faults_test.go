@@ -36,7 +36,7 @@ var laneFaults = []struct {
 	weight int
 	draw   func(*rand.Rand, *lane) fault
 }{
-	{3, killOne}, {1, killBoth}, {2, killAgainAndAgain}, {2, freeze}, {1, freezePastSession},
+	{3, killOne}, {1, killBoth}, {1, killAgainAndAgain}, {2, freeze}, {1, freezePastSession},
 	{3, cutKafka}, {2, hangKafka}, {1, slowKafka},
 	{3, cutPostgres}, {2, hangPostgres}, {3, loseReplies}, {1, slowPostgres}, {2, endSessions},
 	{2, leaveAndJoin}, {2, visit},
