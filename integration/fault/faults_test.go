@@ -36,7 +36,7 @@ var laneFaults = []struct {
 	weight int
 	draw   func(*rand.Rand, *lane) fault
 }{
-	{3, killOne}, {1, killBoth}, {2, killAgainAndAgain}, {2, freeze}, {1, freezePastSession},
+	{3, killOne}, {1, killBoth}, {1, killAgainAndAgain}, {2, freeze}, {1, freezePastSession},
 	{3, cutKafka}, {2, hangKafka}, {1, slowKafka},
 	{3, cutPostgres}, {2, hangPostgres}, {3, loseReplies}, {1, slowPostgres}, {2, endSessions},
 	{2, leaveAndJoin}, {2, visit},
@@ -258,20 +258,32 @@ func left(ctx context.Context, s *stack.Service) error {
 	return s.Stop(ctx)
 }
 
-// brokerFault restarts the one broker: in order, or from one moment to the next.
+// brokerFault restarts the one broker twice, each time in order or from one moment to the next.
 func brokerFault(r *rand.Rand, k *stack.Kafka) fault {
-	at, down, kill := between(r, 0, 500*time.Millisecond), between(r, 0, time.Second), r.IntN(2) == 0
-	return fault{fmt.Sprintf("restart the broker after %s, down for %s, killed: %t", at, down, kill), func(ctx context.Context) error {
-		pause(ctx, at)
-		stop := k.Stop
-		if kill {
-			stop = func(context.Context) error { return k.Kill() }
+	type restart struct {
+		at, down time.Duration
+		kill     bool
+	}
+	twice := []restart{
+		{between(r, 0, 500*time.Millisecond), between(r, 0, time.Second), r.IntN(2) == 0},
+		{between(r, 0, 3*time.Second), between(r, 0, time.Second), r.IntN(2) == 0},
+	}
+	return fault{fmt.Sprintf("restart the broker twice (after, for, killed): %v", twice), func(ctx context.Context) error {
+		for _, one := range twice {
+			pause(ctx, one.at)
+			stop := k.Stop
+			if one.kill {
+				stop = func(context.Context) error { return k.Kill() }
+			}
+			if err := stop(ctx); err != nil {
+				return err
+			}
+			pause(ctx, one.down)
+			if err := k.Start(ctx); err != nil {
+				return err
+			}
 		}
-		if err := stop(ctx); err != nil {
-			return err
-		}
-		pause(ctx, down)
-		return k.Start(ctx)
+		return nil
 	}}
 }
 

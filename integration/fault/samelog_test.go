@@ -64,7 +64,7 @@ func TestAnotherLogIsRefused(t *testing.T) {
 			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
 			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@6"}
 		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 6"}},
-		{"more accepted than was deleted", func(t *testing.T, s *story.Story) map[string]string {
+		{"more accepted than was deleted", func(*testing.T, *story.Story) map[string]string {
 			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@7"}
 		}, fresh, []string{"timestamp.command.v1/3 starts at offset 0 and ACCEPT_LOG_START names 7", "would skip 7 records"}},
 		{"records deleted that were not read yet", func(t *testing.T, s *story.Story) map[string]string {
@@ -194,7 +194,7 @@ func anew(t *testing.T, s *story.Story) {
 }
 
 // another starts a second cluster, with a log of its own.
-func another(t *testing.T, s *story.Story) map[string]string {
+func another(t *testing.T, _ *story.Story) map[string]string {
 	t.Helper()
 	other, err := stack.StartKafka(t.Context(), stack.KafkaOptions{FastStart: true})
 	require.NoError(t, err)
@@ -239,26 +239,27 @@ func refused(t *testing.T, consumer *stack.Service, says ...string) {
 // everything is every table of a database, row by row.
 func everything(t *testing.T, db *sql.DB) string {
 	t.Helper()
-	names, err := db.QueryContext(t.Context(), `SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1`)
+	tables := column(t, db, `SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
+		WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1`)
+	require.NotEmpty(t, tables)
+	var lines []string
+	for _, table := range tables {
+		lines = append(lines, column(t, db, fmt.Sprintf(`SELECT '%[1]s ' || to_jsonb(t)::text FROM %[1]s t ORDER BY 1`, table))...)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// column reads a query's only column.
+func column(t *testing.T, db *sql.DB, query string) (texts []string) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), query)
 	require.NoError(t, err)
-	var queries []string
-	for names.Next() {
-		var name string
-		require.NoError(t, names.Scan(&name))
-		queries = append(queries, fmt.Sprintf(`SELECT '%[1]s ' || to_jsonb(t)::text FROM %[1]s t ORDER BY 1`, name))
+	defer func() { _ = rows.Close() }() // Err tells
+	for rows.Next() {
+		var text string
+		require.NoError(t, rows.Scan(&text))
+		texts = append(texts, text)
 	}
-	require.NoError(t, names.Err())
-	require.NotEmpty(t, queries)
-	var text strings.Builder
-	for _, query := range queries {
-		rows, err := db.QueryContext(t.Context(), query)
-		require.NoError(t, err)
-		for rows.Next() {
-			var line string
-			require.NoError(t, rows.Scan(&line))
-			text.WriteString(line + "\n")
-		}
-		require.NoError(t, rows.Err())
-	}
-	return text.String()
+	require.NoError(t, rows.Err())
+	return texts
 }

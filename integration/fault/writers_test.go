@@ -47,7 +47,7 @@ func startWriters(ctx context.Context, seed uint64, door *stack.Service, client 
 				w.quiet.RLock()
 				w.post(ctx, r)
 				w.quiet.RUnlock()
-				pause(ctx, between(r, 0, 100*time.Millisecond))
+				pause(ctx, between(r, 0, 200*time.Millisecond))
 			}
 		})
 	}
@@ -55,7 +55,7 @@ func startWriters(ctx context.Context, seed uint64, door *stack.Service, client 
 		r := rand.New(rand.NewPCG(seed, 2000))
 		for ctx.Err() == nil {
 			w.quiet.RLock()
-			_, _ = w.log.Write(anything(r, 1+r.IntN(12))...) // the broker may be down; whatever is in the log counts
+			_, _ = w.log.Write(anything(r, 1+r.IntN(8))...) // the broker may be down; whatever is in the log counts
 			w.quiet.RUnlock()
 			pause(ctx, between(r, 50*time.Millisecond, 400*time.Millisecond))
 		}

@@ -64,6 +64,7 @@ func OpenLog(brokers []string) (*Log, error) {
 	config.Producer.Partitioner = func(topic string) sarama.Partitioner { return &chosen{sarama.NewHashPartitioner(topic)} }
 	config.Producer.Flush.MaxMessages = 10_000
 	config.Metadata.AllowAutoTopicCreation = false
+	config.Net.DialTimeout, config.Net.ReadTimeout, config.Net.WriteTimeout = 5*time.Second, 10*time.Second, 10*time.Second
 	client, err := sarama.NewClient(brokers, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
