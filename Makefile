@@ -31,7 +31,7 @@ test: setup ## all tests on a real Apache Kafka and a private Postgres, the stor
 	go run ./integration/cmd/servers -- go test -count=1 -short -timeout 15m -run '^$$' -bench . -benchtime 1x work | grep -v 'no test files'
 
 drill: setup ## lose the database and get it back, step by step
-	go test -count=1 -timeout 15m -v -run Recovery ./integration/...
+	go test -count=1 -timeout 15m -v -run Recovery ./integration
 
 bench: setup ## measure, against references in the same run; prints a table and writes bench.json
 	BENCH_JSON=$(CURDIR)/bench.json go run ./integration/cmd/servers -- \
