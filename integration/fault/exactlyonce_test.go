@@ -34,30 +34,30 @@ const (
 	asleep   kind = "writers asleep" // each projection's own fault is a writer that sleeps past its session
 )
 
-// waves are the kinds of fifty waves: with four projections two hundred rounds, twenty of them with a writer asleep. A
+// waves are the kinds of forty waves: with five projections two hundred rounds, twenty of them with a writer asleep. A
 // wave that disturbs the broker restarts it twice, which makes twenty restarts.
 var waves = []struct {
 	kind kind
-	of50 int
-}{{broker, 10}, {asleep, 5}, {postgres, 10}, {door, 12}, {plain, 13}}
+	of40 int
+}{{broker, 10}, {asleep, 4}, {postgres, 8}, {door, 9}, {plain, 9}}
 
 func schedule(seed uint64, n int) []kind {
-	var fifty []kind
+	var forty []kind
 	for _, w := range waves {
-		for range w.of50 {
-			fifty = append(fifty, w.kind)
+		for range w.of40 {
+			forty = append(forty, w.kind)
 		}
 	}
 	r := rand.New(rand.NewPCG(seed, 0))
 	var kinds []kind
 	for len(kinds) < n {
-		r.Shuffle(len(fifty), func(i, j int) { fifty[i], fifty[j] = fifty[j], fifty[i] })
-		kinds = append(kinds, fifty...)
+		r.Shuffle(len(forty), func(i, j int) { forty[i], forty[j] = forty[j], forty[i] })
+		kinds = append(kinds, forty...)
 	}
 	return kinds[:n]
 }
 
-// TestExactlyOnce disturbs four projections of one log, and what they stand on, and requires after each wave that they
+// TestExactlyOnce disturbs five projections of one log, and what they stand on, and requires after each wave that they
 // hold what the log says, no more and no less, and that every ticket that was given is in it.
 func TestExactlyOnce(t *testing.T) {
 	s := onKafka(t)

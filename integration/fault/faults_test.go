@@ -261,24 +261,24 @@ func left(ctx context.Context, s *stack.Service) error {
 // brokerFault restarts the one broker twice, each time in order or from one moment to the next.
 func brokerFault(r *rand.Rand, k *stack.Kafka) fault {
 	type restart struct {
-		at, down time.Duration
-		kill     bool
+		After, Down time.Duration // in capitals, so that they are printed as durations
+		Killed      bool
 	}
 	twice := []restart{
 		{between(r, 0, 500*time.Millisecond), between(r, 0, time.Second), r.IntN(2) == 0},
 		{between(r, 0, 3*time.Second), between(r, 0, time.Second), r.IntN(2) == 0},
 	}
-	return fault{fmt.Sprintf("restart the broker twice (after, for, killed): %v", twice), func(ctx context.Context) error {
+	return fault{fmt.Sprintf("restart the broker twice: %+v", twice), func(ctx context.Context) error {
 		for _, one := range twice {
-			pause(ctx, one.at)
+			pause(ctx, one.After)
 			stop := k.Stop
-			if one.kill {
+			if one.Killed {
 				stop = func(context.Context) error { return k.Kill() }
 			}
 			if err := stop(ctx); err != nil {
 				return err
 			}
-			pause(ctx, one.down)
+			pause(ctx, one.Down)
 			if err := k.Start(ctx); err != nil {
 				return err
 			}

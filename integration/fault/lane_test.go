@@ -22,7 +22,7 @@ var laneKinds = []struct {
 	name   string
 	batch  string
 	static bool // members with an instance id: back under it within moments instead of after the session
-}{{"a", "5000", false}, {"b", "40", false}, {"c", "7", false}, {"d", "200", true}}
+}{{"a", "5000", false}, {"b", "40", false}, {"c", "7", false}, {"d", "200", true}, {"e", "3", true}}
 
 func laneProxies() []string {
 	var names []string
