@@ -96,7 +96,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	stack.Add("publisher", func(context.Context) error { return publisher.Close() })
 
-	entrance, err := door.New(door.Options{Topic: o.Topic, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: door.NewMetrics(registry)})
+	entrance, err := door.New(door.Options{
+		Topic: o.Topic, Partitions: int32(o.Config.Partitions), Log: publisher,
+		Deadline: o.Config.ProduceDeadline, Metrics: door.NewMetrics(registry),
+	})
 	if err != nil {
 		return err
 	}

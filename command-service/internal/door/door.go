@@ -62,19 +62,21 @@ var _ Log = (*kafka.Publisher)(nil)
 
 // Options of a door. Zero numbers mean the defaults named beside them.
 type Options struct {
-	Topic    string
-	Log      Log
-	Deadline time.Duration // 5 s: the longest a caller waits for his answer
-	MaxGroup int           // 1,000 commands a group
-	MaxQueue int           // 10,000 commands waiting
-	Metrics  *Metrics
+	Topic      string
+	Partitions int32 // of the topic; 0 means that tickets need not care
+	Log        Log
+	Deadline   time.Duration // 5 s: the longest a caller waits for his answer
+	MaxGroup   int           // 1,000 commands a group
+	MaxQueue   int           // 10,000 commands waiting
+	Metrics    *Metrics
 }
 
 // Door commits commands in groups. Open it before the first Accept.
 type Door struct {
 	options Options
 	queue   chan *command
-	used    sync.Pool // of *command, answered ones
+	groups  atomic.Int64 // sent so far
+	used    sync.Pool    // of *command, answered ones
 	shut    atomic.Pointer[ShutError]
 	stop    chan struct{}
 	once    sync.Once
@@ -222,6 +224,7 @@ func (d *Door) run() {
 		if len(group) == 0 {
 			continue
 		}
+		d.groups.Add(1) // whoever comes from now on goes with the next one
 		start := time.Now()
 		results := d.options.Log.PublishAll(d.options.Topic, msgs...)
 		d.options.Metrics.flown(len(group), time.Since(start))

@@ -37,9 +37,8 @@ type Wish struct {
 	Instant string // as the log prints it, or Now
 }
 
-// Ticket returns the ticket of a command that came with key, without any state at the door:
+// KeyTicket returns the ticket of a command that came with key, without any state at the door:
 //
-//   - no key: a new UUIDv7;
 //   - a UUIDv7: the key itself, "this very command";
 //   - any other UUID: a UUIDv8 (RFC 9562, section 5.8) of the SHA-256 of the wish and the key. The same
 //     key with another instant is another ticket.
@@ -48,10 +47,7 @@ type Wish struct {
 // make a second command of a retry. So are values that are no identity (nil, max, no RFC 9562 variant)
 // and, without authentication, everything that is no UUID: two strangers may well choose the same word.
 // The error is a *KeyError.
-func Ticket(key string, w Wish, now time.Time) (uuid.UUID, error) {
-	if key == "" {
-		return ticket.New()
-	}
+func KeyTicket(key string, w Wish, now time.Time) (uuid.UUID, error) {
 	// The header's draft (draft-ietf-httpapi-idempotency-key-header) makes it a string in quotes.
 	bare := key
 	if len(bare) > 1 && strings.HasPrefix(bare, `"`) && strings.HasSuffix(bare, `"`) {

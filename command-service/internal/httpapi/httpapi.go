@@ -114,7 +114,7 @@ func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.Idempo
 	if key != nil {
 		a.key = *key
 	}
-	id, err := door.Ticket(a.key, wish, now)
+	id, err := s.door.Ticket(a.key, wish, now)
 	if err != nil {
 		s.fail(c, err, a)
 		return
