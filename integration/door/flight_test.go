@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func TestABrokenConnectionLosesAndDoublesNothing(t *testing.T) {
 	p := newPublisher(t, k, 10*time.Second)
 	f := &flown{told: map[string]kafka.Result{}}
 	stop, stopped := make(chan struct{}), make(chan struct{})
-	breaks := 0
+	var breaks atomic.Int64
 	go func() {
 		defer close(stopped)
 		for {
@@ -82,7 +83,7 @@ func TestABrokenConnectionLosesAndDoublesNothing(t *testing.T) {
 				return
 			case <-time.After(time.Duration(20+rand.IntN(60)) * time.Millisecond):
 			}
-			switch breaks++; breaks % 3 {
+			switch breaks.Add(1) % 3 {
 			case 0: // the broker gets the request, the answer is lost
 				k.Proxy(door).HangReplies()
 				time.Sleep(30 * time.Millisecond)
@@ -93,13 +94,13 @@ func TestABrokenConnectionLosesAndDoublesNothing(t *testing.T) {
 			}
 		}
 	}()
-	for i := 0; i < 400 || breaks < 60; i++ {
+	for i := 0; i < 400 || breaks.Load() < 60; i++ {
 		f.fly(p, topic, fmt.Sprint(i), 1+rand.IntN(80))
 	}
 	close(stop)
 	<-stopped
 	acknowledged, unknown, notSent := f.check(t, readAll(t, k, topic))
-	t.Logf("%d breaks: %d acknowledged, %d unknown, %d not sent", breaks, acknowledged, unknown, notSent)
+	t.Logf("%d breaks: %d acknowledged, %d unknown, %d not sent", breaks.Load(), acknowledged, unknown, notSent)
 	require.Zero(t, unknown)
 	require.Zero(t, notSent)
 }

@@ -182,6 +182,22 @@ func TestAShortHangIsOnlyADelay(t *testing.T) {
 	require.Len(t, readAll(t, k, s.topic), 1)
 }
 
+func TestAServiceStopsWhileTheBrokerHangs(t *testing.T) {
+	t.Parallel()
+	k := startKafka(t)
+	s := startService(t, k, time.Second)
+	require.NoError(t, k.Signal(syscall.SIGSTOP))
+	a, err := s.post(instant, newKey(t))
+	require.NoError(t, err)
+	require.Equal(t, "/problems/outcome-unknown", a.kind)
+	start := time.Now()
+	s.stop()
+	require.NoError(t, <-s.ended)
+	s.ended <- nil // for the cleanup
+	t.Logf("stopped after %s", time.Since(start).Round(time.Millisecond))
+	require.NoError(t, k.Signal(syscall.SIGCONT)) // what is left behind ends with it
+}
+
 // Everything at once, drawn from a seed: connections reset, cut and held, answers lost, the broker
 // stopped, continued, killed and started.
 func TestNoTicketWithoutItsRecordWhateverHappens(t *testing.T) {

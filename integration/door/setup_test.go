@@ -117,6 +117,8 @@ type service struct {
 	url    string
 	topic  string
 	client *http.Client
+	stop   context.CancelFunc
+	ended  chan error
 }
 
 func startService(t *testing.T, k *stack.Kafka, deadline time.Duration) *service {
@@ -124,7 +126,7 @@ func startService(t *testing.T, k *stack.Kafka, deadline time.Duration) *service
 	c := app.DefaultConfig()
 	c.ServerPort, c.Brokers, c.Partitions, c.ProduceDeadline = 0, viaProxy(k), 6, deadline
 	s := &service{topic: "door-" + uuid.NewString(), client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}}
-	listening, ended := make(chan string, 1), make(chan error, 1)
+	listening, ended := make(chan string, 1), make(chan error, 2)
 	ctx, stop := context.WithCancel(context.Background()) // ended by the cleanup, which sees how it ended
 	go func() {
 		ended <- app.Run(ctx, app.Options{
@@ -132,6 +134,7 @@ func startService(t *testing.T, k *stack.Kafka, deadline time.Duration) *service
 			Listening: func(address string) { listening <- address },
 		})
 	}()
+	s.stop, s.ended = stop, ended
 	t.Cleanup(func() {
 		s.client.CloseIdleConnections()
 		stop()

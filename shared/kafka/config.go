@@ -3,7 +3,8 @@
 // made as the design wants them, and the guards that refuse a topic which could lose what it holds.
 //
 // Publisher and subscriber are Watermill's own, left as they are; speed and positions come through
-// the hooks that watermill-kafka offers for tracing.
+// the hooks that watermill-kafka offers for tracing. Through such a hook the producer under the publisher
+// is exchanged as well, because an acknowledgement of Sarama's is not always true (see flight).
 package kafka
 
 import (

@@ -62,6 +62,7 @@ type Publisher struct {
 	mu      sync.Mutex
 	current *wkafka.Publisher
 	why     error // that current is nil
+	closed  bool
 }
 
 var _ message.Publisher = (*Publisher)(nil)
@@ -158,12 +159,15 @@ func (p *Publisher) State() error {
 // answered ErrNotSent.
 func (p *Publisher) Close() error {
 	p.stop()
-	<-p.done
+	select {
+	case <-p.done:
+	case <-time.After(time.Second): // a broker hangs while it is connected to; that attempt ends by itself
+	}
 	p.publishing.Lock()
 	defer p.publishing.Unlock()
 	p.mu.Lock()
 	c := p.current
-	p.current, p.why = nil, fmt.Errorf("%w: the publisher is closed", ErrNotSent)
+	p.closed, p.current, p.why = true, nil, fmt.Errorf("%w: the publisher is closed", ErrNotSent)
 	p.mu.Unlock()
 	if c == nil {
 		return nil
@@ -229,6 +233,9 @@ func (p *Publisher) connect() error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		return errors.Join(errors.New("the publisher is closed"), inner.Close())
+	}
 	p.current = inner
 	return nil
 }

@@ -41,6 +41,12 @@ settings from the environment too. Logs go to the standard error output, warning
 				return &ended{misused, err}
 			}
 			fmt.Fprintf(c.Out, "Starting Tidemark on %s\n", dataDir)
+			if brokers := c.Environ["KAFKA_BROKERS"]; brokers != "" {
+				fmt.Fprintf(c.Out, "KAFKA_BROKERS is set: using Kafka at %s, no embedded broker (unset it to have one)\n", brokers)
+			}
+			if url := c.Environ["DB_URL"]; url != "" {
+				fmt.Fprintf(c.Out, "DB_URL is set: using %s, no private PostgreSQL (unset it to have one)\n", config.MaskURL(url))
+			}
 			if err := app.Run(cmd.Context(), options); err != nil {
 				return &ended{failed, err}
 			}
