@@ -57,6 +57,9 @@ func schedule(seed uint64, n int) []kind {
 	return kinds[:n]
 }
 
+// slowToSettle is a time to settle that is worth a look: two sessions of the group and then some.
+const slowToSettle = 20 * time.Second
+
 // TestExactlyOnce disturbs five projections of one log, and what they stand on, and requires after each wave that they
 // hold what the log says, no more and no less, and that every ticket that was given is in it.
 func TestExactlyOnce(t *testing.T) {
@@ -70,7 +73,7 @@ func TestExactlyOnce(t *testing.T) {
 	t.Logf("seed %d", seed)
 
 	world := newWorld(t, s, seed)
-	began, counts := time.Now(), map[kind]int{}
+	began, rounds, counts := time.Now(), 0, map[kind]int{}
 	for wave, kind := range kinds {
 		if *waveFlag >= 0 && wave != *waveFlag {
 			continue
@@ -79,8 +82,9 @@ func TestExactlyOnce(t *testing.T) {
 			t.Fatalf("seed %d, wave %d: %v\nrun it alone: go test ./fault -run ExactlyOnce -seed %d -wave %d", seed, wave, err, seed, wave)
 		}
 		counts[kind]++
+		rounds += len(world.lanes)
 	}
-	t.Logf("%d rounds in %s: waves by what they disturbed besides: %v", len(kinds)*len(laneKinds), time.Since(began).Round(time.Second), counts)
+	t.Logf("%d rounds in %s: waves by what they disturbed besides: %v", rounds, time.Since(began).Round(time.Second), counts)
 }
 
 // world is everything that may be disturbed.
@@ -172,6 +176,13 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 		}
 	}
 	t.Log(text.String())
+	for _, l := range w.lanes {
+		if l.took > slowToSettle {
+			for _, m := range l.members {
+				t.Logf("why lane %s took so long: the end of the log of %s:\n%s", l.name, m.name, m.service.LogTail())
+			}
+		}
+	}
 	return err
 }
 

@@ -92,9 +92,15 @@ func (l *lane) hold(ctx context.Context, m *member, s *sample, w *writers) (fenc
 	if err := l.serving(ctx); err != nil {
 		return 0, nil, err
 	}
+	// A fresh client: one that went through a restart of the broker may hold a partition back for seconds.
+	log, err := story.OpenLog(l.story.Broker.Brokers())
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
 	w.quiet.Lock()
 	defer w.quiet.Unlock()
-	ends, err := w.log.Ends()
+	ends, err := log.Ends()
 	if err != nil {
 		return 0, nil, err
 	}
@@ -105,7 +111,7 @@ func (l *lane) hold(ctx context.Context, m *member, s *sample, w *writers) (fenc
 		return 0, nil, err
 	}
 	m.db.Hang()
-	if err := s.write(w.log); err != nil {
+	if err := s.write(log); err != nil {
 		return 0, nil, err
 	}
 	return fenced, held, story.Eventually(ctx, "wait for the other consumer", func(ctx context.Context) error {

@@ -67,7 +67,7 @@ func newLane(t *testing.T, s *story.Story, i int) *lane {
 		oracle: story.NewOracle(story.Rules{}), keys: map[string]string{}, upTo: story.Vector{},
 	}
 	env := map[string]string{
-		"KAFKA_GROUP_ID": l.group, "BATCH_SIZE": kind.batch, "AUDIT_INTERVAL": "300ms", "LOG_LEVEL": "warn",
+		"KAFKA_GROUP_ID": l.group, "BATCH_SIZE": kind.batch, "AUDIT_INTERVAL": "300ms",
 	}
 	for m := range l.members {
 		name := fmt.Sprint(kind.name, m)

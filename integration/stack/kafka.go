@@ -43,6 +43,7 @@ type Kafka struct {
 func StartKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails since Go 1.24
+	id[0] &= 0x7f           // an id that begins with a hyphen would be taken for an option by Kafka's tools
 	k := &Kafka{
 		dir:       opts.Dir,
 		clusterID: base64.RawURLEncoding.EncodeToString(id[:]),

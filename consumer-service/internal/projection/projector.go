@@ -79,7 +79,7 @@ const (
 
 // New returns a projector that owns nothing yet.
 func New(o Options) *Projector {
-	return &Projector{Options: o, store: store{db: o.DB, topic: o.Topic}}
+	return &Projector{Options: o, store: store{db: o.DB, topic: o.Topic, statements: &statements{}}}
 }
 
 // SetUp begins a session: it decides the epoch, makes sure that this is the log the tables were

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -16,8 +17,29 @@ import (
 // store is the SQL of the serving generation, whose tables are in public. Statements name schema and
 // columns.
 type store struct {
-	db    *sqlx.DB
-	topic string
+	db         *sqlx.DB
+	topic      string
+	statements *statements
+}
+
+// statements are prepared when first used, and by database/sql once more on each connection that uses
+// them: to plan the fast write costs the server more than to run it for a lone command.
+type statements struct {
+	mu   sync.Mutex
+	fast *sqlx.Stmt
+}
+
+func (s *statements) writeFast(ctx context.Context, db *sqlx.DB) (*sqlx.Stmt, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fast == nil {
+		fast, err := db.PreparexContext(ctx, writeFast)
+		if err != nil {
+			return nil, err
+		}
+		s.fast = fast
+	}
+	return s.fast, nil
 }
 
 const selectGeneration = `
@@ -203,22 +225,8 @@ FROM public.projection_progress WHERE topic = $1 AND partition = ANY ($2::bigint
 // outcomes counts what became of a batch's records.
 type outcomes struct{ applied, duplicate, rejected int64 }
 
-// writeFast is the whole batch as one statement. It works where no id of the batch is there yet and
-// Postgres takes every row; else it fails with a unique violation or a data exception, having changed
-// nothing. errFenced where the progress is not at the batch's beginning in this epoch.
-func (s store) writeFast(ctx context.Context, epoch int64, b batch) (outcomes, error) {
-	ids, events := postgres.UUIDs(len(b.entries)), postgres.Timestamps(len(b.entries))
-	created, offsets := postgres.Timestamps(len(b.entries)), postgres.Int8s(len(b.entries))
-	for _, e := range b.entries {
-		ids.UUID(e.id)
-		events.Timestamp(e.event)
-		created.Timestamp(e.created)
-		offsets.Int8(e.offset)
-	}
-	o := outcomes{applied: int64(len(b.entries)), rejected: int64(len(b.letters))}
-	last, dead := b.last(), lettersOf(b, b.letters)
-	var written int
-	err := s.db.GetContext(ctx, &written, `
+// writeFast moves the fence, and whatever it inserts reads from the fence: no fence, no row.
+const writeFast = `
 WITH fence AS (
 	UPDATE public.projection_progress
 	SET next_offset = $5, last_offset = $6, last_created_at = $7, last_record_hash = $8,
@@ -237,7 +245,28 @@ WITH fence AS (
 		AS d ("offset", payload, headers, reason_code, reason, first_seen_at)
 	WHERE EXISTS (SELECT FROM fence)
 )
-SELECT count(*) FROM fence`,
+SELECT count(*) FROM fence`
+
+// writeFast is the whole batch as one statement. It works where no id of the batch is there yet and
+// Postgres takes every row; else it fails with a unique violation or a data exception, having changed
+// nothing. errFenced where the progress is not at the batch's beginning in this epoch.
+func (s store) writeFast(ctx context.Context, epoch int64, b batch) (outcomes, error) {
+	ids, events := postgres.UUIDs(len(b.entries)), postgres.Timestamps(len(b.entries))
+	created, offsets := postgres.Timestamps(len(b.entries)), postgres.Int8s(len(b.entries))
+	for _, e := range b.entries {
+		ids.UUID(e.id)
+		events.Timestamp(e.event)
+		created.Timestamp(e.created)
+		offsets.Int8(e.offset)
+	}
+	o := outcomes{applied: int64(len(b.entries)), rejected: int64(len(b.letters))}
+	last, dead := b.last(), lettersOf(b, b.letters)
+	fast, err := s.statements.writeFast(ctx, s.db)
+	if err != nil {
+		return outcomes{}, fmt.Errorf("prepare to write: %w", err)
+	}
+	var written int
+	err = fast.GetContext(ctx, &written,
 		s.topic, b.partition, epoch, b.from, b.next, last.Offset, last.Timestamp, recordHash(last),
 		o.applied, o.rejected, b.skipped, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes(),
 		dead.offsets.Bytes(), dead.payloads.Bytes(), dead.headers.Bytes(), dead.codes.Bytes(), dead.reasons.Bytes(), dead.seen.Bytes())
