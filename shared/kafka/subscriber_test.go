@@ -105,6 +105,7 @@ func fill(t *testing.T, brokers []string, topic string, partitions, n int) {
 	c := baseConfig("test")
 	c.Producer.Return.Successes = true
 	c.Producer.RequiredAcks = sarama.WaitForAll
+	c.Producer.Idempotent, c.Net.MaxOpenRequests = true, 1 // a retry, while a new topic has no leader, would change the order
 	c.Producer.Partitioner = sarama.NewManualPartitioner
 	p, err := sarama.NewSyncProducer(brokers, c)
 	require.NoError(t, err)

@@ -88,7 +88,8 @@ func (j *slow) write(ctx context.Context, w *window) error {
 	return j.advance(ctx)
 }
 
-// lock takes the batch's own progress row, or all of them in the order of partitions.
+// lock takes the batch's own progress row, or all of them in the order of partitions; a careful job holds the
+// table's definition, too.
 func (j *slow) lock(ctx context.Context) error {
 	var rows []progress
 	if err := j.tx.SelectContext(ctx, &rows, `
@@ -104,6 +105,14 @@ WHERE topic = $1 AND (partition = $2 OR $3) ORDER BY partition FOR UPDATE`, j.to
 	}
 	if next, ok := j.counted[j.partition]; !ok || next != j.from {
 		return errFenced
+	}
+	if !j.careful {
+		return nil
+	}
+	// A savepoint that is rolled back gives its table locks up. Without this one a change of the table could
+	// slip in between two halves, and some records would be judged by the table before it and some after.
+	if _, err := j.tx.ExecContext(ctx, `LOCK TABLE public.timestamp_records IN ROW EXCLUSIVE MODE`); err != nil {
+		return fmt.Errorf("hold the table as it is: %w", err)
 	}
 	return nil
 }
