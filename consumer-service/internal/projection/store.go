@@ -261,7 +261,7 @@ func (s store) writeFast(ctx context.Context, epoch int64, b batch) (outcomes, e
 	}
 	o := outcomes{applied: int64(len(b.entries)), rejected: int64(len(b.letters))}
 	last, dead := b.last(), lettersOf(b, b.letters)
-	fast, err := s.statements.writeFast(ctx, s.db)
+	fast, err := s.statements.writeFast(ctx, s.db) //nolint:sqlclosecheck // kept; the pool closes it
 	if err != nil {
 		return outcomes{}, fmt.Errorf("prepare to write: %w", err)
 	}
