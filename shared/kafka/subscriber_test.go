@@ -105,10 +105,22 @@ func fill(t *testing.T, brokers []string, topic string, partitions, n int) {
 	c := baseConfig("test")
 	c.Producer.Return.Successes = true
 	c.Producer.RequiredAcks = sarama.WaitForAll
-	c.Producer.Idempotent, c.Net.MaxOpenRequests = true, 1 // a retry, while a new topic has no leader, would change the order
+	c.Producer.Idempotent, c.Net.MaxOpenRequests = true, 1 // a retry would change the order else
 	c.Producer.Partitioner = sarama.NewManualPartitioner
-	p, err := sarama.NewSyncProducer(brokers, c)
+	client, err := sarama.NewClient(brokers, c)
 	require.NoError(t, err)
+	defer func() { require.NoError(t, client.Close()) }()
+	for partition := range partitions { // a new topic's partition that has no leader yet outlasts the producer's retries
+		require.Eventually(t, func() bool {
+			_, err := client.GetOffset(topic, int32(partition), sarama.OffsetNewest)
+			return err == nil
+		}, 30*time.Second, 10*time.Millisecond, "partition %d has no leader", partition)
+	}
+	var p sarama.SyncProducer
+	require.Eventually(t, func() bool { // a broker that just started is still loading its producer ids
+		p, err = sarama.NewSyncProducerFromClient(client)
+		return err == nil
+	}, 30*time.Second, 50*time.Millisecond)
 	defer func() { require.NoError(t, p.Close()) }()
 	var messages []*sarama.ProducerMessage
 	for i := range n {
