@@ -108,7 +108,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	watch := newWatch(o, entrance, ready)
 	background(ctx, stack, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
 
-	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
+	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Streams: httpapi.Streams})
 	manners.Mount(engine, Name, registry, ready, api.Spec)
 	if err := httpapi.Mount(ctx, engine, entrance, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
 		return err

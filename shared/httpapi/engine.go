@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,11 +27,13 @@ import (
 // one. A request may also name it correlationId, as the log's records do.
 const CorrelationHeader = "X-Correlation-ID"
 
-// Options of an engine. All are required but MaxBody.
+// Options of an engine. All are required but MaxBody and Streams.
 type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry
 	MaxBody  int64 // bytes a request's body may have; 64 KiB unless given
+	// Streams are the route patterns whose bodies are read line by line and so may be of any length.
+	Streams []string
 }
 
 // NewEngine returns a gin engine with the shared middleware and no routes.
@@ -45,7 +48,7 @@ func NewEngine(o Options) *gin.Engine {
 	e.RedirectTrailingSlash = false
 	e.RedirectFixedPath = false
 	_ = e.SetTrustedProxies(nil) // nil always parses
-	e.Use(correlate, measure(o.Registry), recovered(o.Log), bounded(o.MaxBody))
+	e.Use(correlate, measure(o.Registry), recovered(o.Log), bounded(o.MaxBody, o.Streams))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -141,8 +144,12 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(limit int64) gin.HandlerFunc {
+func bounded(limit int64, streams []string) gin.HandlerFunc {
 	return func(c *gin.Context) {
+		if slices.Contains(streams, c.FullPath()) {
+			c.Next()
+			return
+		}
 		if c.Request.ContentLength > limit {
 			Fail(c, tooLarge(limit))
 			return

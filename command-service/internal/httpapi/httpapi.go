@@ -34,13 +34,23 @@ type Server struct {
 	queryURL string
 	failures *failures
 	now      func() time.Time
+	limits   limits
+	stopping <-chan struct{} // closed when streams must come to an end
 }
 
 var _ api.ServerInterface = (*Server)(nil)
 
-// Mount adds the API to e. QueryURL is where tickets are read. The context is needed only while the
-// specification is read.
+// Streams are the routes whose bodies the engine must not bound.
+var Streams = []string{"/api/v1/timestamps"}
+
+// Mount adds the API to e. QueryURL is where tickets are read. Streams that are still open end when ctx does.
 func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, log *slog.Logger) error {
+	return mount(ctx, e, &Server{
+		door: d, queryURL: queryURL, failures: &failures{log: log}, now: time.Now, limits: defaultLimits, stopping: ctx.Done(),
+	})
+}
+
+func mount(ctx context.Context, e *gin.Engine, s *Server) error {
 	validated, err := manners.Validated(ctx, api.Spec)
 	if err != nil {
 		return err
@@ -49,7 +59,7 @@ func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, lo
 	// +02:00 as a space.
 	e.UseEscapedPath, e.UnescapePathValues = true, false
 	wrapper := api.ServerInterfaceWrapper{
-		Handler:            &Server{door: d, queryURL: queryURL, failures: &failures{log: log}, now: time.Now},
+		Handler:            s,
 		HandlerMiddlewares: []api.MiddlewareFunc{api.MiddlewareFunc(validated)},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
@@ -58,6 +68,7 @@ func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, lo
 	e.POST("/api/v1/timestamp", wrapper.Stamp)
 	e.POST("/api/v1/timestamp/", wrapper.Stamp)
 	e.POST("/api/v1/timestamp/:instant", wrapper.StampInstant)
+	e.POST("/api/v1/timestamps", wrapper.StampStream)
 	e.POST("/app", wrapper.StampApp)
 	return nil
 }
@@ -101,20 +112,20 @@ func (s *Server) stampBody(c *gin.Context, status int, key *api.IdempotencyKey) 
 func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.IdempotencyKey) {
 	ctx := c.Request.Context()
 	now := s.now()
-	at, wish := instant.Cut(now), door.Wish{Route: route, Instant: door.Now}
+	at, wanted := instant.Cut(now), door.Now
 	if text != nil {
 		var err error
 		if at, err = instant.Parse(*text); err != nil {
 			s.fail(c, err, attempt{})
 			return
 		}
-		wish.Instant = instant.Format(at)
+		wanted = instant.Format(at)
 	}
 	a := attempt{}
 	if key != nil {
 		a.key = *key
 	}
-	id, err := s.door.Ticket(a.key, wish, now)
+	id, err := s.door.Ticket(a.key, wish(wanted), now)
 	if err != nil {
 		s.fail(c, err, a)
 		return
@@ -133,6 +144,9 @@ func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.Idempo
 	h["Cache-Control"] = []string{"no-store"}
 	c.Data(status, "application/json; charset=utf-8", []byte(`{"id":"`+a.ticket+`"}`))
 }
+
+// wish is what a key is bound to.
+func wish(instant string) door.Wish { return door.Wish{Route: route, Instant: instant} }
 
 func (s *Server) fail(c *gin.Context, err error, a attempt) {
 	if errors.Is(err, context.Canceled) && c.Request.Context().Err() != nil {
