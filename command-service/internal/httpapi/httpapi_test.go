@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 type bundle struct {
 	engine *gin.Engine
 	door   *door.Door
+	server *Server
 
 	mu   sync.Mutex
 	err  error
@@ -84,8 +85,11 @@ func setup(t *testing.T) *bundle {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.door.Close(context.Background())) }) // the test's context has ended
 	b.door.Open()
-	b.engine = manners.NewEngine(manners.Options{Log: quiet, Registry: registry, MaxBody: 256})
-	require.NoError(t, Mount(t.Context(), b.engine, b.door, "http://read.example:7082", quiet))
+	b.engine = manners.NewEngine(manners.Options{Log: quiet, Registry: registry, MaxBody: 256, Streams: Streams})
+	b.server = &Server{
+		door: b.door, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),
+	}
+	require.NoError(t, mount(t.Context(), b.engine, b.server))
 	return b
 }
 

@@ -135,6 +135,7 @@ func (st *stream) answer(ctx context.Context) {
 			return
 		}
 	}
+	_ = st.http.SetWriteDeadline(time.Now().Add(limits.idle)) // that of the request may be over
 	if st.readErr == nil {
 		if !st.started {
 			st.start()
