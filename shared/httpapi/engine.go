@@ -147,7 +147,7 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 func bounded(limit int64, streams []string) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if slices.Contains(streams, c.FullPath()) {
-			c.Next()
+			endless(c)
 			return
 		}
 		if c.Request.ContentLength > limit {
@@ -159,4 +159,13 @@ func bounded(limit int64, streams []string) gin.HandlerFunc {
 		}
 		c.Next()
 	}
+}
+
+// endless has an answer go out at once, whatever it is: net/http would else wait for the rest of a body that its client
+// keeps open while it waits for the answer.
+func endless(c *gin.Context) {
+	control := http.NewResponseController(c.Writer)
+	_ = control.EnableFullDuplex() // the handler asks again, and sees the error
+	c.Next()
+	_ = control.SetReadDeadline(time.Now().Add(time.Second)) // of what net/http still reads of the body then
 }

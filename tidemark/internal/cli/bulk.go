@@ -243,6 +243,16 @@ type outgoing struct {
 	rest    []byte
 }
 
+// over ends the attempt: nothing is read of it any more.
+func (o *outgoing) over() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.bulk.attempt == o.attempt {
+		o.bulk.attempt++
+	}
+	o.changed.Broadcast()
+}
+
 func (o *outgoing) Read(p []byte) (n int, err error) {
 	b := o.bulk
 	if len(o.rest) > 0 {
@@ -361,9 +371,9 @@ func (b *bulk) run(ctx context.Context, services *client.Client, total int64) er
 		before := b.lines
 		body := &outgoing{bulk: b, attempt: b.attempt}
 		b.mu.Unlock()
-		err := services.StampStream(ctx, body, b.heard)
+		err := services.StampStream(ctx, body, body.over, b.heard)
+		body.over()
 		b.mu.Lock()
-		b.attempt++ // the body's reader is told that its attempt is over
 		b.again = append(b.sent, b.again...)
 		b.sent = nil
 		b.changed.Broadcast()
@@ -460,7 +470,8 @@ func (b *bulk) report(file string, failure error) error {
 		}
 		return nil
 	}
-	if r.Accepted+r.Unheard == 0 {
+	var whole *client.Problem
+	if errors.As(failure, &whole) && whole.Status/100 == 4 && r.Accepted == 0 || r.Accepted+r.Unheard == 0 {
 		return requestFailed(failure)
 	}
 	where := "the input ended early"

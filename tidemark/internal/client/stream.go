@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 )
@@ -25,17 +26,28 @@ type LineAnswer struct {
 
 // StampStream sends body, NDJSON, to the door and hands every answer to got, in the order of the lines, while the body
 // is still being read. It ends at the answers' end, or with the error that ended the stream: a *Problem where the door
-// says why. It does not wait for a body that is blocked: whoever reads it must come to an end by himself once
-// StampStream has returned.
-func (c *Client) StampStream(ctx context.Context, body io.Reader, got func(LineAnswer)) error {
+// says why. When the connection is lost, lost is called: a Read of body that is under way must come to an end then, since
+// net/http waits for it, and any later one must be at the end.
+func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), got func(LineAnswer)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	// A connection of its own, whose end is seen.
+	transport := c.http.Transport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &watchedConn{Conn: conn, closed: lost}, nil
+	}
+	defer transport.CloseIdleConnections()
 	req, err := c.new(ctx, request{method: http.MethodPost, service: door, base: c.services.CommandURL, path: "/api/v1/timestamps"}, io.NopCloser(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/x-ndjson")
-	resp, err := c.http.Do(req)
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return &Unreachable{Service: door, URL: c.services.CommandURL, Sent: true, Err: unwrapped(err)}
 	}
@@ -73,6 +85,17 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, got func(LineA
 		}
 		got(a)
 	}
+}
+
+// watchedConn tells when it is closed, by whichever side.
+type watchedConn struct {
+	net.Conn
+	closed func()
+}
+
+func (w *watchedConn) Close() error {
+	w.closed()
+	return w.Conn.Close()
 }
 
 const door = "command-service"
