@@ -24,6 +24,7 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards Kafka and the database.
@@ -55,8 +56,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	}()
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
-	engine := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry})
+	engine := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer()})
 	httpapi.Mount(engine, Name, registry, ready, api.Spec)
 	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
 		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
@@ -92,7 +98,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	projector := projection.New(projection.Options{
 		DB: db, Log: reader, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
-		AuditInterval: o.Config.AuditInterval, Ready: ready, Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
+		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
 		Brokers: o.Config.Brokers, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,

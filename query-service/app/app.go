@@ -22,6 +22,7 @@ import (
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards the database.
@@ -32,6 +33,7 @@ type Config struct {
 	config.HTTP
 	config.Log
 	config.Postgres
+	config.Telemetry
 	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for the pages' form and its health"`
 	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for its health on the pages"`
 }
@@ -42,7 +44,7 @@ func DefaultConfig() Config {
 	db := config.DefaultPostgres()
 	db.MaxIdleConns = db.MaxOpenConns
 	return Config{
-		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db,
+		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db, Telemetry: config.DefaultTelemetry(),
 		CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081",
 	}
 }
@@ -81,6 +83,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Add("database", func(context.Context) error { return db.Close() })
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := manners.NewReadiness("database")
 	watch := projection.NewWatch(projection.NextOffsets(db), registry, o.Log)
 	reader := projection.NewReader(db, watch)
@@ -88,7 +95,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "watch", watch.Run)
 	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
 
-	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
+	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer()})
 	manners.Mount(engine, Name, registry, ready, api.Spec)
 	failures := httpapi.NewFailures(o.Log)
 	if err := httpapi.Mount(ctx, engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry}); err != nil {

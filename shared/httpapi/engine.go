@@ -17,6 +17,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/telemetry"
@@ -26,10 +27,11 @@ import (
 // one. A request may also name it correlationId, as the log's records do.
 const CorrelationHeader = "X-Correlation-ID"
 
-// Options of an engine. All are required but MaxBody.
+// Options of an engine. All are required but Tracer and MaxBody.
 type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry
+	Tracer   trace.Tracer // makes a span of each request; nil makes none
 	MaxBody  int64 // bytes a request's body may have; 64 KiB unless given
 }
 
@@ -45,7 +47,11 @@ func NewEngine(o Options) *gin.Engine {
 	e.RedirectTrailingSlash = false
 	e.RedirectFixedPath = false
 	_ = e.SetTrustedProxies(nil) // nil always parses
-	e.Use(correlate, measure(o.Registry), recovered(o.Log), bounded(o.MaxBody))
+	e.Use(correlate)
+	if o.Tracer != nil {
+		e.Use(traced(o.Tracer))
+	}
+	e.Use(measure(o.Registry), recovered(o.Log), bounded(o.MaxBody))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
