@@ -30,7 +30,7 @@ func DefaultConfig() Config {
 	return Config{
 		HTTP: config.DefaultHTTP(7081), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(), Postgres: config.DefaultPostgres(),
 		Telemetry: config.DefaultTelemetry(),
-		GroupID: "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: "http://127.0.0.1:7082",
+		GroupID:   "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: "http://127.0.0.1:7082",
 	}
 }
 

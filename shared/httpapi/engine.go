@@ -32,7 +32,7 @@ type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry
 	Tracer   trace.Tracer // makes a span of each request; nil makes none
-	MaxBody  int64 // bytes a request's body may have; 64 KiB unless given
+	MaxBody  int64        // bytes a request's body may have; 64 KiB unless given
 }
 
 // NewEngine returns a gin engine with the shared middleware and no routes.
