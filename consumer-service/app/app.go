@@ -56,12 +56,16 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	registry := prometheus.NewRegistry()
 	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
-	engine := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry})
-	httpapi.Mount(engine, Name, registry, ready, api.Spec)
+	engine, err := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Spec: api.Spec, HTTP: o.Config.HTTP})
+	if err != nil {
+		return err
+	}
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	httpapi.Mount(engine, Name, ready)
 	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
 		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
 	})
-	server, err := httpapi.Listen(ctx, o.Config.Address(), engine, 15*time.Second, o.Log, fail)
+	server, err := httpapi.Listen(ctx, engine, 15*time.Second, fail)
 	if err != nil {
 		return err
 	}
@@ -79,7 +83,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return unless(told, err)
 	}
 
-	reader := kafka.NewReader(o.Config.Brokers, Name)
+	reader := kafka.NewReader(o.Config.Kafka, Name)
 	stack.Add("log reader", func(context.Context) error { return reader.Close() })
 	topic := kafka.TopicSpec{Name: event.TimestampCommandTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
 	if err := guard(ctx, reader, topic, ready, o.Log); err != nil {
@@ -95,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		AuditInterval: o.Config.AuditInterval, Ready: ready, Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
-		Brokers: o.Config.Brokers, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
+		Kafka: o.Config.Kafka, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
 		Log: o.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,
 		Fenced: func(id string) {
 			fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", o.Config.GroupID, id))
