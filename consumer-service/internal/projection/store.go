@@ -122,6 +122,9 @@ func (s store) enter(ctx context.Context, e entering) (out entered, err error) {
 			return fmt.Errorf("lock the generation: %w", err)
 		}
 		g := &out.generation
+		if g.State == "swapping" {
+			return errSwapping
+		}
 		if err := judgeCluster(*g, e.cluster); err != nil {
 			return err
 		}
