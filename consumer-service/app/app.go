@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards Kafka and the database.
@@ -72,8 +73,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Add("database for rebuilds", func(context.Context) error { return long.Close() })
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
-	engine, err := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Spec: api.Spec, HTTP: o.Config.HTTP})
+	engine, err := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
 	if err != nil {
 		return err
 	}
@@ -117,7 +123,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	projector := projection.New(projection.Options{
 		DB: db, Log: reader, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
-		AuditInterval: o.Config.AuditInterval, Ready: ready, Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
+		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
 		Kafka: o.Config.Kafka, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,

@@ -23,6 +23,7 @@ import (
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards the database.
@@ -33,6 +34,7 @@ type Config struct {
 	config.HTTP
 	config.Log
 	config.Postgres
+	config.Telemetry
 	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for the pages' form and its health"`
 	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for its health on the pages"`
 	CAFile      string `env:"SERVICES_CA_FILE" desc:"authorities that sign the other services' certificates, PEM; the system's unless given"`
@@ -44,7 +46,7 @@ func DefaultConfig() Config {
 	db := config.DefaultPostgres()
 	db.MaxIdleConns = db.MaxOpenConns
 	return Config{
-		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db,
+		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db, Telemetry: config.DefaultTelemetry(),
 		CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081",
 	}
 }
@@ -87,6 +89,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Add("database", func(context.Context) error { return db.Close() })
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := manners.NewReadiness("database")
 	watch := projection.NewWatch(projection.NextOffsets(db), registry, o.Log)
 	reader := projection.NewReader(db, watch)
@@ -94,7 +101,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "watch", watch.Run)
 	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
 
-	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Spec: api.Spec, HTTP: o.Config.HTTP})
+	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
 	if err != nil {
 		return err
 	}
