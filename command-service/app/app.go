@@ -92,7 +92,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Add("telemetry", export.Stop)
 	ready := manners.NewReadiness(partLog, partPublisher)
 	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
-		Brokers: o.Config.Brokers, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
 		// A flight ends before its passengers' deadline, so that most of them hear the truth.
 		RetryFor: o.Config.ProduceDeadline * 4 / 5,
 		OnState:  publisherState(ready),
@@ -114,12 +114,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	watch := newWatch(o, entrance, ready)
 	background(ctx, stack, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
 
-	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer()})
-	manners.Mount(engine, Name, registry, ready, api.Spec)
-	if err := httpapi.Mount(ctx, engine, entrance, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	if err != nil {
 		return err
 	}
-	server, err := manners.Listen(ctx, o.Config.Address(), engine, longestDeadline+15*time.Second, o.Log, fail)
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	manners.Mount(engine, Name, ready)
+	if err := httpapi.Mount(ctx, engine.Engine, entrance, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+		return err
+	}
+	server, err := manners.Listen(ctx, engine, longestDeadline+15*time.Second, fail)
 	if err != nil {
 		return err
 	}
