@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/gin-gonic/gin"
 	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -101,7 +102,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "watch", watch.Run)
 	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
 
-	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	var pages *web.Pages // mounted before anything is served
+	engine, err := manners.NewEngine(manners.Options{
+		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP,
+		Key:    web.Key,
+		Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
+	})
 	if err != nil {
 		return err
 	}
@@ -111,8 +117,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := httpapi.Mount(ctx, engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry}); err != nil {
 		return err
 	}
-	pages, err := web.Mount(engine.Engine, web.Options{
-		Reader: reader, Pacer: pacer, Ready: ready, CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log,
+	pages, err = web.Mount(web.Options{
+		Reader: reader, Pacer: pacer, Ready: ready, Engine: engine, CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log,
 		Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
 	})
 	if err != nil {
