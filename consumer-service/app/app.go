@@ -78,7 +78,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	stack.Add("database", func(context.Context) error { return db.Close() })
+	stack.Add("database", func(context.Context) error { return postgres.Close(db) })
 	if err := migrate(ctx, o, ready); err != nil {
 		return unless(told, err)
 	}

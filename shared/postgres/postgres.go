@@ -8,6 +8,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"time"
 
@@ -50,6 +51,17 @@ func Open(c config.Postgres, application string, limits Limits) (*sqlx.DB, error
 	db.SetMaxIdleConns(c.MaxIdleConns)
 	db.SetConnMaxLifetime(c.ConnMaxLifetime)
 	return db, nil
+}
+
+// Close closes the pool. That a connection was lost before, over which TLS would have said goodbye, is no
+// error: it is closed all the same.
+func Close(db *sqlx.DB) error {
+	err := db.Close()
+	var lost *net.OpError
+	if errors.As(err, &lost) {
+		return nil
+	}
+	return err
 }
 
 // connector says which setting a connection that fails over its certificate points at.
