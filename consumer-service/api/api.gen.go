@@ -282,11 +282,20 @@ type Away = Problem
 // Conflict RFC 9457.
 type Conflict = Problem
 
+// NoKey RFC 9457.
+type NoKey = Problem
+
+// NotAllowed RFC 9457.
+type NotAllowed = Problem
+
 // NotFound RFC 9457.
 type NotFound = Problem
 
 // Refused RFC 9457.
 type Refused = Problem
+
+// TooMany RFC 9457.
+type TooMany = Problem
 
 // StartRebuildJSONRequestBody defines body for StartRebuild for application/json ContentType.
 type StartRebuildJSONRequestBody = Rebuild

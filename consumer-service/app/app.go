@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards Kafka and the database.
@@ -72,17 +73,26 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Add("database for rebuilds", func(context.Context) error { return long.Close() })
 
 	registry := prometheus.NewRegistry()
-	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
-	engine := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry})
-	httpapi.Mount(engine, Name, registry, ready, api.Spec)
-	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
-		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
-	})
-	routes, err := routes.Mount(ctx, engine, o.Log)
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
 	if err != nil {
 		return err
 	}
-	server, err := httpapi.Listen(ctx, o.Config.Address(), engine, answerLimit, o.Log, fail)
+	stack.Add("telemetry", export.Stop)
+	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
+	engine, err := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	if err != nil {
+		return err
+	}
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	httpapi.Mount(engine, Name, ready)
+	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
+		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
+	})
+	routes, err := routes.Mount(ctx, engine.Engine, o.Log)
+	if err != nil {
+		return err
+	}
+	server, err := httpapi.Listen(ctx, engine, answerLimit, fail)
 	if err != nil {
 		return err
 	}
@@ -91,7 +101,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.Listening(server.Address())
 	}
 
-	reader := kafka.NewReader(o.Config.Brokers, Name)
+	reader := kafka.NewReader(o.Config.Kafka, Name)
 	stack.Add("log reader", func(context.Context) error { return reader.Close() })
 	accepted, err := o.Config.acceptedStarts(event.TimestampCommandTopic)
 	if err != nil {
@@ -99,7 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	rebuilds := rebuild.New(rebuild.Options{
 		DB: db, Long: long, Log: reader, Topic: event.TimestampCommandTopic, Group: o.Config.GroupID, Partitions: o.Config.Partitions, AcceptLogStart: accepted,
-		Lane: rebuild.LaneOptions{Brokers: o.Config.Brokers, ClientID: Name, BatchSize: o.Config.BatchSize}, Metrics: rebuild.NewMetrics(registry), Logger: o.Log,
+		Lane: rebuild.LaneOptions{Kafka: o.Config.Kafka, ClientID: Name, BatchSize: o.Config.BatchSize}, Metrics: rebuild.NewMetrics(registry), Logger: o.Log,
 	})
 	routes.Rebuilds(rebuilds) // from here on: a migration may wait for a generation to be dropped
 	if err := migrate(ctx, o, rebuilds, ready); err != nil {
@@ -113,10 +123,10 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	projector := projection.New(projection.Options{
 		DB: db, Log: reader, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
-		AuditInterval: o.Config.AuditInterval, Ready: ready, Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
+		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
-		Brokers: o.Config.Brokers, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
+		Kafka: o.Config.Kafka, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
 		Log: o.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,
 		Fenced: func(id string) {
 			fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", o.Config.GroupID, id))

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/Shopify/sarama"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 // Bounds are the ends of one partition's log. Offsets in [Start, Stable) can be read now; what lies
@@ -33,7 +35,7 @@ type Gap struct {
 // a loss. It is safe for concurrent use. Every error means that the broker did not answer properly;
 // what it did answer is never an error.
 type Reader struct {
-	brokers  []string
+	kafka    config.Kafka
 	clientID string
 
 	mu     sync.Mutex
@@ -41,8 +43,8 @@ type Reader struct {
 }
 
 // NewReader returns a reader that has not connected yet.
-func NewReader(brokers []string, clientID string) *Reader {
-	return &Reader{brokers: brokers, clientID: clientID}
+func NewReader(k config.Kafka, clientID string) *Reader {
+	return &Reader{kafka: k, clientID: clientID}
 }
 
 // Close ends the connection.
@@ -61,7 +63,7 @@ func (r *Reader) connect() (sarama.Client, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.client == nil {
-		c, err := NewClient(r.brokers, r.clientID)
+		c, err := NewClient(r.kafka, r.clientID)
 		if err != nil {
 			return nil, fmt.Errorf("connect to Kafka: %w", err)
 		}

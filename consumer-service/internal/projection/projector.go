@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -35,7 +36,7 @@ type Readiness interface {
 	Unready(part, reason string)
 }
 
-// Options of a projector. All are required but AcceptLogStart.
+// Options of a projector. All are required but AcceptLogStart and Tracer.
 type Options struct {
 	DB         *sqlx.DB
 	Log        Log
@@ -49,6 +50,7 @@ type Options struct {
 	AuditInterval  time.Duration
 	Ready          Readiness
 	Metrics        *Metrics
+	Tracer         trace.Tracer // nil traces nothing
 	Logger         *slog.Logger
 	// Stop is called when this process must not go on: the error is a *Refusal.
 	Stop func(error)
@@ -287,7 +289,11 @@ func (p *Projector) project(ctx context.Context, partition int32, c *claim, reco
 		err := p.explain(ctx, b)
 		var o outcomes
 		if err == nil {
+			wrote := time.Now()
 			o, err = p.write(ctx, c.epoch, b, &c.window)
+			if p.Tracer != nil {
+				p.traceBatch(b, o, err, start, wrote)
+			}
 		}
 		if err == nil {
 			c.next = b.next

@@ -12,12 +12,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 )
 
 // LaneOptions are what a lane needs beside the service's own.
 type LaneOptions struct {
-	Brokers   []string
+	Kafka     config.Kafka
 	ClientID  string
 	BatchSize int
 }
@@ -116,7 +117,7 @@ func (s *Service) feed(ctx context.Context, g Generation, l *lane, log *slog.Log
 		Stop: func(err error) { l.trouble(err.Error()) },
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
-		Brokers: s.Lane.Brokers, ClientID: s.Lane.ClientID, Group: group, BatchSize: s.Lane.BatchSize, Log: log,
+		Kafka: s.Lane.Kafka, ClientID: s.Lane.ClientID, Group: group, BatchSize: s.Lane.BatchSize, Log: log,
 		SetUp: projector.SetUp, CleanUp: projector.CleanUp,
 	})
 	if err != nil {
