@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/ticket"
@@ -96,7 +97,7 @@ type raw struct {
 func newRaw(b *testing.B, brokers []string, n int) *raw {
 	b.Helper()
 	r := &raw{brokers: brokers, topic: "bench-" + uuid.NewString(), records: make([][2]string, n)}
-	log := kafka.NewReader(brokers, "bench")
+	log := kafka.NewReader(config.Kafka{Brokers: brokers}, "bench")
 	defer func() { require.NoError(b, log.Close()) }()
 	spec := kafka.TopicSpec{Name: r.topic, Partitions: 12, ReplicationFactor: 1}
 	require.Eventually(b, func() bool { return log.EnsureForever(b.Context(), spec) == nil }, 20*time.Second, 50*time.Millisecond)

@@ -81,11 +81,11 @@ func isStream(o *openapi3.Operation) bool {
 	return o.RequestBody != nil && o.RequestBody.Value != nil && o.RequestBody.Value.Content[StreamType] != nil
 }
 
-// specPath turns gin's /a/:b/ into the specification's /a/{b}.
+// specPath turns gin's /a/:b/ and /a/*b into the specification's /a/{b}.
 func specPath(pattern string) string {
 	parts := strings.Split(pattern, "/")
 	for i, p := range parts {
-		if strings.HasPrefix(p, ":") {
+		if strings.HasPrefix(p, ":") || strings.HasPrefix(p, "*") {
 			parts[i] = "{" + p[1:] + "}"
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Command is one record for AcceptAll.
@@ -40,6 +41,12 @@ func (d *Door) AcceptAll(ctx context.Context, commands []Command, correlationID 
 	ctx, cancel := context.WithTimeout(ctx, d.options.Deadline)
 	defer cancel()
 	headers := kafka.NewMessage("", nil, correlationID).Metadata // read only from here on, so one will do for all
+	if parent := telemetry.Traceparent(ctx); d.options.Tracer != nil && parent != "" {
+		if headers == nil {
+			headers = message.Metadata{}
+		}
+		headers[telemetry.TraceHeader] = parent // all belong to the caller's span: one each would cost more than the work
+	}
 	store := make([]message.Message, len(commands))
 	msgs, of := make([]*message.Message, len(commands)), make([]int, len(commands))
 	for i, c := range commands {

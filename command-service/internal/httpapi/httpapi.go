@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/door"
+	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/event"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/instant"
@@ -39,9 +40,6 @@ type Server struct {
 }
 
 var _ api.ServerInterface = (*Server)(nil)
-
-// Streams are the routes whose bodies the engine must not bound.
-var Streams = []string{"/api/v1/timestamps"}
 
 // Mount adds the API to e. QueryURL is where tickets are read. Streams that are still open end when ctx does.
 func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, log *slog.Logger) error {
@@ -112,7 +110,7 @@ func (s *Server) stampBody(c *gin.Context, status int, key *api.IdempotencyKey) 
 func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.IdempotencyKey) {
 	ctx := c.Request.Context()
 	now := s.now()
-	at, wanted := instant.Cut(now), door.Now
+	at, wanted, caller := instant.Cut(now), door.Now, callerOf(ctx)
 	if text != nil {
 		var err error
 		if at, err = instant.Parse(*text); err != nil {
@@ -125,7 +123,7 @@ func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.Idempo
 	if key != nil {
 		a.key = *key
 	}
-	id, err := s.door.Ticket(a.key, wish(wanted), now)
+	id, err := s.door.Ticket(a.key, wish(caller, wanted), now)
 	if err != nil {
 		s.fail(c, err, a)
 		return
@@ -146,7 +144,15 @@ func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.Idempo
 }
 
 // wish is what a key is bound to.
-func wish(instant string) door.Wish { return door.Wish{Route: route, Instant: instant} }
+func wish(caller, instant string) door.Wish {
+	return door.Wish{Caller: caller, Route: route, Instant: instant}
+}
+
+// callerOf is the id of the key that was shown, or empty.
+func callerOf(ctx context.Context) string {
+	caller, _ := auth.FromContext(ctx)
+	return caller.ID
+}
 
 func (s *Server) fail(c *gin.Context, err error, a attempt) {
 	if errors.Is(err, context.Canceled) && c.Request.Context().Err() != nil {

@@ -66,6 +66,7 @@ type stream struct {
 	server *Server
 	gin    *gin.Context
 	http   *http.ResponseController
+	caller string
 
 	chunks  chan []entry // closed at the end of reading
 	readErr error        // why reading ended, before the body's end; set before chunks is closed
@@ -81,7 +82,7 @@ func (s *Server) StampStream(c *gin.Context) {
 		return
 	}
 	st := &stream{
-		server: s, gin: c, http: http.NewResponseController(c.Writer),
+		server: s, gin: c, http: http.NewResponseController(c.Writer), caller: callerOf(c.Request.Context()),
 		chunks: make(chan []entry, s.limits.ahead), gone: make(chan struct{}),
 	}
 	if err := st.http.EnableFullDuplex(); err != nil {
@@ -380,7 +381,7 @@ func (r *lineReader) decode(raw []byte, e *entry) error {
 		if named {
 			wanted = instant.Format(at)
 		}
-		command.CommandID, err = r.server.door.Ticket(e.attempt.key, wish(wanted), now)
+		command.CommandID, err = r.server.door.Ticket(e.attempt.key, wish(r.caller, wanted), now)
 	} else {
 		// Not the door's own kind, which belongs to one partition: a group this large has a batch for each.
 		command.CommandID, err = ticket.New()

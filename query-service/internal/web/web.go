@@ -11,6 +11,7 @@ package web
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"embed"
 	"errors"
 	"html/template"
@@ -21,6 +22,8 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/certs"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -31,13 +34,15 @@ var templates embed.FS
 //go:embed assets
 var assets embed.FS
 
-// Options of the pages. All are required.
+// Options of the pages. All are required but CAFile.
 type Options struct {
 	Reader      *projection.Reader
 	Pacer       *projection.Pacer
 	Ready       *manners.Readiness // of this service
+	Engine      *manners.Engine    // where the pages are mounted
 	CommandURL  string
 	ConsumerURL string
+	CAFile      string // of the authorities that sign the other services' certificates; the system's where empty
 	Log         *slog.Logger
 	// Problem says how an error of reading is told.
 	Problem func(context.Context, error) problem.Problem
@@ -51,15 +56,23 @@ type Pages struct {
 	pages  map[string]*template.Template
 }
 
-// Mount adds the pages to e. The caller closes what Mount returns when no request is left.
-func Mount(e *gin.Engine, o Options) (*Pages, error) {
+// Mount adds the pages to the engine. The caller closes what Mount returns when no request is left.
+func Mount(o Options) (*Pages, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64, ForceAttemptHTTP2: true}
+	if o.CAFile != "" {
+		pool, err := certs.Authorities("SERVICES_CA_FILE", o.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	}
 	p := &Pages{
 		Options: o,
-		client:  &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64}},
+		client:  &http.Client{Transport: passing{transport}},
 		origin:  http.NewCrossOriginProtection(),
 		pages:   map[string]*template.Template{},
 	}
-	for _, name := range []string{"overview", "ticket", "records", "deadletters", "error"} {
+	for _, name := range []string{"overview", "ticket", "records", "deadletters", "login", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/rows.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, err
@@ -71,11 +84,15 @@ func Mount(e *gin.Engine, o Options) (*Pages, error) {
 		return nil, err
 	}
 	serve := http.StripPrefix("/assets/", http.FileServerFS(files))
+	e := o.Engine
 	e.GET("/assets/*file", func(c *gin.Context) {
 		c.Header("Cache-Control", "public, max-age=300")
 		c.Header("X-Content-Type-Options", "nosniff")
 		serve.ServeHTTP(c.Writer, c.Request)
 	})
+	e.GET("/login", p.login)
+	e.POST("/login", p.logIn)
+	e.POST("/logout", p.logOut)
 	e.GET("/", p.overview)
 	e.GET("/stamp", func(c *gin.Context) { c.Redirect(http.StatusSeeOther, "/") })
 	e.POST("/stamp", p.stamp)
@@ -86,18 +103,33 @@ func Mount(e *gin.Engine, o Options) (*Pages, error) {
 	return p, nil
 }
 
+// passing gives requests to other services the key of the caller that they are made for.
+type passing struct{ *http.Transport }
+
+func (t passing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, ok := auth.FromContext(r.Context()); ok {
+		r = r.Clone(r.Context()) // a transport leaves its request as it is
+		auth.PassOn(r)
+	}
+	return t.Transport.RoundTrip(r)
+}
+
 // Close ends the idle connections to the other services.
 func (p *Pages) Close() { p.client.CloseIdleConnections() }
 
 type layout struct {
 	Title string
 	Here  string // the page's path in the navigation
+	User  string // the name of the key that is logged in
 	Body  any
 }
 
 // render writes a whole page or, where the template fails, none of it.
 func (p *Pages) render(c *gin.Context, status int, name string, l layout) {
 	var b bytes.Buffer
+	if caller, ok := auth.FromContext(c.Request.Context()); ok {
+		l.User = caller.Name
+	}
 	if err := p.pages[name].Execute(&b, l); err != nil {
 		p.Log.ErrorContext(c.Request.Context(), "a page could not be rendered", "page", name, "err", err)
 		manners.Fail(c, problem.Problem{Status: http.StatusInternalServerError, Detail: "the page could not be rendered; the correlation id finds it in the service's log"})

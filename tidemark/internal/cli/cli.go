@@ -92,7 +92,7 @@ func newRoot(around Surroundings) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(c.up(), c.env(), c.stamp(), c.ticket(), c.status())
+	root.AddCommand(c.up(), c.env(), c.keys(), c.stamp(), c.ticket(), c.status())
 	root.AddCommand(c.deadletters(), c.rebuild(), c.audit(), c.doctor(), c.completion())
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
@@ -146,6 +146,10 @@ func requestFailed(err error) error {
 		switch {
 		case problem.Status == 404 || problem.Status == 504:
 			return &ended{notYet, err}
+		case problem.Status == 401:
+			return end(refused, "%w\nTIDEMARK_API_KEY names the key to show: one that is in force (tidemark keys list says which are).", err)
+		case problem.Status == 429:
+			return &ended{failed, err}
 		case problem.Status/100 == 4:
 			return &ended{refused, err}
 		}

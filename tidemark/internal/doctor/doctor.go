@@ -112,7 +112,7 @@ func clock(check string, ahead, tolerated time.Duration, got func(Finding)) {
 func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	r := kafka.NewReader(c.Brokers, "tidemark-doctor")
+	r := kafka.NewReader(c, "tidemark-doctor")
 	defer func() { _ = r.Close() }() // nothing was written
 	where := strings.Join(c.Brokers, ",")
 	cluster, err := r.ClusterID(ctx)
