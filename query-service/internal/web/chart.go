@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ const (
 	chartWidth  = 600
 	chartHeight = 100
 	chartSpan   = 2 * time.Minute
+	sparkPoints = 24 // what a curve in a table's cell can show
 )
 
 // chart is one curve over the last two minutes, as paths of an SVG.
@@ -38,6 +40,27 @@ func lagChart(moments []projection.Moment) chart {
 
 func rateChart(moments []projection.Moment) chart {
 	return draw("Records a second", moments, func(m projection.Moment) float64 { return m.Rate })
+}
+
+// coarse takes means of neighbouring moments, so that at most points are left.
+func coarse(moments []projection.Moment, points int) []projection.Moment {
+	each := (len(moments) + points - 1) / points
+	if each < 2 {
+		return moments
+	}
+	var out []projection.Moment
+	for end := len(moments); end > 0; end -= each { // from the newest, which stays where it is
+		group := moments[max(0, end-each):end]
+		m := projection.Moment{At: group[len(group)-1].At}
+		for _, g := range group {
+			m.Lag += g.Lag
+			m.Rate += g.Rate / float64(len(group))
+		}
+		m.Lag /= int64(len(group))
+		out = append(out, m)
+	}
+	slices.Reverse(out)
+	return out
 }
 
 func draw(name string, moments []projection.Moment, value func(projection.Moment) float64) chart {

@@ -90,7 +90,7 @@ func (v *statusView) fill(history projection.History) {
 			row.Width = fmt.Sprintf("%.1f", 100*float64(*lag)/float64(most))
 		}
 		moments := history.ByPartition[projection.Place{Topic: p.Topic, Partition: p.Partition}]
-		row.LagChart, row.RateChart = lagChart(moments), rateChart(moments)
+		row.LagChart, row.RateChart = lagChart(coarse(moments, sparkPoints)), rateChart(coarse(moments, sparkPoints))
 		for _, a := range s.Audits {
 			if a.Topic == p.Topic && a.Partition == p.Partition {
 				row.Audit, row.Current = &a, a.Epoch == p.Epoch
@@ -116,7 +116,7 @@ func replay(r projection.Replay) replayView {
 	switch {
 	case r.ETA != nil && *r.ETA > 0:
 		words = append(words, "level in about "+span(*r.ETA))
-	case r.ETA == nil && r.Rate != nil:
+	case r.ETA == nil && r.Rate != nil && r.Total != nil:
 		words = append(words, "the lag does not shrink")
 	}
 	v.Words = strings.Join(words, ", ")

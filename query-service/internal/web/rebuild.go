@@ -54,6 +54,12 @@ func (g generationView) Bottleneck() string {
 	}[g.Progress.Bottleneck]
 }
 
+// Stalled reports whether consumer-service's watchdog says that it is.
+func (g generationView) Stalled() bool { return g.Progress != nil && g.Progress.StalledSince != nil }
+
+// Wrong reports whether somebody has to look.
+func (g generationView) Wrong() bool { return g.Stalled() || g.Proof != nil && !g.Proof.OK }
+
 // Headline is what the state means.
 func (g generationView) Headline() string {
 	switch {

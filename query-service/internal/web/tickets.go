@@ -31,6 +31,9 @@ func (v ticketView) Changing() bool {
 	return v.State == ticket.Pending || v.State == ticket.Unknown && v.Position == nil
 }
 
+// Settled reports whether the ticket has an outcome.
+func (v ticketView) Settled() bool { return v.State != ticket.Pending && v.State != ticket.Unknown }
+
 // Acknowledged is how long the door took, and Visible how long it was until the outcome could be read;
 // zero where that was not seen here.
 func (v ticketView) Acknowledged() time.Duration { return since(v.Sent, v.Answered) }
