@@ -32,6 +32,7 @@ type Config struct {
 	config.HTTP
 	config.Log
 	config.Kafka
+	config.Telemetry
 	ProduceDeadline time.Duration `env:"PRODUCE_DEADLINE" desc:"the longest a command waits for the log's answer"`
 	QueryURL        string        `env:"QUERY_URL" desc:"base URL of query-service, where tickets are read"`
 }
@@ -39,7 +40,7 @@ type Config struct {
 // DefaultConfig is a service on port 7080 of this host.
 func DefaultConfig() Config {
 	return Config{
-		HTTP: config.DefaultHTTP(7080), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(),
+		HTTP: config.DefaultHTTP(7080), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(), Telemetry: config.DefaultTelemetry(),
 		ProduceDeadline: 5 * time.Second, QueryURL: "http://127.0.0.1:7082",
 	}
 }
@@ -84,9 +85,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	}()
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := manners.NewReadiness(partLog, partPublisher)
 	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
-		Brokers: o.Config.Brokers, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
 		// A flight ends before its passengers' deadline, so that most of them hear the truth.
 		RetryFor: o.Config.ProduceDeadline * 4 / 5,
 		OnState:  publisherState(ready),
@@ -98,7 +104,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	entrance, err := door.New(door.Options{
 		Topic: o.Topic, Partitions: int32(o.Config.Partitions), Log: publisher,
-		Deadline: o.Config.ProduceDeadline, Metrics: door.NewMetrics(registry),
+		Deadline: o.Config.ProduceDeadline, Metrics: door.NewMetrics(registry), Tracer: export.Tracer(),
 	})
 	if err != nil {
 		return err
@@ -108,12 +114,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	watch := newWatch(o, entrance, ready)
 	background(ctx, stack, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
 
-	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
-	manners.Mount(engine, Name, registry, ready, api.Spec)
-	if err := httpapi.Mount(ctx, engine, entrance, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	if err != nil {
 		return err
 	}
-	server, err := manners.Listen(ctx, o.Config.Address(), engine, longestDeadline+15*time.Second, o.Log, fail)
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	manners.Mount(engine, Name, ready)
+	if err := httpapi.Mount(ctx, engine.Engine, entrance, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+		return err
+	}
+	server, err := manners.Listen(ctx, engine, longestDeadline+15*time.Second, fail)
 	if err != nil {
 		return err
 	}

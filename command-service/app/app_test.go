@@ -141,7 +141,7 @@ func TestACommandIsARecordOfTheLog(t *testing.T) {
 	brokers := realKafka(t)
 	s := start(t, options(brokers))
 	s.ready(t)
-	r := kafka.NewReader(brokers, "test")
+	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	before := time.Now().Add(-time.Second)
 	for range 20 {
@@ -176,7 +176,7 @@ func headersOf(t *testing.T, s *service, brokers []string) map[string]string {
 	require.Equal(t, 200, res.StatusCode)
 	at, err := position.Parse(res.Header.Get(position.Header))
 	require.NoError(t, err)
-	c, err := kafka.NewClient(brokers, "test")
+	c, err := kafka.NewClient(config.Kafka{Brokers: brokers}, "test")
 	require.NoError(t, err)
 	consumer, err := sarama.NewConsumerFromClient(c)
 	require.NoError(t, err)
@@ -227,7 +227,7 @@ func TestAnUnsafeTopicIsRefusedAtTheStart(t *testing.T) {
 	t.Parallel()
 	brokers := realKafka(t)
 	o := options(brokers)
-	r := kafka.NewReader(brokers, "test")
+	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	made := kafka.TopicSpec{Name: o.Topic, Partitions: 5, ReplicationFactor: 1}
 	require.NoError(t, r.EnsureForever(t.Context(), made))
@@ -346,7 +346,7 @@ func TestConfigurationIsCheckedAsAWhole(t *testing.T) {
 
 func newAdmin(t *testing.T, brokers []string) sarama.ClusterAdmin {
 	t.Helper()
-	c, err := kafka.NewClient(brokers, "test")
+	c, err := kafka.NewClient(config.Kafka{Brokers: brokers}, "test")
 	require.NoError(t, err)
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	require.NoError(t, err)

@@ -40,7 +40,7 @@ type watch struct {
 
 func newWatch(o Options, d *door.Door, ready *manners.Readiness) *watch {
 	w := &watch{
-		reader:  kafka.NewReader(o.Config.Brokers, Name+"-watch"),
+		reader:  kafka.NewReader(o.Config.Kafka, Name+"-watch"),
 		topic:   kafka.TopicSpec{Name: o.Topic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor},
 		options: o.Watch, door: d, ready: ready, log: o.Log,
 	}

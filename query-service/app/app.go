@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/web"
+	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/lifecycle"
@@ -39,6 +40,7 @@ type Config struct {
 	config.Postgres
 	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for what the pages change through it, and its health"`
 	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for rebuilds and audits on the pages, and its health"`
+	CAFile      string `env:"SERVICES_CA_FILE" desc:"authorities that sign the other services' certificates, PEM; the system's unless given"`
 }
 
 // DefaultConfig is a service on port 7082 of this host. Its pool keeps all its connections: readers come
@@ -52,9 +54,13 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate checks the other services' URLs.
+// Validate checks the other services' URLs and the CA file.
 func (c Config) Validate() error {
-	return errors.Join(config.ServiceURL("COMMAND_URL", c.CommandURL), config.ServiceURL("CONSUMER_URL", c.ConsumerURL))
+	var authorities error
+	if c.CAFile != "" {
+		_, authorities = certs.Authorities("SERVICES_CA_FILE", c.CAFile)
+	}
+	return errors.Join(authorities, config.ServiceURL("COMMAND_URL", c.CommandURL), config.ServiceURL("CONSUMER_URL", c.ConsumerURL))
 }
 
 // Options of one run.
@@ -93,26 +99,33 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "watch", watch.Run)
 	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
 
-	peers := peer.NewClient(o.Config.CommandURL, o.Config.ConsumerURL, o.Log)
+	peers, err := peer.NewClient(peer.Options{CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log})
+	if err != nil {
+		return err
+	}
 	stack.Add("connections to other services", func(context.Context) error { peers.Close(); return nil })
 	stack.Go(ctx, "health of other services", peers.WatchHealth)
 	journeys := journey.NewBook(watch.Await)
 	stack.Add("followed tickets", func(context.Context) error { journeys.Close(); return nil })
 
-	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, MaxBody: mostForm})
-	manners.Mount(engine, Name, registry, ready, api.Spec)
-	failures := httpapi.NewFailures(o.Log)
-	streams := httpapi.NewStreams(registry)
-	if err := httpapi.Mount(ctx, engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry, Streams: streams, Peers: peers}); err != nil {
+	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Spec: api.Spec, HTTP: o.Config.HTTP, MaxBody: mostForm})
+	if err != nil {
 		return err
 	}
-	if err := web.Mount(engine, web.Options{
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	manners.Mount(engine, Name, ready)
+	failures := httpapi.NewFailures(o.Log)
+	streams := httpapi.NewStreams(registry)
+	if err := httpapi.Mount(ctx, engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry, Streams: streams, Peers: peers}); err != nil {
+		return err
+	}
+	if err := web.Mount(engine.Engine, web.Options{
 		Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: ready, Log: o.Log,
 		Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
 	}); err != nil {
 		return err
 	}
-	server, err := manners.Listen(ctx, o.Config.Address(), engine, projection.LongestWait+15*time.Second, o.Log, fail)
+	server, err := manners.Listen(ctx, engine, projection.LongestWait+15*time.Second, fail)
 	if err != nil {
 		return err
 	}

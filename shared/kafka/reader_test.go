@@ -7,6 +7,8 @@ import (
 
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 // transactor writes records in transactions to partition 0.
@@ -18,7 +20,8 @@ type transactor struct {
 
 func setupTransactor(t *testing.T, brokers []string, topic string) *transactor {
 	t.Helper()
-	c := baseConfig("test")
+	c, err := baseConfig(config.Kafka{Brokers: brokers}, "test")
+	require.NoError(t, err)
 	c.Producer.Return.Successes = true
 	c.Producer.Idempotent = true
 	c.Producer.RequiredAcks = sarama.WaitForAll
@@ -180,7 +183,7 @@ func TestRecordAtAMarkerIsNone(t *testing.T) {
 
 func TestReaderSaysWhenNobodyAnswers(t *testing.T) {
 	t.Parallel()
-	r := NewReader([]string{"127.0.0.1:1"}, "test")
+	r := NewReader(config.Kafka{Brokers: []string{"127.0.0.1:1"}}, "test")
 	_, err := r.ClusterID(t.Context())
 	require.Error(t, err)
 	_, err = r.Bounds(t.Context(), "topic", []int32{0})

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/shared/event"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
@@ -84,7 +85,9 @@ func setup(t *testing.T) *bundle {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.door.Close(context.Background())) }) // the test's context has ended
 	b.door.Open()
-	b.engine = manners.NewEngine(manners.Options{Log: quiet, Registry: registry, MaxBody: 256})
+	engine, err := manners.NewEngine(manners.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256})
+	require.NoError(t, err)
+	b.engine = engine.Engine
 	require.NoError(t, Mount(t.Context(), b.engine, b.door, "http://read.example:7082", quiet))
 	return b
 }

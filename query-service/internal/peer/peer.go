@@ -10,6 +10,7 @@ package peer
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/query-service/internal/recent"
+	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/certs"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
@@ -39,18 +42,34 @@ type Client struct {
 	generations *recent.Value[[]Generation]
 }
 
-// NewClient returns one for services at these base URLs. The caller closes it.
-func NewClient(commandURL, consumerURL string, log *slog.Logger) *Client {
+// Options of a Client. All are required but CAFile.
+type Options struct {
+	CommandURL  string
+	ConsumerURL string
+	CAFile      string // of the authorities that sign the other services' certificates; the system's where empty
+	Log         *slog.Logger
+}
+
+// NewClient returns one. The caller closes it.
+func NewClient(o Options) (*Client, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64, ForceAttemptHTTP2: true}
+	if o.CAFile != "" {
+		pool, err := certs.Authorities("SERVICES_CA_FILE", o.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	}
 	c := &Client{
-		CommandURL: strings.TrimSuffix(commandURL, "/"), ConsumerURL: strings.TrimSuffix(consumerURL, "/"), log: log,
+		CommandURL: strings.TrimSuffix(o.CommandURL, "/"), ConsumerURL: strings.TrimSuffix(o.ConsumerURL, "/"), log: o.Log,
 		http: &http.Client{
-			Transport:     &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64},
+			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
 	c.generations = &recent.Value[[]Generation]{For: sharedFor, Patience: readPatience, Read: c.readGenerations}
 	c.health.now = make(chan struct{}, 1)
-	return c
+	return c, nil
 }
 
 // Close drops idle connections.
@@ -107,6 +126,7 @@ func (c *Client) send(ctx context.Context, r request, answer any) (http.Header, 
 		req.Header.Set("Idempotency-Key", r.key)
 	}
 	req.Header.Set("Accept", "application/json")
+	auth.PassOn(req) // the key of the caller that this is done for
 	req.Header.Set(manners.CorrelationHeader, telemetry.CorrelationID(ctx))
 	res, err := c.http.Do(req)
 	if err != nil {

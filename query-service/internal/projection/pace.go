@@ -73,7 +73,7 @@ func (p *Pacer) Sample(ctx context.Context) error {
 	err := p.db.SelectContext(ctx, &rows, `
 		SELECT clock_timestamp() AS at, g.epoch, p.topic, p.partition, coalesce(p.next_offset - p.first_offset, 0) AS done,
 			coalesce(greatest(p.log_end - p.next_offset, 0), 0) AS lag
-		FROM public.generations g LEFT JOIN public.projection_progress p ON true WHERE g.state = 'serving' ORDER BY p.topic, p.partition`)
+		FROM public.generations g LEFT JOIN public.projection_progress p ON true WHERE g.state IN ('serving', 'swapping') ORDER BY p.topic, p.partition`)
 	if err != nil {
 		return fmt.Errorf("sample the progress: %w", err)
 	}

@@ -24,7 +24,7 @@ SELECT g.generation, g.epoch, p.epoch, p.first_offset, p.next_offset
 FROM public.generations g LEFT JOIN public.projection_progress p ON `
 	noPartition  = `false`
 	onePartition = `p.topic = '%s' AND p.partition = %d`
-	serving      = ` WHERE g.state = 'serving'`
+	serving      = ` WHERE g.state IN ('serving', 'swapping')`
 )
 
 // staleConnections is more than a pool keeps: after a restart of the database each of them fails once.
