@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/gin-gonic/gin"
 	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -108,7 +109,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	journeys := journey.NewBook(watch.Await)
 	stack.Add("followed tickets", func(context.Context) error { journeys.Close(); return nil })
 
-	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Spec: api.Spec, HTTP: o.Config.HTTP, MaxBody: mostForm})
+	var pages *web.Pages // mounted before anything is served
+	engine, err := manners.NewEngine(manners.Options{
+		Log: o.Log, Registry: registry, Spec: api.Spec, HTTP: o.Config.HTTP, MaxBody: mostForm,
+		Key:    web.Key,
+		Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
+	})
 	if err != nil {
 		return err
 	}
@@ -119,10 +125,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := httpapi.Mount(ctx, engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry, Streams: streams, Peers: peers}); err != nil {
 		return err
 	}
-	if err := web.Mount(engine.Engine, web.Options{
-		Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: ready, Log: o.Log,
+	pages, err = web.Mount(web.Options{
+		Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: ready, Engine: engine, Log: o.Log,
 		Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	server, err := manners.Listen(ctx, engine, projection.LongestWait+15*time.Second, fail)

@@ -25,6 +25,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/journey"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/auth"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -42,6 +43,7 @@ type Options struct {
 	Peers    *peer.Client
 	Journeys *journey.Book
 	Ready    *manners.Readiness // of this service
+	Engine   *manners.Engine    // where the pages are mounted
 	Log      *slog.Logger
 	// Problem says how an error of reading is told.
 	Problem func(context.Context, error) problem.Problem
@@ -50,30 +52,33 @@ type Options struct {
 // Pages renders them.
 type Pages struct {
 	Options
-	origin *http.CrossOriginProtection
-	pages  map[string]*template.Template
+	pages map[string]*template.Template
 }
 
-// Mount adds the pages to e.
-func Mount(e *gin.Engine, o Options) error {
-	p := &Pages{Options: o, origin: http.NewCrossOriginProtection(), pages: map[string]*template.Template{}}
-	for _, name := range []string{"overview", "ticket", "tickets", "records", "projection", "deadletters", "deadletter", "review", "rebuild", "error"} {
+// Mount adds the pages to the engine.
+func Mount(o Options) (*Pages, error) {
+	p := &Pages{Options: o, pages: map[string]*template.Template{}}
+	for _, name := range []string{"overview", "ticket", "tickets", "records", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
-			return fmt.Errorf("read the page %s: %w", name, err)
+			return nil, fmt.Errorf("read the page %s: %w", name, err)
 		}
 		p.pages[name] = t
 	}
 	files, err := fs.Sub(assets, "assets")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	serve := http.StripPrefix("/assets/", http.FileServerFS(files))
+	e := o.Engine
 	e.GET("/assets/*file", func(c *gin.Context) {
 		c.Header("Cache-Control", "public, max-age=300")
 		c.Header("X-Content-Type-Options", "nosniff")
 		serve.ServeHTTP(c.Writer, c.Request)
 	})
+	e.GET("/login", p.login)
+	e.POST("/login", p.logIn)
+	e.POST("/logout", p.logOut)
 	e.GET("/", p.overview)
 	e.GET("/stamp", func(c *gin.Context) { c.Redirect(http.StatusSeeOther, "/") })
 	e.GET("/tickets", p.lookUp)
@@ -96,16 +101,12 @@ func Mount(e *gin.Engine, o Options) error {
 	} {
 		e.POST(path, p.form, handle)
 	}
-	return nil
+	return p, nil
 }
 
-// form stands before every handler of a form: it refuses what another site's page has sent, and what
-// cannot be read.
+// form stands before every handler of a form and refuses what cannot be read. What another site's page
+// has sent has not come as far: the engine refuses it.
 func (p *Pages) form(c *gin.Context) {
-	if err := p.origin.Check(c.Request); err != nil {
-		p.fail(c, problem.Problem{Status: http.StatusForbidden, Detail: "this form was sent from another site's page; open this service's own page and send it from there"})
-		return
-	}
 	if err := c.Request.ParseForm(); err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
@@ -119,6 +120,7 @@ func (p *Pages) form(c *gin.Context) {
 type layout struct {
 	Title string
 	Here  string // the page's path in the navigation
+	User  string // the name of the key that is logged in
 	// Events is what the page's script listens to; empty where the page does not change by itself.
 	Events string
 	// Refresh is the seconds after which a browser without script loads the page again; 0 for never.
@@ -129,6 +131,9 @@ type layout struct {
 // render writes a whole page or, where the template fails, none of it.
 func (p *Pages) render(c *gin.Context, status int, name string, l layout) {
 	var b bytes.Buffer
+	if caller, ok := auth.FromContext(c.Request.Context()); ok {
+		l.User = caller.Name
+	}
 	if err := p.pages[name].Execute(&b, l); err != nil {
 		p.Log.ErrorContext(c.Request.Context(), "a page could not be rendered", "page", name, "err", err)
 		manners.Fail(c, problem.Problem{Status: http.StatusInternalServerError, Detail: "the page could not be rendered; the correlation id finds it in the service's log"})
