@@ -26,7 +26,7 @@ const (
 	mostStreams  = 256
 	streamFor    = 10 * time.Minute // then the client connects again, perhaps to another process
 	eventsEvery  = time.Second
-	beatEvery    = 15 * time.Second
+	beatEvery    = 15 * time.Second // as the specification says
 	writeWithin  = 10 * time.Second // a client that takes no bytes for so long has gone
 	ticketWait   = 10 * time.Second
 	ticketsEvery = time.Second // for a ticket without a position, which cannot be waited for
@@ -36,6 +36,7 @@ const (
 type Streams struct {
 	mu      sync.Mutex
 	free    int
+	beat    time.Duration
 	stopped bool
 	stop    chan struct{}
 	open    prometheus.Gauge
@@ -43,7 +44,7 @@ type Streams struct {
 
 // NewStreams registers its metric.
 func NewStreams(registry prometheus.Registerer) *Streams {
-	s := &Streams{free: mostStreams, stop: make(chan struct{}), open: prometheus.NewGauge(prometheus.GaugeOpts{
+	s := &Streams{free: mostStreams, beat: beatEvery, stop: make(chan struct{}), open: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "tidemark_query_streams", Help: "Event streams that are open.",
 	})}
 	registry.MustRegister(s.open)
@@ -157,7 +158,7 @@ func (st *stream) run(ctx context.Context) {
 	}
 	tick := time.NewTicker(eventsEvery)
 	defer tick.Stop()
-	beat := time.NewTicker(beatEvery)
+	beat := time.NewTicker(st.server.streams.beat)
 	defer beat.Stop()
 	for now := true; ; {
 		if now && st.look(ctx) != nil {
@@ -224,8 +225,11 @@ func (st *stream) told(ctx context.Context, name string, body any, err error) ev
 
 // follow hands on each state of the ticket, until it is an outcome.
 func (st *stream) follow(ctx context.Context, out chan<- event) {
+	want := st.want
+	want.Wait = 0 // as things are, first
 	for {
-		t, err := ticket.Find(ctx, st.server.reader, *st.ticket, st.want)
+		t, err := ticket.Find(ctx, st.server.reader, *st.ticket, want)
+		want.Wait = st.want.Wait
 		if errors.Is(err, projection.ErrStopping) || ctx.Err() != nil {
 			return
 		}

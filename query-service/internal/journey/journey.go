@@ -67,6 +67,16 @@ func (b *Book) Of(id uuid.UUID) Times {
 	return Times{}
 }
 
+// Settled notes that the outcome of id has just been read, where that was not noted yet and somebody
+// follows it: a reader can be a moment faster.
+func (b *Book) Settled(id uuid.UUID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.times[id]; e != nil && e.followed && e.Passed.IsZero() {
+		e.Passed = time.Now()
+	}
+}
+
 // Follow notes when the projection passes at, the position of id's record, without waiting for it. Past
 // the bound it does nothing.
 func (b *Book) Follow(ctx context.Context, id uuid.UUID, at position.Position) {

@@ -65,7 +65,11 @@ func (p *Pages) ticket(c *gin.Context) {
 	if p.failed(c, err) {
 		return
 	}
-	v := ticketView{Ticket: t, Times: p.Journeys.Of(id)}
+	v := ticketView{Ticket: t}
+	if v.Settled() {
+		p.Journeys.Settled(id)
+	}
+	v.Times = p.Journeys.Of(id)
 	if made, ok := ids.Time(id); ok {
 		v.Made = &made
 	}
