@@ -118,7 +118,6 @@ func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), streamFor)
 	defer cancel()
 	st.out, st.ctl = c.Writer, http.NewResponseController(c.Writer)
-	_ = st.ctl.SetReadDeadline(time.Time{}) // the server's bound on reading a request would end its context
 	h := c.Writer.Header()
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("Cache-Control", "no-store, no-transform")
