@@ -26,11 +26,12 @@ import (
 // one. A request may also name it correlationId, as the log's records do.
 const CorrelationHeader = "X-Correlation-ID"
 
-// Options of an engine. All are required but MaxBody.
+// Options of an engine. All are required but the bounds.
 type Options struct {
-	Log      *slog.Logger
-	Registry *prometheus.Registry
-	MaxBody  int64 // bytes a request's body may have; 64 KiB unless given
+	Log       *slog.Logger
+	Registry  *prometheus.Registry
+	MaxBody   int64            // bytes a request's body may have; 64 KiB unless given
+	MaxBodies map[string]int64 // bounds of their own, by route pattern
 }
 
 // NewEngine returns a gin engine with the shared middleware and no routes.
@@ -45,7 +46,7 @@ func NewEngine(o Options) *gin.Engine {
 	e.RedirectTrailingSlash = false
 	e.RedirectFixedPath = false
 	_ = e.SetTrustedProxies(nil) // nil always parses
-	e.Use(correlate, measure(o.Registry), recovered(o.Log), bounded(o.MaxBody))
+	e.Use(correlate, measure(o.Registry), recovered(o.Log), bounded(o.MaxBody, o.MaxBodies))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -141,8 +142,12 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(limit int64) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64) gin.HandlerFunc {
 	return func(c *gin.Context) {
+		limit, ok := routes[c.FullPath()]
+		if !ok {
+			limit = most
+		}
 		if c.Request.ContentLength > limit {
 			Fail(c, tooLarge(limit))
 			return
