@@ -73,19 +73,19 @@ func (s store) audit(ctx context.Context) (found []finding, ran bool, err error)
 		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock($1)`, int64(auditLock)); err != nil || !ran {
 			return err
 		}
-		if err := tx.SelectContext(ctx, &found, `
+		if err := tx.SelectContext(ctx, &found, s.in(`
 WITH p AS (
 	SELECT partition, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, log_end
-	FROM public.projection_progress WHERE topic = $1
+	FROM {g}.projection_progress WHERE topic = $1
 ), r AS (
 	SELECT t.partition,
 		count(*) FILTER (WHERE t."offset" >= p.first_offset AND t."offset" < p.next_offset) AS below,
 		count(*) FILTER (WHERE p.partition IS NULL OR t."offset" >= p.next_offset) AS ahead
-	FROM public.timestamp_records t LEFT JOIN p ON p.partition = t.partition
+	FROM {g}.timestamp_records t LEFT JOIN p ON p.partition = t.partition
 	GROUP BY t.partition
 ), d AS (
 	SELECT t.partition, count(*) AS below
-	FROM public.dead_letters t JOIN p ON p.partition = t.partition
+	FROM {g}.dead_letters t JOIN p ON p.partition = t.partition
 	WHERE t.topic = $1 AND t."offset" < p.next_offset
 	GROUP BY t.partition
 )
@@ -96,18 +96,18 @@ SELECT coalesce(p.partition, r.partition) AS partition, p.partition IS NOT NULL 
 	coalesce(r.below, 0) AS rows_found, coalesce(r.ahead, 0) AS rows_ahead, coalesce(d.below, 0) AS dead_letters_found,
 	extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000 AS took_ms
 FROM p FULL JOIN r ON r.partition = p.partition LEFT JOIN d ON d.partition = p.partition
-ORDER BY 1`, s.topic); err != nil {
+ORDER BY 1`), s.topic); err != nil {
 			return fmt.Errorf("count: %w", err)
 		}
 		for _, f := range found {
-			if _, err := tx.ExecContext(ctx, `
-INSERT INTO public.projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset,
+			if _, err := tx.ExecContext(ctx, s.in(`
+INSERT INTO {g}.projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset,
 	applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding)
 VALUES ($1, $2, now(), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (topic, partition) DO UPDATE SET audited_at = excluded.audited_at, took_ms = excluded.took_ms, epoch = excluded.epoch,
 	first_offset = excluded.first_offset, next_offset = excluded.next_offset, applied = excluded.applied, duplicate = excluded.duplicate,
 	rejected = excluded.rejected, skipped = excluded.skipped, rows_found = excluded.rows_found,
-	dead_letters_found = excluded.dead_letters_found, rows_ahead = excluded.rows_ahead, ok = excluded.ok, finding = excluded.finding`,
+	dead_letters_found = excluded.dead_letters_found, rows_ahead = excluded.rows_ahead, ok = excluded.ok, finding = excluded.finding`),
 				s.topic, f.Partition, f.Took, f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Skipped,
 				f.Rows, f.Letters, f.Ahead, f.text() == "", f.text()); err != nil {
 				return fmt.Errorf("note the audit: %w", err)

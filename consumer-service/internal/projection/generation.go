@@ -23,6 +23,8 @@ func refuse(format string, args ...any) error { return &Refusal{fmt.Sprintf(form
 // generation is the set of tables that is written, and under which name.
 type generation struct {
 	Database  uuid.UUID `db:"database_id"`
+	Number    int       `db:"generation"`
+	State     string    `db:"state"`
 	Epoch     int64     `db:"epoch"`
 	GroupName *string   `db:"group_name"`
 	ClusterID *string   `db:"cluster_id"`

@@ -185,9 +185,11 @@ func (b *bundle) join(t *testing.T) error {
 
 // read projects records of the log as the subscriber would hand them over.
 func (b *bundle) read(ctx context.Context, partition int32, records []kafka.Record) error {
-	c, epoch, _ := b.claimed(partition)
-	return b.project(ctx, partition, c, epoch, records)
+	return b.project(ctx, partition, b.claimed(partition), records)
 }
+
+// epoch is that of the session.
+func (b *bundle) epoch() int64 { return b.claimed(0).epoch }
 
 // readAll projects the whole log, partition by partition.
 func (b *bundle) readAll(t *testing.T) {

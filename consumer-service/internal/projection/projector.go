@@ -42,6 +42,8 @@ type Options struct {
 	Topic      string
 	Group      string // the configured name: another than the one on record starts the projection over
 	Partitions int    // of the topic
+	// Side is the number of a generation that does not serve, nil for the one that does.
+	Side *int
 	// AcceptLogStart names, by partition, the offset at which a log that lost its beginning may start.
 	AcceptLogStart map[int32]int64
 	AuditInterval  time.Duration
@@ -59,14 +61,15 @@ type Projector struct {
 
 	mu      sync.Mutex
 	session kafka.Session // nil between sessions
-	epoch   int64         // of the session
-	mark    string        // metadata of the offsets that the session commits
 	claims  map[int32]*claim
 }
 
-// claim is what is known of one partition within a session. Only the batch in flight changes it.
+// claim is what is known of one partition within a session. Only who holds mu changes it: the batch in
+// flight, or Watch between two batches.
 type claim struct {
 	mu     sync.Mutex
+	epoch  int64  // under which it writes
+	mark   string // metadata of the offsets that are committed for it
 	next   int64
 	window window
 }
@@ -79,7 +82,7 @@ const (
 
 // New returns a projector that owns nothing yet.
 func New(o Options) *Projector {
-	return &Projector{Options: o, store: store{db: o.DB, topic: o.Topic, statements: &statements{}}}
+	return &Projector{Options: o, store: newStore(o.DB, o.Topic, o.Side)}
 }
 
 // SetUp begins a session: it decides the epoch, makes sure that this is the log the tables were
@@ -138,14 +141,14 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	for _, partition := range own {
 		at := in.progress[partition]
 		s.Seek(partition, at.NextOffset, in.mark())
-		claims[partition] = &claim{next: at.NextOffset}
+		claims[partition] = &claim{epoch: in.Epoch, mark: in.mark(), next: at.NextOffset}
 	}
 	if err := p.commit(ctx, s, in); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.session, p.epoch, p.mark, p.claims = s, in.Epoch, in.mark(), claims
+	p.session, p.claims = s, claims
 	p.Logger.Info("session begins", "group", p.Group, "epoch", in.Epoch, "partitions", own)
 	return nil
 }
@@ -229,17 +232,17 @@ func (p *Projector) CleanUp() {
 	p.Ready.Unready(PartClaims, "between two sessions of the consumer group")
 }
 
-// claimed returns the claim of a partition, nil where there is none, and its session's epoch and mark.
-func (p *Projector) claimed(partition int32) (c *claim, epoch int64, mark string) {
+// claimed returns the claim of a partition, nil where there is none.
+func (p *Projector) claimed(partition int32) *claim {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.claims[partition], p.epoch, p.mark
+	return p.claims[partition]
 }
 
 // Project writes one batch and acknowledges it, however long the database is away; or gives it back,
 // and with it the session, when the projection is elsewhere by now.
 func (p *Projector) Project(b *kafka.Batch) {
-	c, epoch, mark := p.claimed(b.Partition)
+	c := p.claimed(b.Partition)
 	if c == nil {
 		b.End()
 		return
@@ -251,18 +254,18 @@ func (p *Projector) Project(b *kafka.Batch) {
 	defer cancel()
 	defer context.AfterFunc(b.Context(), func() { time.AfterFunc(2*time.Second, cancel) })()
 
-	if err := p.project(ctx, b.Partition, c, epoch, b.Records); err != nil {
+	if err := p.project(ctx, b.Partition, c, b.Records); err != nil {
 		if b.Context().Err() == nil {
 			p.Logger.Warn("the session is given back", "partition", b.Partition, "offset", b.Records[0].Offset, "err", err)
 		}
 		b.End()
 		return
 	}
-	b.Done(c.next, mark)
+	b.Done(c.next, c.mark)
 }
 
 // project writes records until they are in the tables. An error means that the session is over.
-func (p *Projector) project(ctx context.Context, partition int32, c *claim, epoch int64, records []kafka.Record) error {
+func (p *Projector) project(ctx context.Context, partition int32, c *claim, records []kafka.Record) error {
 	records = records[below(records, c.next):]
 	wait := backoff{}
 	for len(records) > 0 {
@@ -271,7 +274,7 @@ func (p *Projector) project(ctx context.Context, partition int32, c *claim, epoc
 		err := p.explain(ctx, b)
 		var o outcomes
 		if err == nil {
-			o, err = p.write(ctx, epoch, b, &c.window)
+			o, err = p.write(ctx, c.epoch, b, &c.window)
 		}
 		if err == nil {
 			c.next = b.next
@@ -283,7 +286,7 @@ func (p *Projector) project(ctx context.Context, partition int32, c *claim, epoc
 		switch {
 		case errors.Is(err, errFenced):
 			p.Metrics.fenced.Inc()
-			next, over := p.reread(ctx, partition, epoch)
+			next, over := p.reread(ctx, partition, c.epoch)
 			switch {
 			case over != nil:
 				return over

@@ -29,7 +29,7 @@ func (p *Projector) Watch(ctx context.Context) {
 
 func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 	p.mu.Lock()
-	session, epoch, claims := p.session, p.epoch, p.claims
+	session, claims := p.session, p.claims
 	p.mu.Unlock()
 	if session == nil {
 		return nil // not known yet to be the right log and the right database
@@ -43,10 +43,12 @@ func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 	if err := p.replaced(g); err != nil {
 		return err
 	}
-	if g.Epoch != epoch {
-		p.Logger.Warn("the projection was started over elsewhere", "epoch", g.Epoch)
-		session.End() // an idle partition would else never be read anew
-		return nil
+	for _, c := range claims {
+		if c.over(g.Epoch) {
+			p.Logger.Warn("the projection was started over elsewhere", "epoch", g.Epoch)
+			session.End() // an idle partition would else never be read anew
+			return nil
+		}
 	}
 	all := p.all()
 	at := time.Now() // before the log is asked: what it holds then is what had come in by now
@@ -70,7 +72,7 @@ func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 			continue
 		}
 		if stood, ok := tails[partition]; ok && stood == next {
-			if err := p.skipTail(ctx, c, epoch, partition, next, end); err != nil {
+			if err := p.skipTail(ctx, c, partition, next, end); err != nil {
 				return err
 			}
 		}
@@ -79,8 +81,17 @@ func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 	return nil
 }
 
+// over reports whether a claim stands in another epoch. One whose batch is in flight finds out by itself.
+func (c *claim) over(epoch int64) bool {
+	if !c.mu.TryLock() {
+		return false
+	}
+	defer c.mu.Unlock()
+	return c.epoch != epoch
+}
+
 // skipTail books [next, end) as skipped where nothing but markers and aborted records stands there.
-func (p *Projector) skipTail(ctx context.Context, c *claim, epoch int64, partition int32, next, end int64) error {
+func (p *Projector) skipTail(ctx context.Context, c *claim, partition int32, next, end int64) error {
 	if !c.mu.TryLock() {
 		return nil // a batch is in flight
 	}
@@ -95,7 +106,7 @@ func (p *Projector) skipTail(ctx context.Context, c *claim, epoch int64, partiti
 	if g.Records > 0 || g.Missing > 0 {
 		return nil // records are on their way; a hole is told when the record after it comes
 	}
-	if err := p.store.skip(ctx, epoch, partition, next, end); err != nil {
+	if err := p.store.skip(ctx, c.epoch, partition, next, end); err != nil {
 		if errors.Is(err, errFenced) {
 			return nil // whoever moved it will find the next batch fenced, too
 		}
