@@ -1,5 +1,5 @@
-// Package app wires the consumer-service: migrations, the guard of the log, one member of the consumer
-// group and the projector behind it. It reads no environment and keeps nothing global, so that several
+// Package app wires the consumer-service: migrations, the guards of the log, the book of decisions on dead
+// letters, one member of the consumer group and the projector behind it, and the publisher of receipts. It reads no environment and keeps nothing global, so that several
 // can run in one process.
 package app
 
@@ -14,23 +14,30 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/consumer-service/api"
+	"github.com/tidemark/tidemark/consumer-service/internal/decision"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards Kafka and the database.
 const Name = "consumer-service"
 
-// partLog is the part of the readiness that the guard of the log speaks for.
-const partLog = "log"
+// Parts of the readiness that the guards of the log speak for.
+const (
+	partLog       = "log"
+	partDecisions = "dead letters log"
+)
 
 // Options of one run.
 type Options struct {
@@ -55,7 +62,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}()
 
 	registry := prometheus.NewRegistry()
-	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
+	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, partDecisions, projection.PartClaims)
 	engine := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry})
 	httpapi.Mount(engine, Name, registry, ready, api.Spec)
 	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
@@ -82,8 +89,22 @@ func Run(ctx context.Context, o Options) (err error) {
 	reader := kafka.NewReader(o.Config.Brokers, Name)
 	stack.Add("log reader", func(context.Context) error { return reader.Close() })
 	topic := kafka.TopicSpec{Name: event.TimestampCommandTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
-	if err := guard(ctx, reader, topic, ready, o.Log); err != nil {
+	if err := guard(ctx, reader, topic, partLog, ready, o.Log); err != nil {
 		return unless(told, err)
+	}
+	decided := topic
+	decided.Name = event.DeadLetterCommandTopic
+	if err := guard(ctx, reader, decided, partDecisions, ready, o.Log); err != nil {
+		return unless(told, err)
+	}
+	book := decision.New(decision.Options{
+		Log: reader, Store: &decision.Postgres{DB: db}, Topic: decided.Name, Partitions: decided.Partitions, Logger: o.Log,
+		Refuse: func(reason string) { fail(&projection.Refusal{Reason: reason}) },
+	})
+	stack.Go(ctx, "decisions", book.Run)
+	receipts, err := publishReceipts(ctx, o, stack, registry, db, reader)
+	if err != nil {
+		return err
 	}
 
 	accepted, err := o.Config.acceptedStarts(topic.Name)
@@ -91,7 +112,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	projector := projection.New(projection.Options{
-		DB: db, Log: reader, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
+		DB: db, Log: reader, Decisions: book, Written: receipts.Kick, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
 		AuditInterval: o.Config.AuditInterval, Ready: ready, Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
@@ -121,13 +142,34 @@ func Run(ctx context.Context, o Options) (err error) {
 	})
 	stack.Go(ctx, "watermark", projector.Watch)
 	stack.Go(ctx, "audit", projector.Audit)
-	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, topic, ready, o.Log) })
+	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, topic, partLog, ready, o.Log) })
+	stack.Go(ctx, "guard of decisions", func(ctx context.Context) { keepGuard(ctx, reader, decided, partDecisions, ready, o.Log) })
 	stack.Add("readiness", func(context.Context) error {
 		ready.Unready("process", "the service is being stopped")
 		return nil
 	})
 	<-ctx.Done()
 	return nil
+}
+
+// publishReceipts starts to bring receipts to the log. It is given the projection's last moments, too: it
+// stops after the subscriber.
+func publishReceipts(ctx context.Context, o Options, stack *lifecycle.Stack, registry *prometheus.Registry, db *sqlx.DB, reader *kafka.Reader) (*receipt.Publisher, error) {
+	log, err := kafka.NewPublisher(kafka.PublisherOptions{
+		Brokers: o.Config.Brokers, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		RetryFor: 3 * time.Second, // less than the server lets the publishers' lock sit idle
+	})
+	if err != nil {
+		return nil, err
+	}
+	stack.Add("publisher of receipts", func(context.Context) error { return log.Close() })
+	topic := kafka.TopicSpec{Name: event.ProjectionReceiptTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
+	p := receipt.New(receipt.Options{
+		Store: &receipt.Postgres{DB: db}, Log: log, Topic: topic.Name, Registry: registry, Logger: o.Log,
+		Ensure: func(ctx context.Context) error { return reader.EnsureExpiring(ctx, topic, event.ReceiptRetention) },
+	})
+	stack.Go(ctx, "receipts", p.Run)
+	return p, nil
 }
 
 // unless drops an error that only says that the service was told to stop.
@@ -178,7 +220,7 @@ func migrate(ctx context.Context, o Options, ready *httpapi.Readiness) error {
 }
 
 // guard makes the topic where it is not there yet and refuses one that could lose what it holds.
-func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, ready *httpapi.Readiness, log *slog.Logger) error {
+func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, part string, ready *httpapi.Readiness, log *slog.Logger) error {
 	return every(ctx, func(ctx context.Context) (bool, error) {
 		err := reader.EnsureForever(ctx, topic)
 		if err == nil {
@@ -187,12 +229,12 @@ func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, rea
 		var unsafe *kafka.GuardError
 		switch {
 		case err == nil:
-			ready.Ready(partLog)
+			ready.Ready(part)
 		case errors.As(err, &unsafe):
 			return true, err
 		default:
 			log.Warn("cannot check the log yet", "err", err)
-			ready.Unready(partLog, "waiting for Kafka: "+err.Error())
+			ready.Unready(part, "waiting for Kafka: "+err.Error())
 		}
 		return false, err
 	})
@@ -200,7 +242,7 @@ func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, rea
 
 // keepGuard looks again each minute. A setting that goes wrong later makes the service unready and is
 // logged, and reading goes on: to stop would make the loss certain.
-func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, ready *httpapi.Readiness, log *slog.Logger) {
+func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, part string, ready *httpapi.Readiness, log *slog.Logger) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -213,10 +255,10 @@ func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec,
 		var unsafe *kafka.GuardError
 		switch {
 		case err == nil:
-			ready.Ready(partLog)
+			ready.Ready(part)
 		case errors.As(err, &unsafe):
 			log.Error("the log is no longer safe", "topic", topic.Name, "err", err)
-			ready.Unready(partLog, err.Error())
+			ready.Unready(part, err.Error())
 		default:
 			log.Warn("cannot check the log", "topic", topic.Name, "err", err) // says nothing about the topic
 		}
