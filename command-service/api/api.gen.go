@@ -11,6 +11,24 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for StatusStatus.
+const (
+	DOWN StatusStatus = "DOWN"
+	UP   StatusStatus = "UP"
+)
+
+// Valid indicates whether the value is a known member of the StatusStatus enum.
+func (e StatusStatus) Valid() bool {
+	switch e {
+	case DOWN:
+		return true
+	case UP:
+		return true
+	default:
+		return false
+	}
+}
+
 // DecisionResult defines model for DecisionResult.
 type DecisionResult struct {
 	// Position The dead letter's.
@@ -94,6 +112,16 @@ type Stamp struct {
 	EventTimestamp *string `json:"event_timestamp,omitempty"`
 }
 
+// Status defines model for Status.
+type Status struct {
+	// Missing What keeps the service from its work, by part.
+	Missing *map[string]string `json:"missing,omitempty"`
+	Status  StatusStatus       `json:"status"`
+}
+
+// StatusStatus defines model for Status.Status.
+type StatusStatus string
+
 // Ticket defines model for Ticket.
 type Ticket struct {
 	// Id The ticket, a UUID.
@@ -114,11 +142,20 @@ type Broken = Problem
 // Decided defines model for Decided.
 type Decided = Decisions
 
+// NoKey RFC 9457.
+type NoKey = Problem
+
+// NotAllowed RFC 9457.
+type NotAllowed = Problem
+
 // Refused RFC 9457.
 type Refused = Problem
 
 // TooLarge RFC 9457.
 type TooLarge = Problem
+
+// TooMany RFC 9457.
+type TooMany = Problem
 
 // Unavailable RFC 9457.
 type Unavailable = Problem

@@ -33,6 +33,7 @@ type Config struct {
 	config.HTTP
 	config.Log
 	config.Kafka
+	config.Telemetry
 	ProduceDeadline time.Duration `env:"PRODUCE_DEADLINE" desc:"the longest a command waits for the log's answer"`
 	QueryURL        string        `env:"QUERY_URL" desc:"base URL of query-service, where tickets are read"`
 }
@@ -40,7 +41,7 @@ type Config struct {
 // DefaultConfig is a service on port 7080 of this host.
 func DefaultConfig() Config {
 	return Config{
-		HTTP: config.DefaultHTTP(7080), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(),
+		HTTP: config.DefaultHTTP(7080), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(), Telemetry: config.DefaultTelemetry(),
 		ProduceDeadline: 5 * time.Second, QueryURL: "http://127.0.0.1:7082",
 	}
 }
@@ -89,9 +90,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	}()
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := manners.NewReadiness(partLog, partDecisions, partPublisher)
 	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
-		Brokers: o.Config.Brokers, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
 		// A flight ends before its passengers' deadline, so that most of them hear the truth.
 		RetryFor: o.Config.ProduceDeadline * 4 / 5,
 		OnState:  publisherState(ready),
@@ -104,18 +110,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	metrics := door.NewMetrics(registry)
 	entrance, err := door.New(door.Options{
 		Topic: o.Topic, Partitions: int32(o.Config.Partitions), Log: publisher,
-		Deadline: o.Config.ProduceDeadline, Metrics: metrics,
+		Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: export.Tracer(),
 	})
 	if err != nil {
 		return err
 	}
 	stack.Add("door", entrance.Close)
-	decisions, err := door.New(door.Options{Topic: o.Decisions, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics})
+	decisions, err := door.New(door.Options{Topic: o.Decisions, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics.Beside(), Tracer: export.Tracer()})
 	if err != nil {
 		return err
 	}
 	stack.Add("door of decisions", decisions.Close)
-	reader := kafka.NewReader(o.Config.Brokers, Name)
+	reader := kafka.NewReader(o.Config.Kafka, Name)
 	stack.Add("log reader", func(context.Context) error { return reader.Close() })
 	letters := deadletter.New(deadletter.Options{
 		Commands: entrance, Decisions: decisions, Ends: reader, Topic: o.Topic, Partitions: int32(o.Config.Partitions), Deadline: o.Config.ProduceDeadline,
@@ -126,12 +132,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	other := newWatch(o, o.Decisions, partDecisions, decisions, ready)
 	background(ctx, stack, "watch of decisions", func(ctx context.Context) { other.run(ctx, fail) })
 
-	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, MaxBodies: httpapi.Bodies})
-	manners.Mount(engine, Name, registry, ready, api.Spec)
-	if err := httpapi.Mount(ctx, engine, entrance, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+	engine, err := manners.NewEngine(manners.Options{
+		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBodies: httpapi.Bodies,
+	})
+	if err != nil {
 		return err
 	}
-	server, err := manners.Listen(ctx, o.Config.Address(), engine, longestDeadline+15*time.Second, o.Log, fail)
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	manners.Mount(engine, Name, ready)
+	if err := httpapi.Mount(ctx, engine.Engine, entrance, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+		return err
+	}
+	server, err := manners.Listen(ctx, engine, longestDeadline+15*time.Second, fail)
 	if err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func TestACommandIsARecordOfTheLog(t *testing.T) {
 	brokers := realKafka(t)
 	s := start(t, options(brokers))
 	s.ready(t)
-	r := kafka.NewReader(brokers, "test")
+	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	before := time.Now().Add(-time.Second)
 	for range 20 {
@@ -177,7 +177,7 @@ func headersOf(t *testing.T, s *service, brokers []string) map[string]string {
 	require.Equal(t, 200, res.StatusCode)
 	at, err := position.Parse(res.Header.Get(position.Header))
 	require.NoError(t, err)
-	c, err := kafka.NewClient(brokers, "test")
+	c, err := kafka.NewClient(config.Kafka{Brokers: brokers}, "test")
 	require.NoError(t, err)
 	consumer, err := sarama.NewConsumerFromClient(c)
 	require.NoError(t, err)
@@ -228,7 +228,7 @@ func TestAnUnsafeTopicIsRefusedAtTheStart(t *testing.T) {
 	t.Parallel()
 	brokers := realKafka(t)
 	o := options(brokers)
-	r := kafka.NewReader(brokers, "test")
+	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	made := kafka.TopicSpec{Name: o.Topic, Partitions: 5, ReplicationFactor: 1}
 	require.NoError(t, r.EnsureForever(t.Context(), made))
@@ -347,7 +347,7 @@ func TestConfigurationIsCheckedAsAWhole(t *testing.T) {
 
 func newAdmin(t *testing.T, brokers []string) sarama.ClusterAdmin {
 	t.Helper()
-	c, err := kafka.NewClient(brokers, "test")
+	c, err := kafka.NewClient(config.Kafka{Brokers: brokers}, "test")
 	require.NoError(t, err)
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	require.NoError(t, err)
@@ -376,7 +376,7 @@ func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
 		status, _, _ := s.do(t, http.MethodPost, "/app")
 		require.Equal(t, 200, status)
 	}
-	r := kafka.NewReader(brokers, "test")
+	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	ends, err := r.StableEnds(t.Context(), o.Topic, []int32{0, 1, 2})
 	require.NoError(t, err)

@@ -42,7 +42,7 @@ type watch struct {
 
 func newWatch(o Options, topic, part string, d *door.Door, ready *manners.Readiness) *watch {
 	w := &watch{
-		reader:  kafka.NewReader(o.Config.Brokers, Name+"-watch"),
+		reader:  kafka.NewReader(o.Config.Kafka, Name+"-watch"),
 		topic:   kafka.TopicSpec{Name: topic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor},
 		options: o.Watch, door: d, part: part, ready: ready, log: o.Log,
 	}

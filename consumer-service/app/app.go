@@ -1,5 +1,6 @@
 // Package app wires the consumer-service: migrations, the guards of the log, the book of decisions on dead
-// letters, one member of the consumer group and the projector behind it, and the publisher of receipts. It reads no environment and keeps nothing global, so that several
+// letters, one member of the consumer group and the projector behind it, the rebuilds at its side, and the
+// publisher of receipts. It reads no environment and keeps nothing global, so that several
 // can run in one process.
 package app
 
@@ -19,7 +20,9 @@ import (
 
 	"github.com/tidemark/tidemark/consumer-service/api"
 	"github.com/tidemark/tidemark/consumer-service/internal/decision"
+	routes "github.com/tidemark/tidemark/consumer-service/internal/httpapi"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/consumer-service/internal/rebuild"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/event"
@@ -38,6 +41,9 @@ const (
 	partLog       = "log"
 	partDecisions = "dead letters log"
 )
+
+// answerLimit bounds a whole answer; an audit counts every row.
+const answerLimit = 5 * time.Minute
 
 // Options of one run.
 type Options struct {
@@ -61,14 +67,39 @@ func Run(ctx context.Context, o Options) (err error) {
 		err = errors.Join(err, stack.Stop(o.Config.ShutdownTimeout))
 	}()
 
+	db, err := postgres.Open(o.Config.Postgres, Name, postgres.WriterLimits)
+	if err != nil {
+		return err
+	}
+	stack.Add("database", func(context.Context) error { return db.Close() })
+	// Proofs and indexes take longer than any write, and a drop may wait for one.
+	long, err := postgres.Open(o.Config.Postgres, Name+" rebuild", postgres.Limits{IdleInTransaction: postgres.WriterLimits.IdleInTransaction})
+	if err != nil {
+		return err
+	}
+	stack.Add("database for rebuilds", func(context.Context) error { return long.Close() })
+
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, partDecisions, projection.PartClaims)
-	engine := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry})
-	httpapi.Mount(engine, Name, registry, ready, api.Spec)
+	engine, err := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	if err != nil {
+		return err
+	}
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	httpapi.Mount(engine, Name, ready)
 	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
 		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
 	})
-	server, err := httpapi.Listen(ctx, o.Config.Address(), engine, 15*time.Second, o.Log, fail)
+	routes, err := routes.Mount(ctx, engine.Engine, o.Log)
+	if err != nil {
+		return err
+	}
+	server, err := httpapi.Listen(ctx, engine, answerLimit, fail)
 	if err != nil {
 		return err
 	}
@@ -77,17 +108,29 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.Listening(server.Address())
 	}
 
-	db, err := postgres.Open(o.Config.Postgres, Name, postgres.WriterLimits)
+	reader := kafka.NewReader(o.Config.Kafka, Name)
+	stack.Add("log reader", func(context.Context) error { return reader.Close() })
+	accepted, err := o.Config.acceptedStarts(event.TimestampCommandTopic)
 	if err != nil {
 		return err
 	}
-	stack.Add("database", func(context.Context) error { return db.Close() })
-	if err := migrate(ctx, o, ready); err != nil {
+	book := decision.New(decision.Options{
+		Log: reader, Store: &decision.Postgres{DB: db}, Topic: event.DeadLetterCommandTopic, Partitions: o.Config.Partitions, Logger: o.Log,
+		Refuse: func(reason string) { fail(&projection.Refusal{Reason: reason}) },
+	})
+	receipts, err := publisher(o, stack, registry, db, reader)
+	if err != nil {
+		return err
+	}
+	rebuilds := rebuild.New(rebuild.Options{
+		DB: db, Long: long, Log: reader, Decisions: book, Written: receipts.Kick, Topic: event.TimestampCommandTopic, Group: o.Config.GroupID, Partitions: o.Config.Partitions, AcceptLogStart: accepted,
+		Lane: rebuild.LaneOptions{Kafka: o.Config.Kafka, ClientID: Name, BatchSize: o.Config.BatchSize}, Metrics: rebuild.NewMetrics(registry), Logger: o.Log,
+	})
+	routes.Rebuilds(rebuilds) // from here on: a migration may wait for a generation to be dropped
+	if err := migrate(ctx, o, rebuilds, ready); err != nil {
 		return unless(told, err)
 	}
 
-	reader := kafka.NewReader(o.Config.Brokers, Name)
-	stack.Add("log reader", func(context.Context) error { return reader.Close() })
 	topic := kafka.TopicSpec{Name: event.TimestampCommandTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
 	if err := guard(ctx, reader, topic, partLog, ready, o.Log); err != nil {
 		return unless(told, err)
@@ -97,26 +140,15 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := guard(ctx, reader, decided, partDecisions, ready, o.Log); err != nil {
 		return unless(told, err)
 	}
-	book := decision.New(decision.Options{
-		Log: reader, Store: &decision.Postgres{DB: db}, Topic: decided.Name, Partitions: decided.Partitions, Logger: o.Log,
-		Refuse: func(reason string) { fail(&projection.Refusal{Reason: reason}) },
-	})
 	stack.Go(ctx, "decisions", book.Run)
-	receipts, err := publishReceipts(ctx, o, stack, registry, db, reader)
-	if err != nil {
-		return err
-	}
+	stack.Go(ctx, "receipts", receipts.Run)
 
-	accepted, err := o.Config.acceptedStarts(topic.Name)
-	if err != nil {
-		return err
-	}
 	projector := projection.New(projection.Options{
 		DB: db, Log: reader, Decisions: book, Written: receipts.Kick, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
-		AuditInterval: o.Config.AuditInterval, Ready: ready, Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
+		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
-		Brokers: o.Config.Brokers, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
+		Kafka: o.Config.Kafka, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
 		Log: o.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,
 		Fenced: func(id string) {
 			fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", o.Config.GroupID, id))
@@ -140,7 +172,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		inHand.Wait()
 		return err
 	})
+	routes.Audits(projector)
 	stack.Go(ctx, "watermark", projector.Watch)
+	stack.Go(ctx, "lanes", rebuilds.Lanes)
+	stack.Go(ctx, "rebuild driver", rebuilds.Drive)
 	stack.Go(ctx, "audit", projector.Audit)
 	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, topic, partLog, ready, o.Log) })
 	stack.Go(ctx, "guard of decisions", func(ctx context.Context) { keepGuard(ctx, reader, decided, partDecisions, ready, o.Log) })
@@ -152,24 +187,21 @@ func Run(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-// publishReceipts starts to bring receipts to the log. It is given the projection's last moments, too: it
-// stops after the subscriber.
-func publishReceipts(ctx context.Context, o Options, stack *lifecycle.Stack, registry *prometheus.Registry, db *sqlx.DB, reader *kafka.Reader) (*receipt.Publisher, error) {
+// publisher brings receipts to the log. It does not run yet; when it does, it stops after the subscriber.
+func publisher(o Options, stack *lifecycle.Stack, registry *prometheus.Registry, db *sqlx.DB, reader *kafka.Reader) (*receipt.Publisher, error) {
 	log, err := kafka.NewPublisher(kafka.PublisherOptions{
-		Brokers: o.Config.Brokers, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
 		RetryFor: 3 * time.Second, // less than the server lets the publishers' lock sit idle
 	})
 	if err != nil {
 		return nil, err
 	}
-	stack.Add("publisher of receipts", func(context.Context) error { return log.Close() })
+	stack.Add("publisher", func(context.Context) error { return log.Close() })
 	topic := kafka.TopicSpec{Name: event.ProjectionReceiptTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
-	p := receipt.New(receipt.Options{
+	return receipt.New(receipt.Options{
 		Store: &receipt.Postgres{DB: db}, Log: log, Topic: topic.Name, Registry: registry, Logger: o.Log,
 		Ensure: func(ctx context.Context) error { return reader.EnsureExpiring(ctx, topic, event.ReceiptRetention) },
-	})
-	stack.Go(ctx, "receipts", p.Run)
-	return p, nil
+	}), nil
 }
 
 // unless drops an error that only says that the service was told to stop.
@@ -198,7 +230,8 @@ func every(ctx context.Context, try func(context.Context) (final bool, err error
 
 // migrate brings the database to this release's schema. Migrations may take longer than any write, so
 // they have a connection without the writers' limits.
-func migrate(ctx context.Context, o Options, ready *httpapi.Readiness) error {
+// While a migration waits for a generation to be dropped, drops that are asked for are done.
+func migrate(ctx context.Context, o Options, rebuilds *rebuild.Service, ready *httpapi.Readiness) error {
 	c := o.Config.Postgres
 	db, err := postgres.Open(c, Name+" migrations", postgres.Limits{})
 	if err != nil {
@@ -209,7 +242,15 @@ func migrate(ctx context.Context, o Options, ready *httpapi.Readiness) error {
 		err := migrations.Apply(ctx, db)
 		if err != nil && !errors.Is(err, postgres.ErrNewerSchema) {
 			o.Log.Warn("cannot migrate yet", "err", err)
-			ready.Unready(projection.PartDatabase, "waiting for the database: "+err.Error())
+			var second *migrations.SecondGenerationError
+			if errors.As(err, &second) {
+				ready.Unready(projection.PartDatabase, err.Error())
+				if err := rebuilds.DropMarked(ctx); err != nil {
+					o.Log.Warn("cannot drop a generation yet", "err", err)
+				}
+			} else {
+				ready.Unready(projection.PartDatabase, "waiting for the database: "+err.Error())
+			}
 		}
 		return errors.Is(err, postgres.ErrNewerSchema), err
 	})

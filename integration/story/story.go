@@ -355,7 +355,7 @@ func (s *Story) RequireProjected(db *sql.DB) Dump {
 func (s *Story) Epoch(db *sql.DB) int64 {
 	s.t.Helper()
 	var epoch int64
-	if err := db.QueryRowContext(s.t.Context(), "SELECT epoch FROM public.generations WHERE state = 'serving'").Scan(&epoch); err != nil {
+	if err := db.QueryRowContext(s.t.Context(), "SELECT epoch FROM public.generations WHERE state IN ('serving', 'swapping')").Scan(&epoch); err != nil {
 		return 0
 	}
 	return epoch

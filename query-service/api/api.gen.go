@@ -68,6 +68,24 @@ func (e DecisionDecision) Valid() bool {
 	}
 }
 
+// Defines values for StatusStatus.
+const (
+	DOWN StatusStatus = "DOWN"
+	UP   StatusStatus = "UP"
+)
+
+// Valid indicates whether the value is a known member of the StatusStatus enum.
+func (e StatusStatus) Valid() bool {
+	switch e {
+	case DOWN:
+		return true
+	case UP:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for TicketState.
 const (
 	Applied   TicketState = "applied"
@@ -326,6 +344,16 @@ type Replay struct {
 	EtaSeconds *float64 `json:"eta_seconds"`
 }
 
+// Status defines model for Status.
+type Status struct {
+	// Missing What keeps the service from its work, by part.
+	Missing *map[string]string `json:"missing,omitempty"`
+	Status  StatusStatus       `json:"status"`
+}
+
+// StatusStatus defines model for Status.Status.
+type StatusStatus string
+
 // Ticket defines model for Ticket.
 type Ticket struct {
 	Id string `json:"id"`
@@ -439,11 +467,23 @@ type Wait = string
 // Away RFC 9457.
 type Away = Problem
 
+// NoKey RFC 9457.
+type NoKey = Problem
+
+// NotAllowed RFC 9457.
+type NotAllowed = Problem
+
 // NotReached RFC 9457.
 type NotReached = Problem
 
+// Page RFC 9457.
+type Page = Problem
+
 // Refused RFC 9457.
 type Refused = Problem
+
+// TooMany RFC 9457.
+type TooMany = Problem
 
 // ListDeadLettersParams defines parameters for ListDeadLetters.
 type ListDeadLettersParams struct {

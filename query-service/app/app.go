@@ -17,11 +17,13 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/httpapi"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/web"
+	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards the database.
@@ -32,8 +34,10 @@ type Config struct {
 	config.HTTP
 	config.Log
 	config.Postgres
+	config.Telemetry
 	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for the pages' form and its health"`
 	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for its health on the pages"`
+	CAFile      string `env:"SERVICES_CA_FILE" desc:"authorities that sign the other services' certificates, PEM; the system's unless given"`
 }
 
 // DefaultConfig is a service on port 7082 of this host. Its pool keeps all its connections: readers come
@@ -42,14 +46,18 @@ func DefaultConfig() Config {
 	db := config.DefaultPostgres()
 	db.MaxIdleConns = db.MaxOpenConns
 	return Config{
-		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db,
+		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db, Telemetry: config.DefaultTelemetry(),
 		CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081",
 	}
 }
 
-// Validate checks the other services' URLs.
+// Validate checks the other services' URLs and the CA file.
 func (c Config) Validate() error {
-	return errors.Join(config.ServiceURL("COMMAND_URL", c.CommandURL), config.ServiceURL("CONSUMER_URL", c.ConsumerURL))
+	var authorities error
+	if c.CAFile != "" {
+		_, authorities = certs.Authorities("SERVICES_CA_FILE", c.CAFile)
+	}
+	return errors.Join(authorities, config.ServiceURL("COMMAND_URL", c.CommandURL), config.ServiceURL("CONSUMER_URL", c.ConsumerURL))
 }
 
 // Options of one run.
@@ -81,6 +89,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Add("database", func(context.Context) error { return db.Close() })
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := manners.NewReadiness("database")
 	watch := projection.NewWatch(projection.NextOffsets(db), registry, o.Log)
 	reader := projection.NewReader(db, watch)
@@ -88,21 +101,25 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "watch", watch.Run)
 	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
 
-	engine := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry})
-	manners.Mount(engine, Name, registry, ready, api.Spec)
-	failures := httpapi.NewFailures(o.Log)
-	if err := httpapi.Mount(ctx, engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry}); err != nil {
+	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	if err != nil {
 		return err
 	}
-	pages, err := web.Mount(engine, web.Options{
-		Reader: reader, Pacer: pacer, Ready: ready, CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, Log: o.Log,
+	stack.Go(ctx, "keys and certificate", engine.Watch)
+	manners.Mount(engine, Name, ready)
+	failures := httpapi.NewFailures(o.Log)
+	if err := httpapi.Mount(ctx, engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry}); err != nil {
+		return err
+	}
+	pages, err := web.Mount(engine.Engine, web.Options{
+		Reader: reader, Pacer: pacer, Ready: ready, CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log,
 		Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
 	})
 	if err != nil {
 		return err
 	}
 	stack.Add("connections to other services", func(context.Context) error { pages.Close(); return nil })
-	server, err := manners.Listen(ctx, o.Config.Address(), engine, projection.LongestWait+15*time.Second, o.Log, fail)
+	server, err := manners.Listen(ctx, engine, projection.LongestWait+15*time.Second, fail)
 	if err != nil {
 		return err
 	}

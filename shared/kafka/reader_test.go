@@ -8,6 +8,8 @@ import (
 
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 // transactor writes records in transactions to partition 0.
@@ -19,7 +21,8 @@ type transactor struct {
 
 func setupTransactor(t *testing.T, brokers []string, topic string) *transactor {
 	t.Helper()
-	c := baseConfig("test")
+	c, err := baseConfig(config.Kafka{Brokers: brokers}, "test")
+	require.NoError(t, err)
 	c.Producer.Return.Successes = true
 	c.Producer.Idempotent = true
 	c.Producer.RequiredAcks = sarama.WaitForAll
@@ -181,7 +184,7 @@ func TestRecordAtAMarkerIsNone(t *testing.T) {
 
 func TestReaderSaysWhenNobodyAnswers(t *testing.T) {
 	t.Parallel()
-	r := NewReader([]string{"127.0.0.1:1"}, "test")
+	r := NewReader(config.Kafka{Brokers: []string{"127.0.0.1:1"}}, "test")
 	_, err := r.ClusterID(t.Context())
 	require.Error(t, err)
 	_, err = r.Bounds(t.Context(), "topic", []int32{0})
@@ -252,7 +255,7 @@ func TestReadFromGivesHeaders(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
 		r, topic := setupTopic(t, brokers, 1)
-		p := setupPublisher(t, PublisherOptions{Brokers: brokers})
+		p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
 		connected(t, p)
 		require.NoError(t, p.Publish(topic, WithHeader(NewMessage("k", []byte("v"), ""), "redriveOf", "a/0@1")))
 		records, next, err := r.ReadFrom(t.Context(), topic, 0, 0)

@@ -7,11 +7,13 @@ import (
 
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 func setupReader(t *testing.T, brokers []string) *Reader {
 	t.Helper()
-	r := NewReader(brokers, "test")
+	r := NewReader(config.Kafka{Brokers: brokers}, "test")
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
 	return r
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/shared/event"
@@ -109,7 +110,9 @@ func setup(t *testing.T) *bundle {
 		t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) }) // the test's context has ended
 		d.Open()
 	}
-	b.engine = manners.NewEngine(manners.Options{Log: quiet, Registry: registry, MaxBody: 256, MaxBodies: Bodies})
+	engine, err := manners.NewEngine(manners.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: Bodies})
+	require.NoError(t, err)
+	b.engine = engine.Engine
 	letters := deadletter.New(deadletter.Options{
 		Commands: b.door, Decisions: b.decisions, Ends: b, Topic: event.TimestampCommandTopic, Partitions: 12, Deadline: 5 * time.Second,
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
+	"github.com/tidemark/tidemark/shared/auth"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -59,6 +60,9 @@ func words(c *gin.Context, note *string) deadletter.Words {
 	w := deadletter.Words{CorrelationID: telemetry.CorrelationID(c.Request.Context())}
 	if note != nil {
 		w.Note = *note
+	}
+	if caller, ok := auth.FromContext(c.Request.Context()); ok {
+		w.By = caller.ID
 	}
 	return w
 }

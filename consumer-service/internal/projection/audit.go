@@ -58,8 +58,8 @@ func (f finding) text() string {
 	return strings.Join(wrong, "; ")
 }
 
-// auditLock is the advisory lock that lets one process audit at a time.
-const auditLock = 0x7469_6465_6d61_726b // "tidemark"
+// AuditLock is the advisory lock that lets one process audit at a time, and none during a swap.
+const AuditLock = 0x7469_6465_6d61_726b // "tidemark"
 
 // audit counts rows and dead letters below the progress, all in one snapshot, and compares them with
 // the outcomes that were counted when they were written. It reports ran false where another process is
@@ -70,7 +70,7 @@ func (s store) audit(ctx context.Context) (found []finding, ran bool, err error)
 		if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
 			return fmt.Errorf("lift the time limit: %w", err)
 		}
-		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock($1)`, int64(auditLock)); err != nil || !ran {
+		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock($1)`, int64(AuditLock)); err != nil || !ran {
 			return err
 		}
 		if err := tx.SelectContext(ctx, &found, s.in(`
@@ -118,6 +118,43 @@ ON CONFLICT (topic, partition) DO UPDATE SET audited_at = excluded.audited_at, t
 	return found, ran, err
 }
 
+// Audited is what an audit says of one partition. Finding is empty where nothing disagrees.
+type Audited struct {
+	Partition                              int32
+	Finding                                string
+	Epoch, FirstOffset, NextOffset         int64
+	Applied, Duplicate, Rejected, Skipped  int64
+	RowsFound, DeadLettersFound, RowsAhead int64
+}
+
+// AuditNow audits at once, and reports ran false where another process is at it.
+func (p *Projector) AuditNow(ctx context.Context) (audited []Audited, ran bool, err error) {
+	found, ran, err := p.store.audit(ctx)
+	if err != nil || !ran {
+		return nil, ran, err
+	}
+	p.judge(found)
+	for _, f := range found {
+		audited = append(audited, Audited{
+			f.Partition, f.text(), f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Skipped, f.Rows, f.Letters, f.Ahead,
+		})
+	}
+	return audited, true, nil
+}
+
+// judge logs what an audit found and shows it in the metrics.
+func (p *Projector) judge(found []finding) {
+	ok := 1.0
+	for _, f := range found {
+		if text := f.text(); text != "" {
+			ok = 0
+			p.Logger.Error("the audit found something", "topic", p.Topic, "partition", f.Partition, "finding", text)
+		}
+	}
+	p.Metrics.auditOK.Set(ok)
+	p.Metrics.auditedAt.SetToCurrentTime()
+}
+
 // Audit compares tables and counts until ctx ends: every AuditInterval, and never for more than a
 // twentieth of the time, since a count reads every row.
 func (p *Projector) Audit(ctx context.Context) {
@@ -144,15 +181,9 @@ func (p *Projector) Audit(ctx context.Context) {
 		if err != nil || !ran {
 			continue
 		}
-		ok := 1.0
 		for _, f := range found {
 			wait = max(wait, 20*time.Duration(f.Took*float64(time.Millisecond)))
-			if text := f.text(); text != "" {
-				ok = 0
-				p.Logger.Error("the audit found something", "topic", p.Topic, "partition", f.Partition, "finding", text)
-			}
 		}
-		p.Metrics.auditOK.Set(ok)
-		p.Metrics.auditedAt.SetToCurrentTime()
+		p.judge(found)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/decision"
 	"github.com/tidemark/tidemark/shared/event"
@@ -46,7 +47,7 @@ type Readiness interface {
 	Unready(part, reason string)
 }
 
-// Options of a projector. All are required but AcceptLogStart, Side and Written.
+// Options of a projector. All are required but AcceptLogStart, Side, Tracer and Written.
 type Options struct {
 	DB         *sqlx.DB
 	Log        Log
@@ -54,13 +55,14 @@ type Options struct {
 	Topic      string
 	Group      string // the configured name: another than the one on record starts the projection over
 	Partitions int    // of the topic
-	// Side is the number of a generation that does not serve, nil for the one that does.
-	Side *int
+	// Side makes this the projector of a generation that does not serve, nil for the one that does.
+	Side *Side
 	// AcceptLogStart names, by partition, the offset at which a log that lost its beginning may start.
 	AcceptLogStart map[int32]int64
 	AuditInterval  time.Duration
 	Ready          Readiness
 	Metrics        *Metrics
+	Tracer         trace.Tracer // nil traces nothing
 	Logger         *slog.Logger
 	// Written is called when there is a new receipt in the outbox.
 	Written func()
@@ -68,7 +70,8 @@ type Options struct {
 	Stop func(error)
 }
 
-// Projector writes the partitions that sessions assign to it. One serves a process.
+// Projector writes the partitions that sessions assign to it: one of a process those of the generation
+// that serves, another one those of a generation at its side.
 type Projector struct {
 	Options
 	store store
@@ -78,28 +81,28 @@ type Projector struct {
 	claims  map[int32]*claim
 }
 
-// claim is what is known of one partition within a session. Only who holds mu changes it: the batch in
-// flight, or Watch between two batches.
-type claim struct {
-	mu     sync.Mutex
-	epoch  int64  // under which it writes
-	mark   string // metadata of the offsets that are committed for it
-	next   int64
-	window window
-}
-
 // Parts of the service's readiness that the projection speaks for.
 const (
 	PartClaims   = "claims"
 	PartDatabase = "database"
 )
 
+// BetweenSessions is the reason while a session has ended and the next one has not begun.
+const BetweenSessions = "between two sessions of the consumer group"
+
 // New returns a projector that owns nothing yet.
 func New(o Options) *Projector {
 	if o.Written == nil {
 		o.Written = func() {}
 	}
-	return &Projector{Options: o, store: newStore(o.DB, o.Topic, o.Side)}
+	p := &Projector{Options: o}
+	if o.Side == nil {
+		p.store = newStore(o.DB, o.Topic, nil)
+	} else {
+		p.store = newStore(o.DB, o.Topic, &o.Side.Generation)
+	}
+	p.store.group = o.Group
+	return p
 }
 
 // SetUp begins a session: it decides the epoch, makes sure that this is the log the tables were
@@ -123,6 +126,11 @@ func (p *Projector) SetUp(s kafka.Session) error {
 			return refusal
 		case ctx.Err() != nil:
 			return nil // a session that is over is no error; the next one sets up again
+		case errors.Is(err, errSwapping):
+			if pause(ctx, swapPoll) != nil {
+				return nil
+			}
+			continue
 		}
 		p.Logger.Warn("cannot set up yet", "err", err)
 		p.Ready.Unready(PartClaims, "waiting to set up: "+reason(err))
@@ -150,7 +158,13 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err := p.sameLog(ctx, cluster, own); err != nil { // before anything is written
 		return err
 	}
-	in, err := p.store.enter(ctx, entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart})
+	entering := entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart}
+	var in entered
+	if p.Side == nil {
+		in, err = p.store.enter(ctx, entering)
+	} else {
+		in, err = p.store.enterSide(ctx, entering)
+	}
 	if err != nil {
 		return err
 	}
@@ -169,6 +183,7 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session, p.claims = s, claims
+	p.Side.assigned(len(own), p.Partitions)
 	p.Logger.Info("session begins", "group", p.Group, "epoch", in.Epoch, "partitions", own)
 	return nil
 }
@@ -193,7 +208,7 @@ func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) er
 	if err != nil {
 		return err
 	}
-	startsOver := g.GroupName == nil || *g.GroupName != p.Group
+	startsOver := p.Side == nil && (g.GroupName == nil || *g.GroupName != p.Group)
 	for _, partition := range all {
 		had, ok := at[partition]
 		if !ok {
@@ -249,7 +264,7 @@ func (p *Projector) CleanUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session, p.claims = nil, nil
-	p.Ready.Unready(PartClaims, "between two sessions of the consumer group")
+	p.Ready.Unready(PartClaims, BetweenSessions)
 }
 
 // claimed returns the claim of a partition, nil where there is none.
@@ -274,7 +289,7 @@ func (p *Projector) Project(b *kafka.Batch) {
 	defer cancel()
 	defer context.AfterFunc(b.Context(), func() { time.AfterFunc(2*time.Second, cancel) })()
 
-	if err := p.project(ctx, b.Partition, c, b.Records); err != nil {
+	if err := p.take(ctx, b.Partition, c, b.Records); err != nil {
 		if b.Context().Err() == nil {
 			p.Logger.Warn("the session is given back", "partition", b.Partition, "offset", b.Records[0].Offset, "err", err)
 		}
@@ -292,29 +307,39 @@ func (p *Projector) project(ctx context.Context, partition int32, c *claim, reco
 		start := time.Now()
 		b := prepare(partition, c.next, records)
 		b.decide(p.Decisions.Of(p.Topic, partition, b.from, b.next))
+		prepared := time.Now()
 		err := p.explain(ctx, b)
 		var o outcomes
 		if err == nil {
+			wrote := time.Now()
 			o, err = p.write(ctx, c.epoch, b, &c.window)
+			if p.Tracer != nil {
+				p.traceBatch(b, o, err, start, wrote)
+			}
 		}
 		if err == nil {
 			c.next = b.next
 			p.Metrics.wrote(partition, o, b, time.Since(start))
 			p.Written()
 			p.Ready.Ready(PartDatabase)
+			p.Side.spent(prepared.Sub(start), time.Since(prepared))
 			p.trace(ctx, b)
 			return nil
 		}
+		p.Side.spent(prepared.Sub(start), time.Since(prepared))
 		switch {
 		case errors.Is(err, errFenced):
 			p.Metrics.fenced.Inc()
-			next, over := p.reread(ctx, partition, c.epoch)
+			epoch := c.epoch
+			next, over := p.reread(ctx, partition, c)
 			switch {
 			case over != nil:
 				return over
 			case next < c.next:
 				return fmt.Errorf("the projection of partition %d is at %d, behind %d", partition, next, c.next)
-			case next == c.next: // as it should be: the tables were moved, locked or dropped
+			case next == c.next && c.epoch != epoch: // a swap, and nothing was lost by it
+				continue
+			case next == c.next: // as it should be: the tables were locked, or changed by a hand
 				p.Ready.Unready(PartDatabase, reason(err))
 				p.Logger.Error("cannot write", "topic", p.Topic, "partition", partition, "offset", c.next, "err", err)
 				if wait.sleep(ctx) != nil {
@@ -374,42 +399,6 @@ func asFence(err error) error {
 	if err != nil && !errors.Is(err, errFenced) && sorted(err) == fence {
 		return fmt.Errorf("%w: %w", errFenced, err)
 	}
-	return err
-}
-
-// reread tells a fenced writer where the projection is. An error means that its session is over.
-func (p *Projector) reread(ctx context.Context, partition int32, epoch int64) (int64, error) {
-	wait := backoff{}
-	for {
-		g, err := p.store.generation(ctx)
-		if err == nil {
-			if err := p.replaced(g); err != nil {
-				return 0, err
-			}
-			var at map[int32]progress
-			if at, err = p.store.progress(ctx, p.store.db, []int32{partition}); err == nil {
-				if had, ok := at[partition]; ok && g.Epoch == epoch && had.Epoch == epoch {
-					return had.NextOffset, nil
-				}
-				return 0, fmt.Errorf("the projection is at epoch %d and this session at %d", g.Epoch, epoch)
-			}
-		}
-		p.Logger.Error("cannot read the projection's state", "err", err)
-		p.Ready.Unready(PartDatabase, reason(err))
-		if wait.sleep(ctx) != nil {
-			return 0, ctx.Err()
-		}
-	}
-}
-
-// replaced stops the process when another name has taken over.
-func (p *Projector) replaced(g generation) error {
-	if g.GroupName == nil || *g.GroupName == p.Group {
-		return nil
-	}
-	err := refuse("KAFKA_GROUP_ID %q was replaced by %q, which rebuilds this database: this process stops for good; start it under %q to join", p.Group, *g.GroupName, *g.GroupName)
-	p.Ready.Unready(PartClaims, err.Error())
-	p.Stop(err)
 	return err
 }
 
@@ -475,7 +464,11 @@ type backoff struct{ last time.Duration }
 
 func (b *backoff) sleep(ctx context.Context) error {
 	b.last = min(max(2*b.last, 100*time.Millisecond), 5*time.Second)
-	t := time.NewTimer(b.last/2 + rand.N(b.last/2)) //nolint:gosec // jitter needs no secrecy
+	return pause(ctx, b.last/2+rand.N(b.last/2)) //nolint:gosec // jitter needs no secrecy
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

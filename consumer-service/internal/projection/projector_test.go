@@ -507,7 +507,7 @@ func TestOneProcessAuditsAtATime(t *testing.T) {
 	require.NoError(t, b.join(t))
 	tx, err := b.DB.Begin()
 	require.NoError(t, err)
-	_, err = tx.Exec(`SELECT pg_advisory_xact_lock($1)`, int64(auditLock))
+	_, err = tx.Exec(`SELECT pg_advisory_xact_lock($1)`, int64(AuditLock))
 	require.NoError(t, err)
 	_, ran, err := b.store.audit(t.Context())
 	require.NoError(t, err)

@@ -356,12 +356,12 @@ WITH fence AS (
 	RETURNING next_offset
 ), receipt AS (
 	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
-	SELECT coalesce(g.group_name, ''), coalesce(g.generation, -1), $3, $1, $2, $4, $5, $13
+	SELECT $14, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $13
 	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
 )
 SELECT next_offset FROM fence`),
 		j.topic, j.partition, j.epoch, j.from, j.next, last.Offset, last.Timestamp, recordHash(last),
-		j.out.applied, j.out.duplicate, j.out.rejected, j.skipped, j.receipt(j.fates))
+		j.out.applied, j.out.duplicate, j.out.rejected, j.skipped, j.receipt(j.fates), j.group)
 	if errors.Is(err, sql.ErrNoRows) {
 		return errFenced
 	}

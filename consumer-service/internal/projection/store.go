@@ -21,6 +21,7 @@ import (
 type store struct {
 	db         *sqlx.DB
 	topic      string
+	group      string // of the consumers, for receipts
 	schema     string
 	row        string
 	statements *statements
@@ -123,6 +124,9 @@ func (s store) enter(ctx context.Context, e entering) (out entered, err error) {
 			return fmt.Errorf("lock the generation: %w", err)
 		}
 		g := &out.generation
+		if g.State == "swapping" {
+			return errSwapping
+		}
 		if err := judgeCluster(*g, e.cluster); err != nil {
 			return err
 		}
@@ -272,7 +276,7 @@ WITH fence AS (
 	WHERE EXISTS (SELECT FROM fence)
 ), receipt AS (
 	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
-	SELECT coalesce(g.group_name, ''), coalesce(g.generation, -1), $3, $1, $2, $4, $5, $22
+	SELECT $23, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $22
 	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
 )
 SELECT count(*) FROM fence`
@@ -300,7 +304,7 @@ func (s store) writeFast(ctx context.Context, epoch int64, b batch) (outcomes, e
 		s.topic, b.partition, epoch, b.from, b.next, last.Offset, last.Timestamp, recordHash(last),
 		o.applied, o.rejected, b.skipped, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes(),
 		dead.offsets.Bytes(), dead.payloads.Bytes(), dead.headers.Bytes(), dead.codes.Bytes(), dead.reasons.Bytes(), dead.seen.Bytes(),
-		b.fastReceipt())
+		b.fastReceipt(), s.group)
 	switch {
 	case err != nil:
 		return outcomes{}, fmt.Errorf("write a batch: %w", err)
@@ -340,10 +344,10 @@ WITH fence AS (
 	RETURNING topic, partition
 ), receipt AS (
 	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
-	SELECT coalesce(g.group_name, ''), coalesce(g.generation, -1), $3, $1, $2, $4, $5, $7
+	SELECT $8, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $7
 	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
 )
-SELECT count(*) FROM fence`), s.topic, partition, epoch, from, next, next-from, outcomes)
+SELECT count(*) FROM fence`), s.topic, partition, epoch, from, next, next-from, outcomes, s.group)
 	switch {
 	case err != nil:
 		return fmt.Errorf("book skipped offsets: %w", err)

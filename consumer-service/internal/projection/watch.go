@@ -9,11 +9,16 @@ import (
 )
 
 // Watch notes, each second until ctx ends, how far the log is and whether the projection has caught up
-// with it; ends sessions whose epoch is over; and books transaction markers that stand alone before the
-// log's end, which no consumer is ever given.
+// with it; lets claims go on in the epoch that a swap gave them, or ends their session where the
+// projection was started over; takes back the mark of a swap that died; and books transaction markers
+// that stand alone before the log's end, which no consumer is ever given.
 func (p *Projector) Watch(ctx context.Context) {
 	tails := map[int32]int64{}
-	tick := time.NewTicker(time.Second)
+	every := time.Second
+	if p.Side != nil {
+		every = 250 * time.Millisecond // whoever rebuilds waits for the moment when it is level
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -43,9 +48,12 @@ func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 	if err := p.replaced(g); err != nil {
 		return err
 	}
-	for _, c := range claims {
-		if c.over(g.Epoch) {
-			p.Logger.Warn("the projection was started over elsewhere", "epoch", g.Epoch)
+	if g.State == "swapping" {
+		return p.store.takeBack(ctx)
+	}
+	for partition, c := range claims {
+		if err := p.follow(ctx, partition, c, g); err != nil {
+			p.Logger.Warn("the session is given back", "partition", partition, "err", err)
 			session.End() // an idle partition would else never be read anew
 			return nil
 		}
@@ -63,8 +71,15 @@ func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 	if err != nil {
 		return err
 	}
+	var behind int64
 	for partition, end := range ends {
+		if stop, ok := p.Side.stop(partition); ok {
+			end = min(end, stop)
+		}
 		next := progress[partition].NextOffset
+		if claims[partition] != nil && next < end {
+			behind++
+		}
 		p.Metrics.lag.WithLabelValues(strconv.Itoa(int(partition))).Set(float64(max(end-next, 0)))
 		c := claims[partition]
 		if c == nil || next >= end {
@@ -78,16 +93,8 @@ func (p *Projector) watch(ctx context.Context, tails map[int32]int64) error {
 		}
 		tails[partition] = next
 	}
+	p.Side.busy(behind)
 	return nil
-}
-
-// over reports whether a claim stands in another epoch. One whose batch is in flight finds out by itself.
-func (c *claim) over(epoch int64) bool {
-	if !c.mu.TryLock() {
-		return false
-	}
-	defer c.mu.Unlock()
-	return c.epoch != epoch
 }
 
 // skipTail books [next, end) as skipped where nothing but markers and aborted records stands there.

@@ -44,7 +44,7 @@ func (p *Pacer) Sample(ctx context.Context) error {
 	err := p.db.GetContext(ctx, &s, `
 		SELECT clock_timestamp() AS at, coalesce(max(g.epoch), 0) AS epoch, coalesce(sum(p.next_offset - p.first_offset), 0)::bigint AS done,
 			coalesce(sum(greatest(p.log_end - p.next_offset, 0)), 0)::bigint AS lag
-		FROM public.generations g LEFT JOIN public.projection_progress p ON true WHERE g.state = 'serving'`)
+		FROM public.generations g LEFT JOIN public.projection_progress p ON true WHERE g.state IN ('serving', 'swapping')`)
 	if err != nil {
 		return fmt.Errorf("sample the progress: %w", err)
 	}

@@ -28,7 +28,7 @@ SELECT g.generation, g.epoch, `
 FROM public.generations g LEFT JOIN public.decision_progress p ON `
 	noPartition  = `false`
 	onePartition = `p.topic = '%s' AND p.partition = %d`
-	serving      = ` WHERE g.state = 'serving'`
+	serving      = ` WHERE g.state IN ('serving', 'swapping')`
 )
 
 // staleConnections is more than a pool keeps: after a restart of the database each of them fails once.

@@ -11,6 +11,7 @@ package web
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"embed"
 	"errors"
 	"html/template"
@@ -21,6 +22,8 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/certs"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -31,13 +34,14 @@ var templates embed.FS
 //go:embed assets
 var assets embed.FS
 
-// Options of the pages. All are required.
+// Options of the pages. All are required but CAFile.
 type Options struct {
 	Reader      *projection.Reader
 	Pacer       *projection.Pacer
 	Ready       *manners.Readiness // of this service
 	CommandURL  string
 	ConsumerURL string
+	CAFile      string // of the authorities that sign the other services' certificates; the system's where empty
 	Log         *slog.Logger
 	// Problem says how an error of reading is told.
 	Problem func(context.Context, error) problem.Problem
@@ -53,9 +57,17 @@ type Pages struct {
 
 // Mount adds the pages to e. The caller closes what Mount returns when no request is left.
 func Mount(e *gin.Engine, o Options) (*Pages, error) {
+	transport := &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64, ForceAttemptHTTP2: true}
+	if o.CAFile != "" {
+		pool, err := certs.Authorities("SERVICES_CA_FILE", o.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	}
 	p := &Pages{
 		Options: o,
-		client:  &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64}},
+		client:  &http.Client{Transport: passing{transport}},
 		origin:  http.NewCrossOriginProtection(),
 		pages:   map[string]*template.Template{},
 	}
@@ -84,6 +96,17 @@ func Mount(e *gin.Engine, o Options) (*Pages, error) {
 	e.GET("/records", p.records)
 	e.GET("/dead-letters", p.deadLetters)
 	return p, nil
+}
+
+// passing gives requests to other services the key of the caller that they are made for.
+type passing struct{ *http.Transport }
+
+func (t passing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, ok := auth.FromContext(r.Context()); ok {
+		r = r.Clone(r.Context()) // a transport leaves its request as it is
+		auth.PassOn(r)
+	}
+	return t.Transport.RoundTrip(r)
 }
 
 // Close ends the idle connections to the other services.
