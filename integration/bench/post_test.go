@@ -18,6 +18,7 @@ import (
 
 	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/app"
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/httpapi"
 )
 
@@ -94,8 +95,10 @@ func startDoor(b *testing.B, brokers []string) string {
 // startConstant serves a constant answer behind the same engine, middleware and validation.
 func startConstant(b *testing.B) string {
 	b.Helper()
-	registry := prometheus.NewRegistry()
-	e := httpapi.NewEngine(httpapi.Options{Log: quiet(), Registry: registry})
+	e, err := httpapi.NewEngine(httpapi.Options{
+		Log: quiet(), Registry: prometheus.NewRegistry(), Spec: api.Spec, HTTP: config.DefaultHTTP(0),
+	})
+	require.NoError(b, err)
 	validated, err := httpapi.Validated(b.Context(), api.Spec)
 	require.NoError(b, err)
 	e.POST("/api/v1/timestamp/:instant", validated, func(c *gin.Context) {
@@ -105,7 +108,7 @@ func startConstant(b *testing.B) string {
 		h["Cache-Control"] = []string{"no-store"}
 		c.Data(http.StatusAccepted, "application/json; charset=utf-8", []byte(`{"id":"01a1fd8c-e20d-7374-a8b4-42348340033c"}`))
 	})
-	s, err := httpapi.Listen(b.Context(), "127.0.0.1:0", e, time.Minute, quiet(), func(err error) { b.Error(err) })
+	s, err := httpapi.Listen(b.Context(), e, time.Minute, func(err error) { b.Error(err) })
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, s.Stop(context.Background())) })
 	return s.Address()

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/ticket"
@@ -94,7 +95,7 @@ func (s *stage) exec(b *testing.B, statement string) {
 // fill writes n commands to the log, as command-service does. The topic must be there.
 func (s *stage) fill(b *testing.B, n int) {
 	b.Helper()
-	p, err := kafka.NewPublisher(kafka.PublisherOptions{Brokers: s.kafka.Brokers(), ClientID: "bench", Producer: "bench/1", Log: quiet()})
+	p, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: config.Kafka{Brokers: s.kafka.Brokers()}, ClientID: "bench", Producer: "bench/1", Log: quiet()})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, p.Close()) }()
 	require.Eventually(b, func() bool { return p.State() == nil }, time.Minute, 20*time.Millisecond)

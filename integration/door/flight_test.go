@@ -13,13 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 )
 
 func newPublisher(t *testing.T, k *stack.Kafka, retryFor time.Duration) *kafka.Publisher {
 	t.Helper()
-	p, err := kafka.NewPublisher(kafka.PublisherOptions{Brokers: viaProxy(k), ClientID: "test", Producer: "test/1", Log: quiet(), RetryFor: retryFor})
+	p, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: config.Kafka{Brokers: viaProxy(k)}, ClientID: "test", Producer: "test/1", Log: quiet(), RetryFor: retryFor})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	require.Eventually(t, func() bool { return p.State() == nil }, 20*time.Second, 10*time.Millisecond)

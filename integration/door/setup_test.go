@@ -18,6 +18,7 @@ import (
 
 	"github.com/tidemark/tidemark/command-service/app"
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 )
@@ -52,7 +53,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func newTopic(t *testing.T, k *stack.Kafka, partitions int) string {
 	t.Helper()
-	r := kafka.NewReader(k.Brokers(), "test")
+	r := kafka.NewReader(config.Kafka{Brokers: k.Brokers()}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	spec := kafka.TopicSpec{Name: "door-" + uuid.NewString(), Partitions: partitions, ReplicationFactor: 1}
 	require.Eventually(t, func() bool {
@@ -70,7 +71,7 @@ type record struct {
 // readAll reads the whole topic with a plain client.
 func readAll(t *testing.T, k *stack.Kafka, topic string) map[position.Position]record {
 	t.Helper()
-	c, err := kafka.NewClient(k.Brokers(), "test")
+	c, err := kafka.NewClient(config.Kafka{Brokers: k.Brokers()}, "test")
 	require.NoError(t, err)
 	consumer, err := sarama.NewConsumerFromClient(c)
 	require.NoError(t, err)

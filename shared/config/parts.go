@@ -4,22 +4,44 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/certs"
 )
 
 // HTTP is what every service needs to listen.
 type HTTP struct {
 	ServerPort      int           `env:"SERVER_PORT" desc:"port to listen on"`
-	BindAddress     string        `env:"BIND_ADDRESS" desc:"address to listen on; anything but loopback needs AUTH=off"`
+	BindAddress     string        `env:"BIND_ADDRESS" desc:"address to listen on; anything but loopback needs API_KEYS_FILE or AUTH=off"`
 	Auth            string        `env:"AUTH" desc:"off, to listen off loopback without authentication"`
+	APIKeysFile     string        `env:"API_KEYS_FILE" desc:"file of hashed API keys (tidemark keys create); re-read when it changes"`
+	TLSCertFile     string        `env:"TLS_CERT_FILE" desc:"certificate to serve HTTPS with, PEM, the chain included; re-read when it changes"`
+	TLSKeyFile      string        `env:"TLS_KEY_FILE" desc:"private key of TLS_CERT_FILE, PEM"`
+	RateLimit       int           `env:"RATE_LIMIT" desc:"requests a second of one caller: an API key or, without one, an address off this host; 0 is no limit"`
+	TrustedProxies  []string      `env:"TRUSTED_PROXIES" desc:"addresses or networks, by commas, whose X-Forwarded-For is believed"`
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" desc:"how long a clean stop may take"`
 }
 
 // DefaultHTTP listens on loopback at port.
 func DefaultHTTP(port int) HTTP {
-	return HTTP{ServerPort: port, BindAddress: "127.0.0.1", ShutdownTimeout: 20 * time.Second}
+	return HTTP{ServerPort: port, BindAddress: "127.0.0.1", RateLimit: 1000, ShutdownTimeout: 20 * time.Second}
+}
+
+// Certificate is what to serve HTTPS with; unset, plain HTTP is served.
+func (h HTTP) Certificate() certs.Files {
+	return certs.Files{CertName: "TLS_CERT_FILE", Cert: h.TLSCertFile, KeyName: "TLS_KEY_FILE", Key: h.TLSKeyFile}
+}
+
+// Scheme is http or https.
+func (h HTTP) Scheme() string {
+	if h.TLSCertFile != "" {
+		return "https"
+	}
+	return "http"
 }
 
 // Address is what to listen on.
@@ -35,8 +57,29 @@ func (h HTTP) Validate() error {
 		errs = append(errs, fmt.Errorf("AUTH=%q is not known: leave it empty or set off", h.Auth))
 	}
 	ip := net.ParseIP(h.BindAddress)
-	if loopback := h.BindAddress == "localhost" || ip != nil && ip.IsLoopback(); !loopback && h.Auth != "off" {
-		errs = append(errs, fmt.Errorf("BIND_ADDRESS=%q is off loopback and there is no authentication: bind to 127.0.0.1, or set AUTH=off to let anyone in who can reach it", h.BindAddress))
+	if loopback := h.BindAddress == "localhost" || ip != nil && ip.IsLoopback(); !loopback && h.Auth != "off" && h.APIKeysFile == "" {
+		errs = append(errs, fmt.Errorf("BIND_ADDRESS=%q is off loopback and there is no authentication: set API_KEYS_FILE (tidemark keys create makes one), bind to 127.0.0.1, or set AUTH=off to let anyone in who can reach it", h.BindAddress))
+	}
+	if h.APIKeysFile != "" {
+		if h.Auth == "off" {
+			errs = append(errs, errors.New("AUTH=off and API_KEYS_FILE contradict each other: keep one"))
+		}
+		if err := auth.CheckFile(h.APIKeysFile); err != nil {
+			errs = append(errs, fmt.Errorf("API_KEYS_FILE: %w", err))
+		}
+	}
+	if files := h.Certificate(); files.Set() {
+		if _, err := files.Load(time.Now()); err != nil {
+			errs = append(errs, split(err)...)
+		}
+	}
+	if h.RateLimit < 0 {
+		errs = append(errs, fmt.Errorf("RATE_LIMIT=%d is negative: 0 is no limit", h.RateLimit))
+	}
+	for _, p := range h.TrustedProxies {
+		if _, err := netip.ParsePrefix(p); err != nil && net.ParseIP(p) == nil {
+			errs = append(errs, fmt.Errorf("TRUSTED_PROXIES: %q is neither an address nor a network such as 10.0.0.0/8", p))
+		}
 	}
 	if h.ShutdownTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("SHUTDOWN_TIMEOUT=%s must be above 0", h.ShutdownTimeout))
@@ -63,6 +106,23 @@ type Kafka struct {
 	Brokers           []string `env:"KAFKA_BROKERS" desc:"host:port of some brokers, separated by commas"`
 	Partitions        int      `env:"KAFKA_PARTITIONS" desc:"partitions of each topic; a topic that has another count is refused"`
 	ReplicationFactor int      `env:"KAFKA_REPLICATION_FACTOR" desc:"replicas of a topic that is created"`
+	TLS               bool     `env:"KAFKA_TLS" desc:"speak TLS to the brokers; set too by naming any of its files"`
+	CAFile            string   `env:"KAFKA_TLS_CA_FILE" desc:"authorities that sign the brokers' certificates, PEM; the system's unless given"`
+	CertFile          string   `env:"KAFKA_TLS_CERT_FILE" desc:"certificate to show to the brokers, PEM"`
+	KeyFile           string   `env:"KAFKA_TLS_KEY_FILE" desc:"private key of KAFKA_TLS_CERT_FILE, PEM"`
+	SASLMechanism     string   `env:"KAFKA_SASL_MECHANISM" desc:"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; no SASL unless given"`
+	SASLUsername      string   `env:"KAFKA_SASL_USERNAME" desc:"who to be towards the brokers"`
+	SASLPassword      string   `env:"KAFKA_SASL_PASSWORD" desc:"password of KAFKA_SASL_USERNAME" secret:"true"`
+}
+
+// SpeaksTLS reports whether connections to the brokers are encrypted.
+func (k Kafka) SpeaksTLS() bool {
+	return k.TLS || k.CAFile != "" || k.CertFile != "" || k.KeyFile != ""
+}
+
+// Certificate is what this side shows to the brokers, where it is set.
+func (k Kafka) Certificate() certs.Files {
+	return certs.Files{CertName: "KAFKA_TLS_CERT_FILE", Cert: k.CertFile, KeyName: "KAFKA_TLS_KEY_FILE", Key: k.KeyFile}
 }
 
 // DefaultKafka is one broker on this host.
@@ -87,7 +147,34 @@ func (k Kafka) Validate() error {
 	if k.ReplicationFactor < 1 || k.ReplicationFactor > 100 {
 		errs = append(errs, fmt.Errorf("KAFKA_REPLICATION_FACTOR=%d is outside 1 to 100", k.ReplicationFactor))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, k.security()...)...)
+}
+
+func (k Kafka) security() []error {
+	var errs []error
+	if k.CAFile != "" {
+		if _, err := certs.Authorities("KAFKA_TLS_CA_FILE", k.CAFile); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if files := k.Certificate(); files.Set() {
+		if _, err := files.Load(time.Now()); err != nil {
+			errs = append(errs, split(err)...)
+		}
+	}
+	switch k.SASLMechanism {
+	case "":
+		if k.SASLUsername != "" || k.SASLPassword != "" {
+			errs = append(errs, errors.New("KAFKA_SASL_USERNAME or KAFKA_SASL_PASSWORD is set and KAFKA_SASL_MECHANISM is not: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"))
+		}
+	case "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512":
+		if k.SASLUsername == "" || k.SASLPassword == "" {
+			errs = append(errs, fmt.Errorf("KAFKA_SASL_MECHANISM=%s needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD (or KAFKA_SASL_PASSWORD_FILE)", k.SASLMechanism))
+		}
+	default:
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_MECHANISM=%q is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512", k.SASLMechanism))
+	}
+	return errs
 }
 
 // Postgres says where the database is and how many connections to keep.
@@ -111,6 +198,8 @@ func (p Postgres) Validate() error {
 	var errs []error
 	if u, err := url.Parse(p.URL); err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || u.Host == "" || strings.Trim(u.Path, "/") == "" {
 		errs = append(errs, errors.New("DB_URL is no URL of the form postgres://user:password@host:port/database?sslmode=disable"))
+	} else {
+		errs = append(errs, sslFiles(u.Query())...)
 	}
 	if p.MaxOpenConns < 4 {
 		errs = append(errs, fmt.Errorf("DB_MAX_OPEN_CONNS=%d is too few: at least 4", p.MaxOpenConns))
@@ -122,6 +211,24 @@ func (p Postgres) Validate() error {
 		errs = append(errs, fmt.Errorf("DB_CONN_MAX_LIFETIME=%s is negative", p.ConnMaxLifetime))
 	}
 	return errors.Join(errs...)
+}
+
+// sslFiles judges the files that the URL names, so that a missing or expired one is told at the start and
+// not by a connection that fails.
+func sslFiles(q url.Values) []error {
+	var errs []error
+	if root := q.Get("sslrootcert"); root != "" && root != "system" {
+		if _, err := certs.Authorities("sslrootcert of DB_URL", root); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	pair := certs.Files{CertName: "sslcert of DB_URL", Cert: q.Get("sslcert"), KeyName: "sslkey of DB_URL", Key: q.Get("sslkey")}
+	if pair.Set() {
+		if _, err := pair.Load(time.Now()); err != nil {
+			errs = append(errs, split(err)...)
+		}
+	}
+	return errs
 }
 
 // ServiceURL checks the base URL of another service.

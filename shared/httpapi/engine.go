@@ -1,23 +1,32 @@
 // Package httpapi is the HTTP manners that every service shares: one engine with correlation ids,
-// bounded bodies, request metrics and recovery; problems for every error, those of the router
+// bounded bodies and rates, request metrics and recovery; problems for every error, those of the router
 // included; health, readiness, metrics and the readable specification; a server with real timeouts.
+//
+// Who may use a route stands in the specification, as the x-scope of its operation, and is enforced here:
+// a route that is served and not listed there keeps the service from starting.
 //
 // What a route does, and which error is which problem, is the service's own.
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/certs"
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
@@ -26,33 +35,103 @@ import (
 // one. A request may also name it correlationId, as the log's records do.
 const CorrelationHeader = "X-Correlation-ID"
 
-// Options of an engine. All are required but MaxBody.
+// Options of an engine. Log, Registry, Spec and HTTP are required.
 type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry
-	MaxBody  int64 // bytes a request's body may have; 64 KiB unless given
+	Spec     []byte       // the OpenAPI document that lists every route with its x-scope
+	HTTP     config.HTTP  // keys, certificate, limits and where to listen
+	Tracer   trace.Tracer // makes a span of each request; nil makes none
+	MaxBody  int64        // bytes a request's body may have; 64 KiB unless given
+	// MaxBodies are bounds of their own, by route pattern.
+	MaxBodies map[string]int64
+
+	// Key finds the API key of a request, where not only the Authorization header may carry one.
+	Key func(*gin.Context) string
+	// Refuse answers a request that is not let in, where that is not always a problem.
+	Refuse func(*gin.Context, problem.Problem)
 }
 
-// NewEngine returns a gin engine with the shared middleware and no routes.
-func NewEngine(o Options) *gin.Engine {
+// Engine is a gin engine that knows who may use its routes.
+type Engine struct {
+	*gin.Engine
+	options Options
+	access  *access
+	keys    *auth.Keyring
+	pair    *certs.Pair
+}
+
+// NewEngine returns an engine with the shared middleware and no routes. It fails where an operation of the
+// specification has no scope, or keys or certificate cannot be used.
+func NewEngine(o Options) (*Engine, error) {
 	if o.MaxBody == 0 {
 		o.MaxBody = 64 << 10
 	}
+	e := &Engine{options: o}
+	scopes, err := readScopes(o.Spec)
+	if err != nil {
+		return nil, err
+	}
+	if o.HTTP.APIKeysFile != "" {
+		if e.keys, err = auth.Open(o.HTTP.APIKeysFile, o.Log); err != nil {
+			return nil, err
+		}
+	}
+	if files := o.HTTP.Certificate(); files.Set() {
+		if e.pair, err = certs.Open(files, o.Log); err != nil {
+			return nil, err
+		}
+	}
+	e.access = newAccess(o, scopes, e.keys)
+	if e.Engine, err = newGin(o, e.access); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Locked reports whether callers are asked for a key.
+func (e *Engine) Locked() bool { return e.keys != nil }
+
+// Admit judges a key that came another way than Options.Key, by a form for instance. One that is wrong
+// counts as a failed attempt of the request's address; wait is above 0 where there were too many of them.
+func (e *Engine) Admit(c *gin.Context, key string) (caller auth.Caller, wait time.Duration, ok bool) {
+	return e.access.admit(c, key, time.Now())
+}
+
+// Watch follows the keys file and the certificate until ctx ends.
+func (e *Engine) Watch(ctx context.Context) {
+	var both sync.WaitGroup
+	if e.keys != nil {
+		both.Go(func() { e.keys.Watch(ctx) })
+	}
+	if e.pair != nil {
+		both.Go(func() { e.pair.Watch(ctx) })
+	}
+	both.Wait()
+}
+
+func newGin(o Options, a *access) (*gin.Engine, error) {
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.ContextWithFallback = true // else a handler's context never ends
 	e.HandleMethodNotAllowed = true
 	e.RedirectTrailingSlash = false
 	e.RedirectFixedPath = false
-	_ = e.SetTrustedProxies(nil) // nil always parses
-	e.Use(correlate, measure(o.Registry), recovered(o.Log), bounded(o.MaxBody))
+	if err := e.SetTrustedProxies(o.HTTP.TrustedProxies); err != nil {
+		return nil, fmt.Errorf("TRUSTED_PROXIES: %w", err)
+	}
+	e.Use(correlate)
+	if o.Tracer != nil {
+		e.Use(traced(o.Tracer))
+	}
+	e.Use(measure(o.Registry), recovered(o.Log), a.serve, bounded(o.MaxBody, o.MaxBodies))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
 	e.NoMethod(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: fmt.Sprintf("%s does not take %s: it takes %s", c.Request.URL.Path, c.Request.Method, c.Writer.Header().Get("Allow"))})
 	})
-	return e
+	return e, nil
 }
 
 // Fail answers with p, names the request's correlation id in it, and ends the handler chain.
@@ -141,8 +220,12 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(limit int64) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64) gin.HandlerFunc {
 	return func(c *gin.Context) {
+		limit, ok := routes[c.FullPath()]
+		if !ok {
+			limit = most
+		}
 		if c.Request.ContentLength > limit {
 			Fail(c, tooLarge(limit))
 			return

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
@@ -25,8 +28,16 @@ const spec = `
 openapi: 3.0.3
 info: {title: t, version: "1"}
 paths:
+  /health: {get: {x-scope: none, responses: {"200": {description: ok}}}}
+  /ready: {get: {x-scope: none, responses: {"200": {description: ok}}}}
+  /metrics: {get: {x-scope: read, responses: {"200": {description: ok}}}}
+  /openapi.yaml: {get: {x-scope: none, responses: {"200": {description: ok}}}}
+  /docs: {get: {x-scope: none, responses: {"200": {description: ok}}}}
+  /docs/{file}: {get: {x-scope: none, parameters: [{name: file, in: path, required: true, schema: {type: string}}], responses: {"200": {description: ok}}}}
+  /panic: {get: {x-scope: admin, responses: {"200": {description: ok}}}}
   /echo/{name}:
     post:
+      x-scope: write
       parameters: [{name: name, in: path, required: true, schema: {type: string, maxLength: 5}}]
       requestBody:
         content:
@@ -35,12 +46,17 @@ paths:
       responses: {"200": {description: ok}}
 `
 
-func setup(t *testing.T) (*gin.Engine, *Readiness) {
+func setup(t *testing.T) (*Engine, *Readiness) {
 	t.Helper()
-	registry := prometheus.NewRegistry()
-	e := NewEngine(Options{Log: slog.New(slog.DiscardHandler), Registry: registry, MaxBody: 32})
+	return setupWith(t, config.HTTP{BindAddress: "127.0.0.1"})
+}
+
+func setupWith(t *testing.T, h config.HTTP) (*Engine, *Readiness) {
+	t.Helper()
+	e, err := NewEngine(Options{Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Spec: []byte(spec), HTTP: h, MaxBody: 32})
+	require.NoError(t, err)
 	ready := NewReadiness("kafka")
-	Mount(e, "test-service", registry, ready, []byte(spec))
+	Mount(e, "test-service", ready)
 	validated, err := Validated(t.Context(), []byte(spec))
 	require.NoError(t, err)
 	echo := func(c *gin.Context) {
@@ -138,13 +154,17 @@ func TestHealthReadyMetricsAndDocs(t *testing.T) {
 func TestServerListensAndStops(t *testing.T) {
 	t.Parallel()
 	e, _ := setup(t)
-	s, err := Listen(t.Context(), "127.0.0.1:0", e, time.Second, slog.New(slog.DiscardHandler), func(err error) { t.Error(err) })
+	s, err := Listen(t.Context(), e, time.Second, func(err error) { t.Error(err) })
 	require.NoError(t, err)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Get("http://" + s.Address() + "/health")
 	require.NoError(t, err)
 	require.NoError(t, res.Body.Close())
-	_, err = Listen(t.Context(), s.Address(), e, time.Second, slog.New(slog.DiscardHandler), nil)
+	_, port, err := net.SplitHostPort(s.Address())
+	require.NoError(t, err)
+	e.options.HTTP.ServerPort, err = strconv.Atoi(port)
+	require.NoError(t, err)
+	_, err = Listen(t.Context(), e, time.Second, nil)
 	require.ErrorContains(t, err, "SERVER_PORT")
 	require.NoError(t, s.Stop(t.Context()))
 }

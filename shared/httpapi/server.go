@@ -16,15 +16,21 @@ type Server struct {
 	listener net.Listener
 }
 
-// Listen binds address and serves handler from now on. An error of serving goes to fail, once.
-// writeTimeout bounds a whole answer; it must be longer than the longest wait a route allows.
-func Listen(ctx context.Context, address string, handler http.Handler, writeTimeout time.Duration, log *slog.Logger, fail func(error)) (*Server, error) {
+// Listen binds the engine's address and serves it from now on, over TLS where it has a certificate. Every
+// route must be mounted by now: one that the specification does not list is an error. An error of serving
+// goes to fail, once. writeTimeout bounds a whole answer; it must be longer than the longest wait a route
+// allows.
+func Listen(ctx context.Context, e *Engine, writeTimeout time.Duration, fail func(error)) (*Server, error) {
+	if err := e.access.scopes.unlisted(e.Routes()); err != nil {
+		return nil, err
+	}
+	address, log := e.options.HTTP.Address(), e.options.Log
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w: end what holds the port or set SERVER_PORT to another", address, err)
 	}
 	s := &Server{listener: l, http: &http.Server{
-		Handler:           handler,
+		Handler:           e,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      writeTimeout,
@@ -32,12 +38,17 @@ func Listen(ctx context.Context, address string, handler http.Handler, writeTime
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}}
+	serve := s.http.Serve
+	if e.pair != nil {
+		s.http.TLSConfig = e.pair.Server()
+		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+	}
 	go func() {
-		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
 			fail(fmt.Errorf("serve on %s: %w", address, err))
 		}
 	}()
-	log.Info("listening", "address", l.Addr().String())
+	log.Info("listening", "address", l.Addr().String(), "scheme", e.options.HTTP.Scheme())
 	return s, nil
 }
 

@@ -61,11 +61,11 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 	}, nil
 }
 
-// specPath turns gin's /a/:b/ into the specification's /a/{b}.
+// specPath turns gin's /a/:b/ and /a/*b into the specification's /a/{b}.
 func specPath(pattern string) string {
 	parts := strings.Split(pattern, "/")
 	for i, p := range parts {
-		if strings.HasPrefix(p, ":") {
+		if strings.HasPrefix(p, ":") || strings.HasPrefix(p, "*") {
 			parts[i] = "{" + p[1:] + "}"
 		}
 	}

@@ -12,15 +12,18 @@ import (
 
 	"github.com/Shopify/sarama"
 	"github.com/rcrowley/go-metrics"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 // Sarama keeps metrics of its own about every request: samples with locks and heaps, and one ticker for
 // the process. Nobody reads them here; what is worth knowing is measured where it is meant.
 func init() { metrics.UseNilMetrics = true }
 
-// baseConfig is what every client shares. Version 2.8.0 is the newest this Sarama speaks well and is
-// still served by Apache Kafka 4.
-func baseConfig(clientID string) *sarama.Config {
+// baseConfig is what every client shares, how to prove who it is to the brokers included: there is no other
+// way to a connection. Version 2.8.0 is the newest this Sarama speaks well and is still served by Apache
+// Kafka 4. It fails where a file that the configuration names cannot be used.
+func baseConfig(k config.Kafka, clientID string) (*sarama.Config, error) {
 	c := sarama.NewConfig()
 	c.ClientID = clientID
 	c.Version = sarama.V2_8_0_0
@@ -31,10 +34,21 @@ func baseConfig(clientID string) *sarama.Config {
 	c.Metadata.Retry.Backoff = 250 * time.Millisecond
 	c.Metadata.RefreshFrequency = time.Minute
 	c.Metadata.AllowAutoTopicCreation = false
-	return c
+	if err := secure(c, k); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // NewClient returns a plain client for requests of one's own. The caller closes it.
-func NewClient(brokers []string, clientID string) (sarama.Client, error) {
-	return sarama.NewClient(brokers, baseConfig(clientID))
+func NewClient(k config.Kafka, clientID string) (sarama.Client, error) {
+	c, err := baseConfig(k, clientID)
+	if err != nil {
+		return nil, err
+	}
+	client, err := sarama.NewClient(k.Brokers, c)
+	if err != nil {
+		return nil, explained(err, k)
+	}
+	return client, nil
 }

@@ -77,18 +77,21 @@ type flights struct {
 }
 
 func newFlights(o PublisherOptions) (*flights, error) {
-	c := baseConfig(o.ClientID)
+	c, err := baseConfig(o.Kafka, o.ClientID)
+	if err != nil {
+		return nil, err
+	}
 	c.Net.MaxOpenRequests = 1
 	c.Metadata.Retry.Max = 0
 	c.Metadata.Full = false
 	c.Metadata.RefreshFrequency = 0 // a refresh in the background would hold the connection while a broker hangs
-	client, err := sarama.NewClient(o.Brokers, c)
+	client, err := sarama.NewClient(o.Kafka.Brokers, c)
 	if err != nil {
-		return nil, err
+		return nil, explained(err, o.Kafka)
 	}
 	f := &flights{client: client, next: map[topicPartition]int32{}, retryFor: o.RetryFor}
 	if err := f.identify(); err != nil {
-		return nil, errors.Join(err, client.Close())
+		return nil, errors.Join(explained(err, o.Kafka), client.Close())
 	}
 	return f, nil
 }

@@ -14,6 +14,7 @@ import (
 	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v2/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
 )
@@ -30,9 +31,9 @@ type Result struct {
 // or the broker refused it before it was written.
 var ErrNotSent = errors.New("not sent")
 
-// PublisherOptions of a publisher. Brokers, ClientID, Producer and Log are required.
+// PublisherOptions of a publisher. Kafka, ClientID, Producer and Log are required.
 type PublisherOptions struct {
-	Brokers  []string
+	Kafka    config.Kafka // where the brokers are and how to be let in
 	ClientID string
 	Producer string // service/version, the producer header of every record
 	Log      *slog.Logger
@@ -69,7 +70,7 @@ var _ message.Publisher = (*Publisher)(nil)
 
 // NewPublisher returns a publisher that is still connecting. Close ends it.
 func NewPublisher(o PublisherOptions) (*Publisher, error) {
-	if len(o.Brokers) == 0 || o.ClientID == "" || o.Producer == "" || o.Log == nil {
+	if len(o.Kafka.Brokers) == 0 || o.ClientID == "" || o.Producer == "" || o.Log == nil {
 		return nil, errors.New("a publisher needs brokers, a client id, a producer's name and a logger")
 	}
 	if o.RetryFor == 0 {
@@ -82,7 +83,7 @@ func NewPublisher(o PublisherOptions) (*Publisher, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Publisher{
 		options: o, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1),
-		why: fmt.Errorf("%w: still connecting to %v", ErrNotSent, o.Brokers),
+		why: fmt.Errorf("%w: still connecting to %v", ErrNotSent, o.Kafka.Brokers),
 	}
 	go p.keepConnected(ctx)
 	return p, nil
@@ -96,6 +97,15 @@ func NewMessage(key string, value []byte, correlationID string) *message.Message
 	if correlationID != "" {
 		m.Metadata = message.Metadata{event.HeaderCorrelationID: correlationID}
 	}
+	return m
+}
+
+// WithHeader adds a header to a message that was not published yet, and returns it.
+func WithHeader(m *message.Message, name, value string) *message.Message {
+	if m.Metadata == nil {
+		m.Metadata = message.Metadata{}
+	}
+	m.Metadata[name] = value
 	return m
 }
 
@@ -216,12 +226,16 @@ func (p *Publisher) keepConnected(ctx context.Context) {
 func (p *Publisher) connect() error {
 	fly, err := newFlights(p.options)
 	if err != nil {
-		return fmt.Errorf("connect to Kafka at %v: %w", p.options.Brokers, err)
+		return fmt.Errorf("connect to Kafka at %v: %w", p.options.Kafka.Brokers, err)
+	}
+	stock, err := stockConfig(p.options)
+	if err != nil {
+		return errors.Join(err, fly.Close())
 	}
 	inner, err := wkafka.NewPublisher(wkafka.PublisherConfig{
-		Brokers:               p.options.Brokers,
+		Brokers:               p.options.Kafka.Brokers,
 		Marshaler:             marshaler{producer: []byte(p.options.Producer)},
-		OverwriteSaramaConfig: stockConfig(p.options.ClientID),
+		OverwriteSaramaConfig: stock,
 		Tracer: producerHook(func(stock sarama.SyncProducer) sarama.SyncProducer {
 			_ = stock.Close() // nothing was sent
 			fly.SyncProducer = stock
@@ -229,7 +243,7 @@ func (p *Publisher) connect() error {
 		}),
 	}, NewWatermillLogger(p.options.Log, nil))
 	if err != nil {
-		return errors.Join(fmt.Errorf("connect to Kafka at %v: %w", p.options.Brokers, err), fly.Close())
+		return errors.Join(fmt.Errorf("connect to Kafka at %v: %w", p.options.Kafka.Brokers, err), fly.Close())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -241,14 +255,17 @@ func (p *Publisher) connect() error {
 }
 
 // stockConfig is for the producer that Watermill makes before its hook exchanges it.
-func stockConfig(clientID string) *sarama.Config {
-	c := baseConfig(clientID)
+func stockConfig(o PublisherOptions) (*sarama.Config, error) {
+	c, err := baseConfig(o.Kafka, o.ClientID)
+	if err != nil {
+		return nil, err
+	}
 	c.Metadata.Retry.Max = 0
 	c.Metadata.Full = false
 	c.Producer.Return.Successes = true
 	c.Producer.RequiredAcks = sarama.WaitForAll
 	c.Producer.Partitioner = NewPartitioner
-	return c
+	return c, nil
 }
 
 // producerHook is the one of watermill-kafka's tracing hooks that the publisher needs.

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 )
 
@@ -44,7 +45,7 @@ func TestEveryMessageOfAPublishKnowsItsPlace(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
 		r, topic := setupTopic(t, brokers, 3)
-		p := setupPublisher(t, PublisherOptions{Brokers: brokers})
+		p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
 		connected(t, p)
 		for flight := range 3 {
 			msgs := make([]*message.Message, 500)
@@ -101,7 +102,7 @@ func TestSomeMessagesFailWhileOthersAreAcknowledged(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
 		_, topic := setupTopic(t, brokers, 4)
-		p := setupPublisher(t, PublisherOptions{Brokers: brokers})
+		p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
 		connected(t, p)
 		big := bytes.Repeat([]byte("x"), 3<<20) // above max.message.bytes
 		msgs := []*message.Message{NewMessage("21", []byte("a"), ""), NewMessage("foobar", big, ""), NewMessage("21", []byte("b"), "")}
@@ -120,7 +121,7 @@ func TestALargeFlightIsCutIntoRequestsInOrder(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
 		_, topic := setupTopic(t, brokers, 2)
-		p := setupPublisher(t, PublisherOptions{Brokers: brokers})
+		p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
 		connected(t, p)
 		value := bytes.Repeat([]byte("x"), 100<<10)
 		msgs := make([]*message.Message, 40)
@@ -137,7 +138,7 @@ func TestALargeFlightIsCutIntoRequestsInOrder(t *testing.T) {
 func TestAPublisherWaitsForABrokerThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	states := make(chan error, 100)
-	p := setupPublisher(t, PublisherOptions{Brokers: []string{"127.0.0.1:1"}, OnState: func(err error) { states <- err }})
+	p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: []string{"127.0.0.1:1"}}, OnState: func(err error) { states <- err }})
 	require.ErrorIs(t, p.Publish("topic", NewMessage("k", []byte("v"), "")), ErrNotSent)
 	require.ErrorContains(t, <-states, "127.0.0.1:1")
 	require.ErrorIs(t, p.State(), ErrNotSent)
@@ -146,7 +147,7 @@ func TestAPublisherWaitsForABrokerThatIsNotThere(t *testing.T) {
 func TestATopicThatIsNotThereIsNotSentTo(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
-		p := setupPublisher(t, PublisherOptions{Brokers: brokers})
+		p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
 		connected(t, p)
 		require.ErrorIs(t, p.Publish(randomTopic("missing"), NewMessage("k", []byte("v"), "")), ErrNotSent)
 	})
@@ -161,7 +162,7 @@ func TestSequenceNumbersWrapAsTheBrokerExpects(t *testing.T) {
 
 func TestAClosedPublisherSaysSo(t *testing.T) {
 	t.Parallel()
-	p, err := NewPublisher(PublisherOptions{Brokers: []string{"127.0.0.1:1"}, ClientID: "c", Producer: "p", Log: quiet()})
+	p, err := NewPublisher(PublisherOptions{Kafka: config.Kafka{Brokers: []string{"127.0.0.1:1"}}, ClientID: "c", Producer: "p", Log: quiet()})
 	require.NoError(t, err)
 	require.NoError(t, p.Close())
 	require.ErrorContains(t, p.Publish("t", NewMessage("", nil, "")), "closed")

@@ -12,6 +12,8 @@ import (
 	"github.com/Shopify/sarama"
 	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v2/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 // Record is one record of the log, as it was read.
@@ -90,7 +92,7 @@ func (b *Batch) End() {
 
 // SubscriberOptions of a group member. All are required but InstanceID.
 type SubscriberOptions struct {
-	Brokers    []string
+	Kafka      config.Kafka
 	ClientID   string
 	Group      string
 	InstanceID string // makes the member static: no other process may have the same
@@ -122,7 +124,10 @@ type Subscriber struct {
 // NewSubscriber returns a member that has not joined yet.
 func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	s := &Subscriber{o: o}
-	c := baseConfig(o.ClientID)
+	c, err := baseConfig(o.Kafka, o.ClientID)
+	if err != nil {
+		return nil, err
+	}
 	c.ChannelBufferSize = 4096
 	c.Consumer.Return.Errors = true
 	c.Consumer.IsolationLevel = sarama.ReadCommitted
@@ -139,7 +144,7 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	c.Consumer.MaxProcessingTime = 500 * time.Millisecond
 	c.Consumer.Fetch.Default = 1 << 20
 	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
-		Brokers: o.Brokers, ConsumerGroup: o.Group, Unmarshaler: standIn{}, OverwriteSaramaConfig: c,
+		Brokers: o.Kafka.Brokers, ConsumerGroup: o.Group, Unmarshaler: standIn{}, OverwriteSaramaConfig: c,
 		NackResendSleep: wkafka.NoSleep, ReconnectRetrySleep: time.Second, Tracer: handlerHook(s.wrap),
 	}, NewWatermillLogger(o.Log, s.watch))
 	if err != nil {
@@ -154,7 +159,7 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch, error) {
 	messages, err := s.inner.Subscribe(ctx, topic)
 	if err != nil {
-		return nil, fmt.Errorf("subscribe to %s: %w", topic, err)
+		return nil, fmt.Errorf("subscribe to %s: %w", topic, explained(err, s.o.Kafka))
 	}
 	out := make(chan *Batch)
 	go func() {

@@ -10,6 +10,8 @@ import (
 	"github.com/Shopify/sarama"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 // member is a subscriber whose batches are acknowledged at once, and what it has seen.
@@ -31,7 +33,7 @@ func join(t *testing.T, brokers []string, group, topic string, change func(*Subs
 	t.Helper()
 	m := &member{next: map[int32]int64{}, records: map[int32][]Record{}, over: make(chan struct{})}
 	o := SubscriberOptions{
-		Brokers: brokers, ClientID: "test", Group: group, BatchSize: 100, Log: quiet(),
+		Kafka: config.Kafka{Brokers: brokers}, ClientID: "test", Group: group, BatchSize: 100, Log: quiet(),
 		SetUp: func(s Session) error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -102,7 +104,8 @@ func (m *member) sessionsSeen() int {
 // fill writes n records to each partition, whose values say where they are.
 func fill(t *testing.T, brokers []string, topic string, partitions, n int) {
 	t.Helper()
-	c := baseConfig("test")
+	c, err := baseConfig(config.Kafka{Brokers: brokers}, "test")
+	require.NoError(t, err)
 	c.Producer.Return.Successes = true
 	c.Producer.RequiredAcks = sarama.WaitForAll
 	c.Producer.Idempotent, c.Net.MaxOpenRequests = true, 1 // a retry would change the order else
@@ -385,7 +388,8 @@ func TestWithoutARetentionSaramaCommitsNothing(t *testing.T) {
 	for _, retention := range []time.Duration{0, time.Hour} {
 		_, topic := setupTopic(t, brokers, 1)
 		fill(t, brokers, topic, 1, 10)
-		c := baseConfig("test")
+		c, err := baseConfig(config.Kafka{Brokers: brokers}, "test")
+		require.NoError(t, err)
 		c.Consumer.Offsets.Initial = sarama.OffsetOldest
 		c.Consumer.Offsets.Retention = retention
 		group := "group-" + uuid.NewString()

@@ -1,5 +1,6 @@
-// Package telemetry is how a service tells what it does: JSON logs that carry the correlation id of
-// the request they belong to. Metrics stand beside what they measure, in a registry passed in.
+// Package telemetry is how a service tells what it does: JSON logs that carry the correlation id and the
+// trace of the request they belong to, and the export of traces and metrics by OTLP. Metrics stand beside
+// what they measure, in a registry passed in; spans beside what they time, by a tracer passed in.
 package telemetry
 
 import (
@@ -7,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 type correlationKey struct{}
@@ -23,13 +26,14 @@ func CorrelationID(ctx context.Context) string {
 }
 
 // NewLogger returns a logger that writes one JSON object a line to w. Level is debug, info, warn or
-// error. Lines logged with a request's context carry its correlation_id.
-func NewLogger(w io.Writer, service, level string) (*slog.Logger, error) {
+// error. Lines logged with a request's context carry its correlation_id. The secrets are hidden wherever
+// they would stand, as are API keys and passwords in URLs.
+func NewLogger(w io.Writer, service, level string, secrets ...string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("log level %q is none of debug, info, warn, error", level)
 	}
-	h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})
+	h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l, ReplaceAttr: newHider(secrets).attribute})
 	return slog.New(correlated{h}).With("service", service), nil
 }
 
@@ -38,6 +42,9 @@ type correlated struct{ slog.Handler }
 func (h correlated) Handle(ctx context.Context, r slog.Record) error {
 	if id := CorrelationID(ctx); id != "" {
 		r.AddAttrs(slog.String("correlation_id", id))
+	}
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		r.AddAttrs(slog.String("trace_id", span.TraceID().String()))
 	}
 	return h.Handler.Handle(ctx, r)
 }

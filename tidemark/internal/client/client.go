@@ -6,6 +6,8 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -38,6 +41,8 @@ type Services struct {
 	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service"`
 	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service"`
 	QueryURL    string `env:"QUERY_URL" desc:"base URL of query-service"`
+	APIKey      string `env:"TIDEMARK_API_KEY" desc:"key to show to the services" secret:"true"`
+	CAFile      string `env:"TIDEMARK_CA_FILE" desc:"authorities that sign the services' certificates, PEM; the system's unless given"`
 }
 
 // DefaultServices are where `tidemark up` and the services themselves listen.
@@ -45,9 +50,13 @@ func DefaultServices() Services {
 	return Services{CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081", QueryURL: "http://127.0.0.1:7082"}
 }
 
-// Validate checks the URLs' form.
+// Validate checks the URLs' form and the CA file.
 func (s Services) Validate() error {
-	return errors.Join(config.ServiceURL("COMMAND_URL", s.CommandURL), config.ServiceURL("CONSUMER_URL", s.ConsumerURL), config.ServiceURL("QUERY_URL", s.QueryURL))
+	var authorities error
+	if s.CAFile != "" {
+		_, authorities = certs.Authorities("TIDEMARK_CA_FILE", s.CAFile)
+	}
+	return errors.Join(authorities, config.ServiceURL("COMMAND_URL", s.CommandURL), config.ServiceURL("CONSUMER_URL", s.ConsumerURL), config.ServiceURL("QUERY_URL", s.QueryURL))
 }
 
 // Client is ready for use by one or many goroutines.
@@ -59,6 +68,14 @@ type Client struct {
 // New returns a client of services. Close ends its idle connections.
 func New(services Services) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if services.CAFile != "" {
+		// One that cannot be read was told by Validate; here it trusts nobody.
+		pool, err := certs.Authorities("TIDEMARK_CA_FILE", services.CAFile)
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	}
 	return &Client{services: services, http: &http.Client{
 		Transport: transport,
 		// An answer from elsewhere would be taken for the service's own.
@@ -298,9 +315,12 @@ func (c *Client) do(ctx context.Context, within time.Duration, method, service, 
 		req.Header[name] = values
 	}
 	req.Header.Set("Accept", "application/json, "+problem.ContentType)
+	if c.services.APIKey != "" {
+		req.Header.Set("Authorization", "Bearer "+c.services.APIKey)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, &Unreachable{Service: service, URL: base, Sent: method == http.MethodPost, Err: unwrapped(err)}
+		return nil, &Unreachable{Service: service, URL: base, Sent: method == http.MethodPost, Err: certs.Untrusted(unwrapped(err), "TIDEMARK_CA_FILE", c.services.CAFile)}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -344,10 +364,12 @@ func (u *Unreachable) Error() string {
 
 func (u *Unreachable) Unwrap() error { return u.Err }
 
-// Unknown says whether the request may have been carried out: only a connection that was never made rules that out.
+// Unknown says whether the request may have been carried out: only a connection that was never made, or never trusted,
+// rules that out.
 func (u *Unreachable) Unknown() bool {
 	var op *net.OpError
-	return u.Sent && !(errors.As(u.Err, &op) && op.Op == "dial")
+	var untrusted *tls.CertificateVerificationError
+	return u.Sent && !(errors.As(u.Err, &op) && op.Op == "dial") && !errors.As(u.Err, &untrusted)
 }
 
 // unwrapped drops the method and URL that net/http puts before every error: they are said better.

@@ -1,0 +1,266 @@
+package auth
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Entry is what the keys file says of one key: a JSON object on a line of its own. The file holds no key,
+// only hashes, so who reads it cannot call; who writes it can let anybody in.
+type Entry struct {
+	ID      string     `json:"id"`
+	Name    string     `json:"name"`
+	Scopes  []Scope    `json:"scopes"`
+	Hash    string     `json:"hash"` // sha256: and the hash of the whole key in hexadecimal
+	Created time.Time  `json:"created"`
+	Expires *time.Time `json:"expires,omitempty"`
+	Revoked *time.Time `json:"revoked,omitempty"`
+}
+
+// State is active, expired or revoked.
+func (e Entry) State(now time.Time) string {
+	switch {
+	case e.Revoked != nil:
+		return "revoked"
+	case e.Expires != nil && !now.Before(*e.Expires):
+		return "expired"
+	}
+	return "active"
+}
+
+const (
+	maxFile = 4 << 20 // some 20,000 keys
+	maxName = 100
+)
+
+// parseFile reads the lines of a keys file. Empty lines and those that begin with # say nothing. The error
+// names the first line that is wrong.
+func parseFile(content []byte) ([]Entry, error) {
+	var entries []Entry
+	seen := map[string]int{}
+	for i, line := range bytes.Split(content, []byte("\n")) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		e, err := parseEntry(line)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		if first, twice := seen[e.ID]; twice {
+			return nil, fmt.Errorf("line %d: the id %s stands in line %d too", i+1, e.ID, first)
+		}
+		seen[e.ID] = i + 1
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+func parseEntry(line []byte) (Entry, error) {
+	var raw struct {
+		Entry
+		Scopes []string `json:"scopes"`
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields() // a misspelt "revoked" would leave a key in force
+	if err := d.Decode(&raw); err != nil {
+		return Entry{}, fmt.Errorf("no JSON object of a key: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Entry{}, errors.New("something follows the JSON object: one key a line")
+	}
+	e := raw.Entry
+	scopes, err := parseScopes(raw.Scopes)
+	if err != nil {
+		return Entry{}, err
+	}
+	e.Scopes = scopes
+	if !isID(e.ID) {
+		return Entry{}, fmt.Errorf("the id %q is none: up to 32 lower case letters and digits", e.ID)
+	}
+	sum, named := strings.CutPrefix(e.Hash, hashName)
+	if b, err := hex.DecodeString(sum); !named || err != nil || hashName+hex.EncodeToString(b) != e.Hash || len(e.Hash) != len(nobodysHash) {
+		return Entry{}, errors.New(`the hash is none: "sha256:" and 64 hexadecimal digits in lower case`)
+	}
+	return e, nil
+}
+
+// ReadFile returns the entries of a keys file. The error names the file and the line.
+func ReadFile(path string) ([]Entry, error) {
+	content, err := readBounded(path)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := parseFile(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return entries, nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err // it names the path
+	}
+	defer func() { _ = f.Close() }() // only read
+	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > maxFile {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
+	}
+	return content, nil
+}
+
+// ErrNotMade says that a key cannot be made as it is wanted: its name, its scopes or its end.
+var ErrNotMade = errors.New("no such key can be made")
+
+// Create adds a key to the file, which is made where it is missing, and returns the key. It is kept nowhere:
+// this is the only time that it can be shown. An expires of zero is never.
+func Create(path, name string, scopes []string, expires, now time.Time) (Entry, string, error) {
+	parsed, err := parseScopes(scopes)
+	if err != nil {
+		return Entry{}, "", fmt.Errorf("%w: %w", ErrNotMade, err)
+	}
+	if strings.TrimSpace(name) == "" || len(name) > maxName {
+		return Entry{}, "", fmt.Errorf("%w: a key has a name of 1 to %d bytes, to be known again by", ErrNotMade, maxName)
+	}
+	now = now.UTC().Truncate(time.Second)
+	id, key := newKey()
+	e := Entry{ID: id, Name: name, Scopes: parsed, Hash: hashOf(key), Created: now}
+	if !expires.IsZero() {
+		if !expires.After(now) {
+			return Entry{}, "", fmt.Errorf("%w: it would have expired before it is made: %s", ErrNotMade, expires.UTC().Format(time.RFC3339))
+		}
+		at := expires.UTC().Truncate(time.Second)
+		e.Expires = &at
+	}
+	line, err := json.Marshal(e)
+	if err != nil {
+		return Entry{}, "", err
+	}
+	err = change(path, true, func(lines []string) ([]string, error) {
+		if len(lines) == 0 {
+			lines = []string{"# API keys of Tidemark, one a line: hashes, no keys. tidemark keys create|list|revoke"}
+		}
+		return append(lines, string(line)), nil
+	})
+	return e, key, err
+}
+
+// ErrNoKey says that no entry has the id.
+var ErrNoKey = errors.New("no key has this id")
+
+// Revoke marks the key in the file. It is never removed, so that the list says what there was. A key that
+// is revoked already keeps its time.
+func Revoke(path, id string, now time.Time) (Entry, error) {
+	var revoked Entry
+	err := change(path, false, func(lines []string) ([]string, error) {
+		for i, line := range lines {
+			e, err := parseEntry([]byte(line))
+			if err != nil || e.ID != id {
+				continue // a comment, or another key: the file was read before
+			}
+			if e.Revoked == nil {
+				at := now.UTC().Truncate(time.Second)
+				e.Revoked = &at
+			}
+			changed, err := json.Marshal(e)
+			if err != nil {
+				return nil, err
+			}
+			revoked, lines[i] = e, string(changed)
+			return lines, nil
+		}
+		return nil, fmt.Errorf("%w: %s in %s", ErrNoKey, id, path)
+	})
+	return revoked, err
+}
+
+// change rewrites the file whole: into a new one beside it, which then takes its name, so that no reader
+// ever sees a part and a crash leaves the old one. A lock beside the file keeps two changes apart.
+func change(path string, create bool, edit func([]string) ([]string, error)) (err error) {
+	// The name may be a link; the file behind it is the one to replace.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	unlock, err := lock(path + ".lock")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	content, err := readBounded(path)
+	mode := fs.FileMode(0o600)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && create:
+	case err != nil:
+		return err
+	default:
+		if _, err := parseFile(content); err != nil {
+			return fmt.Errorf("%s: %w: mend it first", path, err)
+		}
+		if info, err := os.Stat(path); err == nil {
+			mode = info.Mode().Perm()
+		}
+	}
+	var lines []string
+	if text := strings.TrimRight(string(content), "\n"); text != "" {
+		lines = strings.Split(text, "\n")
+	}
+	if lines, err = edit(lines); err != nil {
+		return err
+	}
+	return replace(path, []byte(strings.Join(lines, "\n")+"\n"), mode)
+}
+
+func replace(path string, content []byte, mode fs.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// lock waits a few seconds for its turn. The lock is a file that must not be there; one that a crash left
+// behind is named in the error.
+func lock(path string) (unlock func(), err error) {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err == nil {
+			_ = f.Close() // nothing was written
+			return func() { _ = os.Remove(path) }, nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("%s is there: another change of the keys is under way, or one was cut off; remove it in that case", path)
+		}
+	}
+}

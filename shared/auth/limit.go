@@ -1,0 +1,81 @@
+package auth
+
+import (
+	"container/list"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Limits is a table of token buckets by name, of bounded size: the bucket that was not asked for longest
+// makes room. It is safe for concurrent use.
+type Limits struct {
+	rate  rate.Limit
+	burst int
+	most  int
+
+	mu      sync.Mutex
+	buckets map[string]*list.Element
+	recent  *list.List // of *bucket, the one used last in front
+}
+
+type bucket struct {
+	name    string
+	limiter *rate.Limiter
+}
+
+// mostBuckets bounds a table: some 2 MB.
+const mostBuckets = 10_000
+
+// NewLimits gives each name perSecond events a second and burst at once.
+func NewLimits(perSecond float64, burst int) *Limits {
+	return &Limits{rate: rate.Limit(perSecond), burst: burst, most: mostBuckets, buckets: map[string]*list.Element{}, recent: list.New()}
+}
+
+// Take takes one event of name at now. Where none is left it reports how long to wait for the next.
+func (l *Limits) Take(name string, now time.Time) (wait time.Duration, ok bool) {
+	limiter := l.of(name)
+	r := limiter.ReserveN(now, 1)
+	if wait = r.DelayFrom(now); wait > 0 {
+		r.CancelAt(now) // who is refused does not pay
+		return wait, false
+	}
+	return 0, true
+}
+
+func (l *Limits) of(name string) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e, ok := l.buckets[name]; ok {
+		l.recent.MoveToFront(e)
+		return e.Value.(*bucket).limiter
+	}
+	if l.recent.Len() >= l.most {
+		last := l.recent.Back()
+		delete(l.buckets, last.Value.(*bucket).name)
+		l.recent.Remove(last)
+	}
+	b := &bucket{name, rate.NewLimiter(l.rate, l.burst)}
+	l.buckets[name] = l.recent.PushFront(b)
+	return b.limiter
+}
+
+// Network names the part of an address that is limited as one: an IPv4 address, and the /64 of an IPv6
+// address, of which one host has as many as it likes. What is no address names itself.
+func Network(address string) string {
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return address
+	}
+	a = a.Unmap().WithZone("")
+	if a.Is4() {
+		return a.String()
+	}
+	p, err := a.Prefix(64)
+	if err != nil { // 64 bits fit every IPv6 address
+		return address
+	}
+	return p.String()
+}

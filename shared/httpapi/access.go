@@ -1,0 +1,148 @@
+package httpapi
+
+import (
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/problem"
+)
+
+// Failed attempts of one address: a burst for somebody who mistypes, then one in two seconds. A right key
+// passes all the same. Guessing is hopeless at any rate (see package auth); what is bounded is the noise
+// that a wrong key makes, and an address may be that of a proxy which everybody shares.
+const (
+	failuresPerSecond = 0.5
+	failuresAtOnce    = 20
+)
+
+// access decides who may do what.
+type access struct {
+	scopes   scopes
+	keys     *auth.Keyring // nil where nobody is asked for a key
+	limits   *auth.Limits  // nil where nobody is limited
+	failures *auth.Limits
+	key      func(*gin.Context) string
+	origin   *http.CrossOriginProtection
+	refuse   func(*gin.Context, problem.Problem)
+	refused  *prometheus.CounterVec
+}
+
+func newAccess(o Options, s scopes, keys *auth.Keyring) *access {
+	a := &access{
+		scopes: s, keys: keys, key: o.Key, refuse: o.Refuse,
+		failures: auth.NewLimits(failuresPerSecond, failuresAtOnce),
+		origin:   http.NewCrossOriginProtection(),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidemark_http_refused_total", Help: "Requests that were not let in, by reason: key, scope, rate or origin.",
+		}, []string{"reason"}),
+	}
+	if o.HTTP.RateLimit > 0 {
+		a.limits = auth.NewLimits(float64(o.HTTP.RateLimit), 2*o.HTTP.RateLimit)
+	}
+	if a.key == nil {
+		a.key = func(c *gin.Context) string { return auth.Bearer(c.Request) }
+	}
+	if a.refuse == nil {
+		a.refuse = Fail
+	}
+	o.Registry.MustRegister(a.refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tidemark_api_keys_stale", Help: "1 while the keys file cannot be used and the keys of its last good version are in force.",
+	}, func() float64 {
+		if keys != nil && keys.Stale() {
+			return 1
+		}
+		return 0
+	}))
+	return a
+}
+
+// serve lets a request in or refuses it. Probes are never limited: an answer of 429 would take the service
+// out of rotation.
+func (a *access) serve(c *gin.Context) {
+	// A page of another site must not make a browser post here, with its cookie, or, where no key is asked
+	// for, with nothing but its being on this host.
+	if err := a.origin.Check(c.Request); err != nil {
+		a.deny(c, "origin", problem.Problem{Status: http.StatusForbidden, Detail: "this was sent from another site's page; open this service's own page and send it from there"})
+		return
+	}
+	pattern, now := c.FullPath(), time.Now()
+	scope, listed := auth.None, true
+	if a.keys != nil && pattern != "" { // without a pattern the answer is 404 or 405
+		scope, listed = a.scopes.of(c.Request.Method, pattern)
+	}
+	var caller auth.Caller
+	if scope != auth.None {
+		var wait time.Duration
+		var ok bool
+		if caller, wait, ok = a.admit(c, a.key(c), now); !ok {
+			if wait > 0 {
+				a.tooMany(c, wait)
+				return
+			}
+			c.Header("WWW-Authenticate", `Bearer realm="tidemark"`)
+			a.deny(c, "key", problem.Problem{Status: http.StatusUnauthorized, Detail: "this needs an API key that is in force: send it as Authorization: Bearer tmk_…"})
+			return
+		}
+		c.Request = c.Request.WithContext(auth.WithCaller(c.Request.Context(), caller))
+	}
+	if wait, ok := a.within(c, caller, now); !ok && pattern != "/health" && pattern != "/ready" {
+		a.tooMany(c, wait)
+		return
+	}
+	if !listed || !caller.May(scope) {
+		a.deny(c, "scope", problem.Problem{Status: http.StatusForbidden, Detail: "this key may not do this"})
+		return
+	}
+	c.Next()
+}
+
+// admit judges a key, and counts a wrong one.
+func (a *access) admit(c *gin.Context, key string, now time.Time) (caller auth.Caller, wait time.Duration, ok bool) {
+	if caller, ok = a.keys.Check(key, now); ok {
+		return caller, 0, true
+	}
+	wait, _ = a.failures.Take(auth.Network(c.ClientIP()), now)
+	return auth.Caller{}, wait, false
+}
+
+// within takes one request of the caller's, or else of the address's. This host itself is not limited
+// without a key: it is where `tidemark up` and the benchmarks are.
+func (a *access) within(c *gin.Context, caller auth.Caller, now time.Time) (time.Duration, bool) {
+	if a.limits == nil {
+		return 0, true
+	}
+	name := "key " + caller.ID
+	if caller.ID == "" {
+		address := c.ClientIP()
+		if loopback(address) {
+			return 0, true
+		}
+		name = auth.Network(address)
+	}
+	return a.limits.Take(name, now)
+}
+
+func (a *access) tooMany(c *gin.Context, wait time.Duration) {
+	seconds := strconv.Itoa(max(1, int(math.Ceil(wait.Seconds()))))
+	c.Header("Retry-After", seconds)
+	a.deny(c, "rate", problem.Problem{Status: http.StatusTooManyRequests, Detail: fmt.Sprintf("too many requests from here: send it again in %s s", seconds)})
+}
+
+func (a *access) deny(c *gin.Context, reason string, p problem.Problem) {
+	a.refused.WithLabelValues(reason).Inc()
+	a.refuse(c, p)
+	c.Abort()
+}
+
+func loopback(address string) bool {
+	ip := net.ParseIP(address)
+	return ip != nil && ip.IsLoopback()
+}
