@@ -165,25 +165,28 @@ type Undecided = Problem
 
 // StampParams defines parameters for Stamp.
 type StampParams struct {
-	// IdempotencyKey A UUID that is the same on every attempt of one command, so that it counts once. A UUIDv7 is itself the ticket
-	// (refused when it lies more than 5 minutes ahead of the door's clock); any other UUID is made into a ticket
-	// together with the wanted instant, so that the same key with another instant is another command.
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
+	// instant, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // StampInstantParams defines parameters for StampInstant.
 type StampInstantParams struct {
-	// IdempotencyKey A UUID that is the same on every attempt of one command, so that it counts once. A UUIDv7 is itself the ticket
-	// (refused when it lies more than 5 minutes ahead of the door's clock); any other UUID is made into a ticket
-	// together with the wanted instant, so that the same key with another instant is another command.
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
+	// instant, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // StampAppParams defines parameters for StampApp.
 type StampAppParams struct {
-	// IdempotencyKey A UUID that is the same on every attempt of one command, so that it counts once. A UUIDv7 is itself the ticket
-	// (refused when it lies more than 5 minutes ahead of the door's clock); any other UUID is made into a ticket
-	// together with the wanted instant, so that the same key with another instant is another command.
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
+	// instant, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 

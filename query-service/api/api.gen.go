@@ -158,6 +158,24 @@ func (e SearchDeadLettersParamsState) Valid() bool {
 	}
 }
 
+// Defines values for StreamEventsParamsWatch.
+const (
+	StreamEventsParamsWatchGenerations StreamEventsParamsWatch = "generations"
+	StreamEventsParamsWatchProjection  StreamEventsParamsWatch = "projection"
+)
+
+// Valid indicates whether the value is a known member of the StreamEventsParamsWatch enum.
+func (e StreamEventsParamsWatch) Valid() bool {
+	switch e {
+	case StreamEventsParamsWatchGenerations:
+		return true
+	case StreamEventsParamsWatchProjection:
+		return true
+	default:
+		return false
+	}
+}
+
 // Audit defines model for Audit.
 type Audit struct {
 	// Ok Counts and tables agree in every partition; null where a partition was not audited in this epoch and none disagrees.
@@ -546,6 +564,21 @@ type GetDeadLetterParams struct {
 	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
 }
 
+// StreamEventsParams defines parameters for StreamEvents.
+type StreamEventsParams struct {
+	// Watch What to tell of, separated by commas.
+	Watch *[]StreamEventsParamsWatch `form:"watch,omitempty" json:"watch,omitempty"`
+
+	// Ticket The ticket to follow.
+	Ticket *string `form:"ticket,omitempty" json:"ticket,omitempty"`
+
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+}
+
+// StreamEventsParamsWatch defines parameters for StreamEvents.
+type StreamEventsParamsWatch string
+
 // GetProjectionParams defines parameters for GetProjection.
 type GetProjectionParams struct {
 	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
@@ -616,6 +649,9 @@ type ServerInterface interface {
 	// GetDeadLetter One dead letter, with its whole payload
 	// (GET /api/v1/deadletters/{letter})
 	GetDeadLetter(c *gin.Context, letter string, params GetDeadLetterParams)
+	// StreamEvents What changes, as it changes
+	// (GET /api/v1/events)
+	StreamEvents(c *gin.Context, params StreamEventsParams)
 	// GetProjection How far the projection is, and whether it is whole
 	// (GET /api/v1/projection)
 	GetProjection(c *gin.Context, params GetProjectionParams)
@@ -878,6 +914,49 @@ func (siw *ServerInterfaceWrapper) GetDeadLetter(c *gin.Context) {
 	}
 
 	siw.Handler.GetDeadLetter(c, letter, params)
+}
+
+// StreamEvents operation middleware
+func (siw *ServerInterfaceWrapper) StreamEvents(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StreamEventsParams
+
+	// ------------- Optional query parameter "watch" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "watch", c.Request.URL.Query(), &params.Watch, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter watch: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "ticket" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "ticket", c.Request.URL.Query(), &params.Ticket, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter ticket: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.StreamEvents(c, params)
 }
 
 // GetProjection operation middleware
@@ -1180,4 +1259,5 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/deadletters/:letter", wrapper.GetDeadLetter)
 	router.GET(options.BaseURL+"/api/v1/dead-letters", wrapper.ListDeadLetters)
 	router.GET(options.BaseURL+"/api/v1/projection", wrapper.GetProjection)
+	router.GET(options.BaseURL+"/api/v1/events", wrapper.StreamEvents)
 }

@@ -56,7 +56,7 @@ type Options struct {
 type Engine struct {
 	*gin.Engine
 	options Options
-	scopes  scopes
+	access  *access
 	keys    *auth.Keyring
 	pair    *certs.Pair
 }
@@ -68,8 +68,8 @@ func NewEngine(o Options) (*Engine, error) {
 		o.MaxBody = 64 << 10
 	}
 	e := &Engine{options: o}
-	var err error
-	if e.scopes, err = readScopes(o.Spec); err != nil {
+	scopes, err := readScopes(o.Spec)
+	if err != nil {
 		return nil, err
 	}
 	if o.HTTP.APIKeysFile != "" {
@@ -82,10 +82,20 @@ func NewEngine(o Options) (*Engine, error) {
 			return nil, err
 		}
 	}
-	if e.Engine, err = newGin(o, newAccess(o, e.scopes, e.keys)); err != nil {
+	e.access = newAccess(o, scopes, e.keys)
+	if e.Engine, err = newGin(o, e.access); err != nil {
 		return nil, err
 	}
 	return e, nil
+}
+
+// Locked reports whether callers are asked for a key.
+func (e *Engine) Locked() bool { return e.keys != nil }
+
+// Admit judges a key that came another way than Options.Key, by a form for instance. One that is wrong
+// counts as a failed attempt of the request's address; wait is above 0 where there were too many of them.
+func (e *Engine) Admit(c *gin.Context, key string) (caller auth.Caller, wait time.Duration, ok bool) {
+	return e.access.admit(c, key, time.Now())
 }
 
 // Watch follows the keys file and the certificate until ctx ends.

@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
+	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/event"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/instant"
@@ -106,6 +107,9 @@ func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.Idempo
 	ctx := c.Request.Context()
 	now := s.now()
 	at, wish := instant.Cut(now), door.Wish{Route: route, Instant: door.Now}
+	if caller, ok := auth.FromContext(ctx); ok {
+		wish.Caller = caller.ID
+	}
 	if text != nil {
 		var err error
 		if at, err = instant.Parse(*text); err != nil {

@@ -62,6 +62,8 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being stopped: ask again"}, "stopping", "1"}
 	case errors.Is(err, projection.ErrTooManyWaits):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many reads are waiting for their position: ask again"}, "too_many_waits", "2"}
+	case errors.Is(err, errTooManyStreams):
+		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many event streams are open here: connect again later, or read /api/v1/projection now and then"}, "too_many_streams", "5"}
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return Failure{problem.Problem{Status: statusClientGone}, "client_gone", ""}
 	case broken(err):

@@ -15,7 +15,9 @@ import (
 
 	"github.com/tidemark/tidemark/query-service/api"
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/recent"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
@@ -32,6 +34,8 @@ type Options struct {
 	Pacer    *projection.Pacer
 	Failures *Failures
 	Registry prometheus.Registerer
+	Streams  *Streams
+	Peers    *peer.Client
 }
 
 // Server answers the routes of the specification.
@@ -40,13 +44,16 @@ type Server struct {
 	pacer    *projection.Pacer
 	failures *Failures
 	reads    *prometheus.CounterVec
+	streams  *Streams
+	peers    *peer.Client
+	status   *recent.Value[projection.Status] // for streams
 }
 
 var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. The context is needed only while the specification is read.
 func Mount(ctx context.Context, e *gin.Engine, o Options) error {
-	s := &Server{reader: o.Reader, pacer: o.Pacer, failures: o.Failures, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+	s := &Server{reader: o.Reader, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, peers: o.Peers, status: sharedStatus(o.Reader, o.Pacer), reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
 	}, []string{"read", "outcome"})}
 	o.Registry.MustRegister(s.reads)

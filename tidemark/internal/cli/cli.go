@@ -73,7 +73,7 @@ func Run(ctx context.Context, args []string, around Surroundings) int {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(c.up(), c.env(), c.stamp(), c.ticket(), c.status())
+	root.AddCommand(c.up(), c.env(), c.keys(), c.stamp(), c.ticket(), c.status())
 	root.SetArgs(args)
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
@@ -136,6 +136,10 @@ func requestFailed(err error) error {
 		switch {
 		case problem.Status == 404 || problem.Status == 504:
 			return &ended{notYet, err}
+		case problem.Status == 401:
+			return end(refused, "%w\nTIDEMARK_API_KEY names the key to show: one that is in force (tidemark keys list says which are).", err)
+		case problem.Status == 429:
+			return &ended{failed, err}
 		case problem.Status/100 == 4:
 			return &ended{refused, err}
 		}

@@ -364,10 +364,12 @@ func (u *Unreachable) Error() string {
 
 func (u *Unreachable) Unwrap() error { return u.Err }
 
-// Unknown says whether the request may have been carried out: only a connection that was never made rules that out.
+// Unknown says whether the request may have been carried out: only a connection that was never made, or never trusted,
+// rules that out.
 func (u *Unreachable) Unknown() bool {
 	var op *net.OpError
-	return u.Sent && !(errors.As(u.Err, &op) && op.Op == "dial")
+	var untrusted *tls.CertificateVerificationError
+	return u.Sent && !(errors.As(u.Err, &op) && op.Op == "dial") && !errors.As(u.Err, &untrusted)
 }
 
 // unwrapped drops the method and URL that net/http puts before every error: they are said better.
