@@ -68,7 +68,7 @@ func TestReceiptsCoverEveryOffset(t *testing.T) {
 	}
 	repeatSome(t, l, log, r)
 
-	w.quiet.Lock()
+	w.close()
 	ends, err := log.Ends()
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*story.Patience)
@@ -83,7 +83,6 @@ func TestReceiptsCoverEveryOffset(t *testing.T) {
 	}))
 	at, err := l.progress(ctx)
 	require.NoError(t, err)
-	w.quiet.Unlock()
 	read, repeats := readReceipts(t, log, l.group)
 	t.Logf("%d receipts, %d repeats", len(read), repeats)
 	require.Positive(t, repeats, "an acknowledgement was lost, so a receipt came twice")
