@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidemark/tidemark/query-service/internal/deadletter"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/position"
@@ -51,6 +52,11 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 		return Failure{problem.Problem{
 			Status: http.StatusNotFound,
 			Detail: "no record has this id; one that was accepted may still come: send its " + position.Header + " to wait for it",
+		}, "absent", ""}
+	case errors.Is(err, deadletter.ErrNotFound):
+		return Failure{problem.Problem{
+			Status: http.StatusNotFound,
+			Detail: "there is no dead letter at this position: the record has another outcome, is not projected yet, or is not there",
 		}, "absent", ""}
 	case errors.Is(err, projection.ErrStopping):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being stopped: ask again"}, "stopping", "1"}
