@@ -1,10 +1,15 @@
 package integration_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
+	"net/url"
 	"strconv"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
@@ -17,6 +22,8 @@ import (
 func TestPagesInABrowser(t *testing.T) {
 	s := story.New(t)
 	stack := beside(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
 	for _, tc := range []struct {
 		name   string
 		width  int64
@@ -64,6 +71,33 @@ func TestPagesInABrowser(t *testing.T) {
 			b.click(`details[id^="drop-"] button`)
 			b.sees("It is being dropped.")
 			b.seesNot("Swap back to it")
+
+			t.Log("puts one dead letter right, discards another")
+			ids := []string{uuid.NewString(), uuid.NewString()}
+			var places []string
+			for _, id := range ids {
+				written, err := s.Log.Write(story.Message{Partition: story.AnyPartition, Value: []byte(`{"command_id":"` + id + `","event_timestamp":"2026-13-01T00:00:00Z"}`)})
+				require.NoError(t, err)
+				places = append(places, written[0].Position())
+				_, err = s.Client.Until(ctx, http.StatusOK, stack.query+"/api/v1/deadletters/"+url.PathEscape(places[len(places)-1]))
+				require.NoError(t, err)
+			}
+			b.open("/dead-letters?q=" + ids[0])
+			b.sees(places[0], "2026-13-01T00:00:00Z")
+			b.click(".letter footer a")
+			b.sees("Put it right")
+			b.fill("#payload", `{"command_id":"`+ids[0]+`","event_timestamp":"2026-12-01T00:00:00Z"}`)
+			b.click(`form[action="/dead-letters/redrive"] button`)
+			b.sees("It is a row", ids[0], "2026-12-01T00:00:00Z")
+			b.open("/dead-letters?state=redriven&q=" + ids[0])
+			b.sees(places[0], "Re-issued as")
+			b.open("/dead-letters?q=" + ids[1])
+			b.click(`.letter input[type="checkbox"]`)
+			b.fill("#note", "a test's own")
+			b.click(`button[formaction="/dead-letters/discard"]`)
+			b.sees("1 dead letter was discarded.")
+			b.open("/dead-letters/" + places[1])
+			b.sees("a test's own", "discarded")
 			require.Empty(t, b.complaints())
 		})
 	}
