@@ -106,6 +106,22 @@ func (b *browser) sees(words ...string) {
 	b.fits(words[0])
 }
 
+// finds opens a page that does not change by itself until it has these words.
+func (b *browser) finds(path, words string) {
+	b.t.Helper()
+	limit := time.Now().Add(seenWithin)
+	for {
+		b.open(path)
+		source, err := chromedp.Run(b.tab, chromedp.OuterHTML(chromedp.CSS("main")))
+		require.NoError(b.t, err)
+		if strings.Contains(source, words) {
+			return
+		}
+		require.True(b.t, time.Now().Before(limit), "wanted %q in %s", words, source)
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 func (b *browser) seesNot(words string) {
 	b.t.Helper()
 	b.until(words, false)

@@ -71,13 +71,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	stack.Add("database", func(context.Context) error { return db.Close() })
+	stack.Add("database", func(context.Context) error { return postgres.Close(db) })
 	// Proofs and indexes take longer than any write, and a drop may wait for one.
 	long, err := postgres.Open(o.Config.Postgres, Name+" rebuild", postgres.Limits{IdleInTransaction: postgres.WriterLimits.IdleInTransaction})
 	if err != nil {
 		return err
 	}
-	stack.Add("database for rebuilds", func(context.Context) error { return long.Close() })
+	stack.Add("database for rebuilds", func(context.Context) error { return postgres.Close(long) })
 
 	registry := prometheus.NewRegistry()
 	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})

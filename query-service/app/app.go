@@ -1,6 +1,6 @@
 // Package app wires the query-service: a pool of readers, one watch that waits for positions, the JSON
-// API with its event streams, the client of the other services and the web pages. It reads no environment and keeps nothing global, so that several can run in
-// one process.
+// API with its event streams, the client of the other services and the web pages. It reads no environment
+// and keeps nothing global, so that several can run in one process.
 package app
 
 import (
@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Name of the service, in logs and towards the database.
@@ -39,6 +40,7 @@ type Config struct {
 	config.HTTP
 	config.Log
 	config.Postgres
+	config.Telemetry
 	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for what the pages change through it, and its health"`
 	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for rebuilds and audits on the pages, and its health"`
 	CAFile      string `env:"SERVICES_CA_FILE" desc:"authorities that sign the other services' certificates, PEM; the system's unless given"`
@@ -50,7 +52,7 @@ func DefaultConfig() Config {
 	db := config.DefaultPostgres()
 	db.MaxIdleConns = db.MaxOpenConns
 	return Config{
-		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db,
+		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db, Telemetry: config.DefaultTelemetry(),
 		CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081",
 	}
 }
@@ -90,9 +92,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	stack.Add("database", func(context.Context) error { return db.Close() })
+	stack.Add("database", func(context.Context) error { return postgres.Close(db) })
 
 	registry := prometheus.NewRegistry()
+	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("telemetry", export.Stop)
 	ready := manners.NewReadiness("database")
 	watch := projection.NewWatch(projection.NextOffsets(db), registry, o.Log)
 	reader := projection.NewReader(db, watch)
@@ -111,7 +118,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	var pages *web.Pages // mounted before anything is served
 	engine, err := manners.NewEngine(manners.Options{
-		Log: o.Log, Registry: registry, Spec: api.Spec, HTTP: o.Config.HTTP, MaxBody: mostForm,
+		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBody: mostForm,
 		Key:    web.Key,
 		Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
 	})
