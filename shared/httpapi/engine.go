@@ -44,6 +44,8 @@ type Options struct {
 	HTTP     config.HTTP  // keys, certificate, limits and where to listen
 	Tracer   trace.Tracer // makes a span of each request; nil makes none
 	MaxBody  int64        // bytes a request's body may have; 64 KiB unless given
+	// MaxBodies are bounds of their own, by route pattern.
+	MaxBodies map[string]int64
 
 	// Key finds the API key of a request, where not only the Authorization header may carry one.
 	Key func(*gin.Context) string
@@ -127,7 +129,7 @@ func newGin(o Options, a *access) (*gin.Engine, error) {
 	if o.Tracer != nil {
 		e.Use(traced(o.Tracer))
 	}
-	e.Use(measure(o.Registry), recovered(o.Log), endless(streams), a.serve, bounded(o.MaxBody, streams))
+	e.Use(measure(o.Registry), recovered(o.Log), endless(streams), a.serve, bounded(o.MaxBody, o.MaxBodies, streams))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -223,11 +225,15 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(limit int64, streams streams) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64, streams streams) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if streams.has(c) {
 			c.Next()
 			return
+		}
+		limit, ok := routes[c.FullPath()]
+		if !ok {
+			limit = most
 		}
 		if c.Request.ContentLength > limit {
 			Fail(c, tooLarge(limit))

@@ -15,6 +15,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/command-service/api"
+	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/event"
@@ -32,6 +33,7 @@ const route = "POST /api/v1/timestamp"
 // Server answers the routes of the specification.
 type Server struct {
 	door     *door.Door
+	letters  *deadletter.Desk
 	queryURL string
 	failures *failures
 	now      func() time.Time
@@ -42,9 +44,9 @@ type Server struct {
 var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. QueryURL is where tickets are read. Streams that are still open end when ctx does.
-func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, log *slog.Logger) error {
+func Mount(ctx context.Context, e *gin.Engine, d *door.Door, letters *deadletter.Desk, queryURL string, log *slog.Logger) error {
 	return mount(ctx, e, &Server{
-		door: d, queryURL: queryURL, failures: &failures{log: log}, now: time.Now, limits: defaultLimits, stopping: ctx.Done(),
+		door: d, letters: letters, queryURL: queryURL, failures: &failures{log: log}, now: time.Now, limits: defaultLimits, stopping: ctx.Done(),
 	})
 }
 
@@ -68,6 +70,8 @@ func mount(ctx context.Context, e *gin.Engine, s *Server) error {
 	e.POST("/api/v1/timestamp/:instant", wrapper.StampInstant)
 	e.POST("/api/v1/timestamps", wrapper.StampStream)
 	e.POST("/app", wrapper.StampApp)
+	e.POST("/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
+	e.POST("/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)
 	return nil
 }
 
