@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,9 +30,22 @@ func servicesOf(t *testing.T, s *story.Story, environ map[string]string) []*stac
 	mains, err := filepath.Glob(filepath.Join(root, "*-service", "main.go"))
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, len(mains), 3)
+	environ = maps.Clone(environ)
+	if environ == nil {
+		environ = map[string]string{}
+	}
+	names, ports := make([]string, len(mains)), make([]int, len(mains))
+	for i, main := range mains { // each knows where the others are, as COMMAND_URL and so on
+		names[i] = filepath.Base(filepath.Dir(main))
+		ports[i], err = stack.FreePort(t.Context())
+		require.NoError(t, err)
+		environ[strings.ToUpper(strings.TrimSuffix(names[i], "-service"))+"_URL"] = fmt.Sprintf("http://127.0.0.1:%d", ports[i])
+	}
 	var services []*stack.Service
-	for _, main := range mains {
-		services = append(services, s.Service(filepath.Base(filepath.Dir(main)), environ))
+	for i, name := range names {
+		own := maps.Clone(environ)
+		own["SERVER_PORT"] = strconv.Itoa(ports[i])
+		services = append(services, s.Service(name, own))
 	}
 	for _, service := range services {
 		s.Ready(service)
