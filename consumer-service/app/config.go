@@ -16,6 +16,7 @@ type Config struct {
 	config.Log
 	config.Kafka
 	config.Postgres
+	config.Telemetry
 	GroupID       string        `env:"KAFKA_GROUP_ID" desc:"consumer group; a fresh name rebuilds the projection from the log's start"`
 	InstanceID    string        `env:"KAFKA_GROUP_INSTANCE_ID" desc:"makes this a static member of the group; no other process may have the same"`
 	AcceptStart   []string      `env:"ACCEPT_LOG_START" desc:"topic/partition@offset, by commas: starts of a log that lost its beginning, accepted by the operator"`
@@ -28,7 +29,8 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		HTTP: config.DefaultHTTP(7081), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(), Postgres: config.DefaultPostgres(),
-		GroupID: "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: "http://127.0.0.1:7082",
+		Telemetry: config.DefaultTelemetry(),
+		GroupID:   "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: "http://127.0.0.1:7082",
 	}
 }
 

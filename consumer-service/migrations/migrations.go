@@ -4,7 +4,9 @@ package migrations
 
 import (
 	"context"
+	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 
 	"github.com/jmoiron/sqlx"
@@ -24,6 +26,9 @@ func Apply(ctx context.Context, db *sqlx.DB) error {
 	if _, err := postgres.CheckSchema(ctx, db); err != nil {
 		return err
 	}
+	if err := checkGenerations(ctx, db); err != nil {
+		return err
+	}
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {
 		return fmt.Errorf("make the migration lock: %w", err)
@@ -36,4 +41,37 @@ func Apply(ctx context.Context, db *sqlx.DB) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil
+}
+
+// SecondGenerationError says that migrations wait: they know the tables in public only, and there are
+// others that have to stay the same.
+type SecondGenerationError struct {
+	Generation int
+	State      string
+}
+
+func (e *SecondGenerationError) Error() string {
+	return fmt.Sprintf("migrations wait while there is a second generation: drop generation %d (%s) with DELETE /api/v1/generations/%d or tidemark rebuild cancel, then they run by themselves", e.Generation, e.State, e.Generation)
+}
+
+// checkGenerations returns *SecondGenerationError where migrations are pending and must wait. Before
+// version 2 there is one generation.
+func checkGenerations(ctx context.Context, db *sqlx.DB) error {
+	v, err := postgres.SchemaVersion(ctx, db)
+	if err != nil || v < 2 || v >= postgres.SchemaVersionWanted {
+		return err
+	}
+	var other struct {
+		Generation int
+		State      string
+	}
+	err = db.GetContext(ctx, &other, `
+SELECT generation, state FROM public.generations WHERE state NOT IN ('serving', 'swapping') ORDER BY generation DESC LIMIT 1`)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for a second generation: %w", err)
+	}
+	return &SecondGenerationError{other.Generation, other.State}
 }

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -27,6 +28,10 @@ type KafkaOptions struct {
 	Secure *Secured
 	// FastStart keeps Java from optimising much: a start costs less, a long run more. For tests, not for measuring.
 	FastStart bool
+	// HeapMB is the JVM's heap; 512 unless given.
+	HeapMB int
+
+	node *node // of a cluster; nil is a broker alone
 }
 
 // Secured is how a broker proves who it is and who it lets in.
@@ -43,6 +48,7 @@ type Kafka struct {
 	temporary bool
 	clusterID string
 	port      int
+	node      node
 	secure    [2]int // ports of the secured listeners
 	proxies   map[string]*Proxy
 	command   []string
@@ -50,14 +56,30 @@ type Kafka struct {
 }
 
 // StartKafka formats and starts a broker and returns when it takes connections. The context bounds the start only.
-func StartKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
+func StartKafka(ctx context.Context, opts KafkaOptions) (*Kafka, error) {
+	k, err := newKafka(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.Start(ctx); err != nil {
+		return nil, errors.Join(err, k.Close(ctx))
+	}
+	return k, nil
+}
+
+// newClusterID makes an id as Kafka's own tool does.
+func newClusterID() string {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails since Go 1.24
 	id[0] &= 0x7f           // an id that begins with a hyphen would be taken for an option by Kafka's tools
-	k := &Kafka{
-		dir:       opts.Dir,
-		clusterID: base64.RawURLEncoding.EncodeToString(id[:]),
-		proxies:   map[string]*Proxy{},
+	return base64.RawURLEncoding.EncodeToString(id[:])
+}
+
+// newKafka makes everything that a broker needs to be started.
+func newKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
+	k := &Kafka{dir: opts.Dir, clusterID: newClusterID(), proxies: map[string]*Proxy{}}
+	if opts.node != nil {
+		k.node, k.clusterID = *opts.node, opts.node.clusterID
 	}
 	if k.dir == "" {
 		if k.dir, err = os.MkdirTemp("", "tidemark-kafka-"); err != nil {
@@ -72,9 +94,6 @@ func StartKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
 	}()
 	if err := k.prepare(ctx, opts); err != nil {
 		return nil, fmt.Errorf("start Kafka: %w", err)
-	}
-	if err := k.Start(ctx); err != nil {
-		return nil, err
 	}
 	return k, nil
 }
@@ -157,11 +176,14 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 	if k.port, err = FreePort(ctx); err != nil {
 		return err
 	}
-	controller, err := FreePort(ctx)
-	if err != nil {
-		return err
+	if opts.node == nil {
+		controller, err := FreePort(ctx)
+		if err != nil {
+			return err
+		}
+		k.node = node{id: 1, controller: controller, voters: "1@" + address(controller)}
 	}
-	listeners := []string{"DIRECT://" + address(k.port), "CONTROLLER://" + address(controller)}
+	listeners := []string{"DIRECT://" + address(k.port), "CONTROLLER://" + address(k.node.controller)}
 	advertised := []string{"DIRECT://" + address(k.port)}
 	protocols := []string{"DIRECT:PLAINTEXT", "CONTROLLER:PLAINTEXT"}
 	for i, name := range opts.Proxies {
@@ -191,8 +213,8 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 	}
 	settings := map[string]string{
 		"process.roles":                  "broker,controller",
-		"node.id":                        "1",
-		"controller.quorum.voters":       "1@" + address(controller),
+		"node.id":                        strconv.Itoa(k.node.id),
+		"controller.quorum.voters":       k.node.voters,
 		"listeners":                      strings.Join(listeners, ","),
 		"advertised.listeners":           strings.Join(advertised, ","),
 		"listener.security.protocol.map": strings.Join(protocols, ","),
@@ -239,7 +261,8 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 	if err := os.WriteFile(logging, []byte(kafkaLogging), 0o600); err != nil {
 		return err
 	}
-	k.command = []string{java, "-Xms512m", "-Xmx512m", "-Dlog4j2.configurationFile=" + logging}
+	heap := strconv.Itoa(cmp.Or(opts.HeapMB, 512)) + "m"
+	k.command = []string{java, "-Xms" + heap, "-Xmx" + heap, "-Dlog4j2.configurationFile=" + logging}
 	if opts.FastStart {
 		k.command = append(k.command, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/certs"
@@ -38,9 +39,12 @@ const CorrelationHeader = "X-Correlation-ID"
 type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry
-	Spec     []byte      // the OpenAPI document that lists every route with its x-scope
-	HTTP     config.HTTP // keys, certificate, limits and where to listen
-	MaxBody  int64       // bytes a request's body may have; 64 KiB unless given
+	Spec     []byte       // the OpenAPI document that lists every route with its x-scope
+	HTTP     config.HTTP  // keys, certificate, limits and where to listen
+	Tracer   trace.Tracer // makes a span of each request; nil makes none
+	MaxBody  int64        // bytes a request's body may have; 64 KiB unless given
+	// MaxBodies are bounds of their own, by route pattern.
+	MaxBodies map[string]int64
 
 	// Key finds the API key of a request, where not only the Authorization header may carry one.
 	Key func(*gin.Context) string
@@ -116,7 +120,11 @@ func newGin(o Options, a *access) (*gin.Engine, error) {
 	if err := e.SetTrustedProxies(o.HTTP.TrustedProxies); err != nil {
 		return nil, fmt.Errorf("TRUSTED_PROXIES: %w", err)
 	}
-	e.Use(correlate, measure(o.Registry), recovered(o.Log), a.serve, bounded(o.MaxBody))
+	e.Use(correlate)
+	if o.Tracer != nil {
+		e.Use(traced(o.Tracer))
+	}
+	e.Use(measure(o.Registry), recovered(o.Log), a.serve, bounded(o.MaxBody, o.MaxBodies))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -212,8 +220,12 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(limit int64) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64) gin.HandlerFunc {
 	return func(c *gin.Context) {
+		limit, ok := routes[c.FullPath()]
+		if !ok {
+			limit = most
+		}
 		if c.Request.ContentLength > limit {
 			Fail(c, tooLarge(limit))
 			return

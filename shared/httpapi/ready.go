@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Readiness is what keeps a service from its work, by part. Parts report under their own name; the
@@ -13,12 +14,14 @@ import (
 type Readiness struct {
 	mu      sync.Mutex
 	reasons map[string]string
+	known   map[string]struct{} // every part that ever spoke
 }
 
 // NewReadiness starts unready: every named part is "starting" until it says otherwise.
 func NewReadiness(parts ...string) *Readiness {
-	r := &Readiness{reasons: map[string]string{}}
+	r := &Readiness{reasons: map[string]string{}, known: map[string]struct{}{}}
 	for _, p := range parts {
+		r.known[p] = struct{}{}
 		r.reasons[p] = "starting"
 	}
 	return r
@@ -36,6 +39,7 @@ func (r *Readiness) Unready(part, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.reasons[part] = reason
+	r.known[part] = struct{}{}
 }
 
 // Reasons returns what is missing; none means ready.
@@ -53,4 +57,22 @@ func (r *Readiness) serve(c *gin.Context) {
 		return
 	}
 	c.JSON(http.StatusOK, gin.H{"status": "UP"})
+}
+
+var partReady = prometheus.NewDesc("tidemark_ready", "1 where this part of the service lets it do its work, 0 where it does not; /ready says why.", []string{"part"}, nil)
+
+// Describe is prometheus.Collector's.
+func (r *Readiness) Describe(out chan<- *prometheus.Desc) { out <- partReady }
+
+// Collect is prometheus.Collector's: the parts are as many as the service has names for.
+func (r *Readiness) Collect(out chan<- prometheus.Metric) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for part := range r.known {
+		value := 1.0
+		if _, missing := r.reasons[part]; missing {
+			value = 0
+		}
+		out <- prometheus.MustNewConstMetric(partReady, prometheus.GaugeValue, value, part)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/Shopify/sarama"
 
@@ -134,6 +135,52 @@ func (r *Reader) StableEnds(ctx context.Context, topic string, partitions []int3
 	return r.ends(ctx, topic, partitions, sarama.OffsetNewest)
 }
 
+// OffsetsAt returns, for each partition, the first offset whose record has a log time of at or later, and
+// the stable end where there is none.
+func (r *Reader) OffsetsAt(ctx context.Context, topic string, partitions []int32, at time.Time) (map[int32]int64, error) {
+	ends, err := r.StableEnds(ctx, topic, partitions)
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.ends(ctx, topic, partitions, max(at.UnixMilli(), 0))
+	if err != nil {
+		return nil, err
+	}
+	for p, offset := range found {
+		if offset < 0 || offset > ends[p] {
+			found[p] = ends[p]
+		}
+	}
+	return found, nil
+}
+
+// DeleteGroup removes a consumer group that has no members, with all that it committed. One that is not
+// there is no error; one that has members still is ErrGroupInUse.
+func (r *Reader) DeleteGroup(_ context.Context, group string) error {
+	c, err := r.connect()
+	if err != nil {
+		return err
+	}
+	// The admin is not closed: closing it would close the client, which is the reader's.
+	admin, err := sarama.NewClusterAdminFromClient(c)
+	if err != nil {
+		return fmt.Errorf("delete group %s: %w", group, err)
+	}
+	err = admin.DeleteConsumerGroup(group)
+	switch {
+	case err == nil, errors.Is(err, sarama.ErrGroupIDNotFound):
+		return nil
+	case errors.Is(err, sarama.ErrNonEmptyGroup):
+		return ErrGroupInUse
+	case errors.Is(err, sarama.ErrNotCoordinatorForConsumer):
+		_ = c.RefreshCoordinator(group)
+	}
+	return fmt.Errorf("delete group %s: %w", group, err)
+}
+
+// ErrGroupInUse says that a consumer group has members.
+var ErrGroupInUse = errors.New("the consumer group has members")
+
 func (r *Reader) ends(_ context.Context, topic string, partitions []int32, at int64) (map[int32]int64, error) {
 	c, err := r.connect()
 	if err != nil {
@@ -222,15 +269,51 @@ func (r *Reader) RecordAt(ctx context.Context, topic string, partition int32, of
 		}
 		for _, one := range b.Records {
 			if at := b.FirstOffset + one.OffsetDelta; at == offset {
-				when := b.FirstTimestamp.Add(one.TimestampDelta)
-				if b.LogAppendTime {
-					when = b.MaxTimestamp
-				}
-				return Record{Offset: at, Timestamp: when.UTC(), Key: one.Key, Value: one.Value}, true, nil
+				return fetched(b, one), true, nil
 			}
 		}
 	}
 	return Record{}, false, nil
+}
+
+// fetched is a record of a batch as a consumer would be given it.
+func fetched(b *sarama.RecordBatch, one *sarama.Record) Record {
+	when := b.FirstTimestamp.Add(one.TimestampDelta)
+	if b.LogAppendTime {
+		when = b.MaxTimestamp
+	}
+	r := Record{Offset: b.FirstOffset + one.OffsetDelta, Timestamp: when.UTC(), Key: one.Key, Value: one.Value}
+	for _, h := range one.Headers {
+		r.Headers = append(r.Headers, Header{Key: h.Key, Value: h.Value})
+	}
+	return r
+}
+
+// ReadFrom returns some committed records from offset on, in the order of their offsets, and where to
+// read on: past markers and aborted records, too, so that whoever reads up to a stable end comes there.
+// Nothing is waited for: at the log's end there are no records and next is offset.
+func (r *Reader) ReadFrom(ctx context.Context, topic string, partition int32, offset int64) (records []Record, next int64, err error) {
+	blocks, aborted, err := r.fetch(ctx, topic, partition, offset)
+	if err != nil {
+		return nil, offset, err
+	}
+	next = offset
+	for _, b := range blocks {
+		switch {
+		case b.PartialTrailingRecord:
+			return records, next, nil
+		case b.Control:
+			aborted = closed(aborted, b)
+		case !isAborted(aborted, b):
+			for _, one := range b.Records {
+				if b.FirstOffset+one.OffsetDelta >= offset { // a batch is given whole, also where it begins before
+					records = append(records, fetched(b, one))
+				}
+			}
+		}
+		next = max(next, b.LastOffset()+1)
+	}
+	return records, next, nil
 }
 
 // Explain says what stands in [from, to), which a read-committed consumer passed over or has not been

@@ -1,5 +1,6 @@
-// Package telemetry is how a service tells what it does: JSON logs that carry the correlation id of
-// the request they belong to. Metrics stand beside what they measure, in a registry passed in.
+// Package telemetry is how a service tells what it does: JSON logs that carry the correlation id and the
+// trace of the request they belong to, and the export of traces and metrics by OTLP. Metrics stand beside
+// what they measure, in a registry passed in; spans beside what they time, by a tracer passed in.
 package telemetry
 
 import (
@@ -7,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 type correlationKey struct{}
@@ -39,6 +42,9 @@ type correlated struct{ slog.Handler }
 func (h correlated) Handle(ctx context.Context, r slog.Record) error {
 	if id := CorrelationID(ctx); id != "" {
 		r.AddAttrs(slog.String("correlation_id", id))
+	}
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		r.AddAttrs(slog.String("trace_id", span.TraceID().String()))
 	}
 	return h.Handler.Handle(ctx, r)
 }

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
@@ -69,6 +70,7 @@ type Options struct {
 	MaxGroup   int           // 1,000 commands a group
 	MaxQueue   int           // 10,000 commands waiting
 	Metrics    *Metrics
+	Tracer     trace.Tracer // nil traces nothing, and nothing is paid for it
 }
 
 // Door commits commands in groups. Open it before the first Accept.
@@ -94,6 +96,7 @@ type command struct {
 	state    atomic.Int32
 	result   chan kafka.Result // of capacity 1: the group never waits for a caller
 	deadline *time.Timer
+	span     trace.Span // nil where nobody traces it
 }
 
 // New returns a door that is shut and has nothing to do. Close ends it.
@@ -117,10 +120,16 @@ func New(o Options) (*Door, error) {
 }
 
 // Open lets commands in.
-func (d *Door) Open() { d.shut.Store(nil) }
+func (d *Door) Open() {
+	d.shut.Store(nil)
+	d.options.Metrics.open.Set(1)
+}
 
 // Shut refuses every command from now on, for reason. What is in hand is finished.
-func (d *Door) Shut(reason error) { d.shut.Store(&ShutError{Reason: reason}) }
+func (d *Door) Shut(reason error) {
+	d.shut.Store(&ShutError{Reason: reason})
+	d.options.Metrics.open.Set(0)
+}
 
 // Close finishes what is in hand and returns. Nothing may be accepted any more by then: stop the server
 // first.
@@ -138,16 +147,36 @@ func (d *Door) Close(ctx context.Context) error {
 // Accept writes one record, keyed by key, and returns its place once every in-sync replica has it. It
 // returns within the deadline, or when ctx ends.
 func (d *Door) Accept(ctx context.Context, key string, value []byte, correlationID string) (position.Position, error) {
-	at, err := d.accept(ctx, key, value, correlationID)
+	return d.AcceptMessage(ctx, kafka.NewMessage(key, value, correlationID))
+}
+
+// AcceptMessage is Accept for a record that has headers of its own.
+func (d *Door) AcceptMessage(ctx context.Context, m *message.Message) (position.Position, error) {
+	var at position.Position
+	var err error
+	if d.options.Tracer != nil {
+		at, err = d.acceptTraced(ctx, m)
+	} else {
+		at, err = d.accept(ctx, m, nil)
+	}
 	d.options.Metrics.count(err)
 	return at, err
 }
 
-func (d *Door) accept(ctx context.Context, key string, value []byte, correlationID string) (position.Position, error) {
+// State is nil while commands are let in, else a *ShutError.
+func (d *Door) State() error {
 	if shut := d.shut.Load(); shut != nil {
-		return position.Position{}, shut
+		return shut
 	}
-	c := d.newCommand(kafka.NewMessage(key, value, correlationID))
+	return nil
+}
+
+func (d *Door) accept(ctx context.Context, m *message.Message, span trace.Span) (position.Position, error) {
+	if err := d.State(); err != nil {
+		return position.Position{}, err
+	}
+	c := d.newCommand(m)
+	c.span = span
 	select {
 	case d.queue <- c:
 	default:
@@ -228,6 +257,9 @@ func (d *Door) run() {
 		start := time.Now()
 		results := d.options.Log.PublishAll(d.options.Topic, msgs...)
 		d.options.Metrics.flown(len(group), time.Since(start))
+		if d.options.Tracer != nil {
+			d.flew(group, results, start)
+		}
 		for i, c := range group {
 			c.result <- results[i]
 		}

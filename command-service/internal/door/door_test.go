@@ -143,7 +143,7 @@ func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 		require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.away))
 		n, err := testutil.GatherAndCount(registry)
 		require.NoError(t, err)
-		require.Equal(t, 7, n)
+		require.Equal(t, 8, n)
 	})
 }
 

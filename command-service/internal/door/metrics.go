@@ -13,6 +13,7 @@ type Metrics struct {
 
 	group   prometheus.Histogram
 	produce prometheus.Histogram
+	open    prometheus.Gauge
 }
 
 // NewMetrics registers them.
@@ -32,24 +33,51 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "tidemark_command_produce_seconds", Help: "Time until the log acknowledged a group, or did not.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
+		open: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tidemark_door_open", Help: "1 while the door takes commands, 0 while it refuses them all: no broker yet, or a topic that could lose them.",
+		}),
 	}
-	registry.MustRegister(commands, m.group, m.produce)
+	registry.MustRegister(commands, m.group, m.produce, m.open)
 	return m
 }
 
+// Beside are the metrics of a second door: its commands count with the first one's, and whether it is open
+// is not said by the gauge, which is the first one's.
+func (m *Metrics) Beside() *Metrics {
+	other := *m
+	other.open = prometheus.NewGauge(prometheus.GaugeOpts{Name: "tidemark_decisions_open", Help: "Not registered."})
+	return &other
+}
+
 func (m *Metrics) count(err error) {
-	var shut *ShutError
-	switch {
-	case err == nil:
+	switch outcomeOf(err) {
+	case "accepted":
 		m.accepted.Inc()
-	case errors.Is(err, ErrUnknown):
+	case "unknown":
 		m.unknown.Inc()
-	case errors.Is(err, ErrBusy):
+	case "busy":
 		m.busy.Inc()
-	case errors.As(err, &shut) && !errors.Is(err, ErrAway):
+	case "shut":
 		m.shut.Inc()
 	default:
 		m.away.Inc()
+	}
+}
+
+// outcomeOf names what became of a command.
+func outcomeOf(err error) string {
+	var shut *ShutError
+	switch {
+	case err == nil:
+		return "accepted"
+	case errors.Is(err, ErrUnknown):
+		return "unknown"
+	case errors.Is(err, ErrBusy):
+		return "busy"
+	case errors.As(err, &shut) && !errors.Is(err, ErrAway):
+		return "shut"
+	default:
+		return "away"
 	}
 }
 

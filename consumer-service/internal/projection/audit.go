@@ -58,8 +58,8 @@ func (f finding) text() string {
 	return strings.Join(wrong, "; ")
 }
 
-// auditLock is the advisory lock that lets one process audit at a time.
-const auditLock = 0x7469_6465_6d61_726b // "tidemark"
+// AuditLock is the advisory lock that lets one process audit at a time, and none during a swap.
+const AuditLock = 0x7469_6465_6d61_726b // "tidemark"
 
 // audit counts rows and dead letters below the progress, all in one snapshot, and compares them with
 // the outcomes that were counted when they were written. It reports ran false where another process is
@@ -70,22 +70,22 @@ func (s store) audit(ctx context.Context) (found []finding, ran bool, err error)
 		if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
 			return fmt.Errorf("lift the time limit: %w", err)
 		}
-		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock($1)`, int64(auditLock)); err != nil || !ran {
+		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock($1)`, int64(AuditLock)); err != nil || !ran {
 			return err
 		}
-		if err := tx.SelectContext(ctx, &found, `
+		if err := tx.SelectContext(ctx, &found, s.in(`
 WITH p AS (
 	SELECT partition, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, log_end
-	FROM public.projection_progress WHERE topic = $1
+	FROM {g}.projection_progress WHERE topic = $1
 ), r AS (
 	SELECT t.partition,
 		count(*) FILTER (WHERE t."offset" >= p.first_offset AND t."offset" < p.next_offset) AS below,
 		count(*) FILTER (WHERE p.partition IS NULL OR t."offset" >= p.next_offset) AS ahead
-	FROM public.timestamp_records t LEFT JOIN p ON p.partition = t.partition
+	FROM {g}.timestamp_records t LEFT JOIN p ON p.partition = t.partition
 	GROUP BY t.partition
 ), d AS (
 	SELECT t.partition, count(*) AS below
-	FROM public.dead_letters t JOIN p ON p.partition = t.partition
+	FROM {g}.dead_letters t JOIN p ON p.partition = t.partition
 	WHERE t.topic = $1 AND t."offset" < p.next_offset
 	GROUP BY t.partition
 )
@@ -96,18 +96,18 @@ SELECT coalesce(p.partition, r.partition) AS partition, p.partition IS NOT NULL 
 	coalesce(r.below, 0) AS rows_found, coalesce(r.ahead, 0) AS rows_ahead, coalesce(d.below, 0) AS dead_letters_found,
 	extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000 AS took_ms
 FROM p FULL JOIN r ON r.partition = p.partition LEFT JOIN d ON d.partition = p.partition
-ORDER BY 1`, s.topic); err != nil {
+ORDER BY 1`), s.topic); err != nil {
 			return fmt.Errorf("count: %w", err)
 		}
 		for _, f := range found {
-			if _, err := tx.ExecContext(ctx, `
-INSERT INTO public.projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset,
+			if _, err := tx.ExecContext(ctx, s.in(`
+INSERT INTO {g}.projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset,
 	applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding)
 VALUES ($1, $2, now(), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (topic, partition) DO UPDATE SET audited_at = excluded.audited_at, took_ms = excluded.took_ms, epoch = excluded.epoch,
 	first_offset = excluded.first_offset, next_offset = excluded.next_offset, applied = excluded.applied, duplicate = excluded.duplicate,
 	rejected = excluded.rejected, skipped = excluded.skipped, rows_found = excluded.rows_found,
-	dead_letters_found = excluded.dead_letters_found, rows_ahead = excluded.rows_ahead, ok = excluded.ok, finding = excluded.finding`,
+	dead_letters_found = excluded.dead_letters_found, rows_ahead = excluded.rows_ahead, ok = excluded.ok, finding = excluded.finding`),
 				s.topic, f.Partition, f.Took, f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Skipped,
 				f.Rows, f.Letters, f.Ahead, f.text() == "", f.text()); err != nil {
 				return fmt.Errorf("note the audit: %w", err)
@@ -116,6 +116,43 @@ ON CONFLICT (topic, partition) DO UPDATE SET audited_at = excluded.audited_at, t
 		return nil
 	})
 	return found, ran, err
+}
+
+// Audited is what an audit says of one partition. Finding is empty where nothing disagrees.
+type Audited struct {
+	Partition                              int32
+	Finding                                string
+	Epoch, FirstOffset, NextOffset         int64
+	Applied, Duplicate, Rejected, Skipped  int64
+	RowsFound, DeadLettersFound, RowsAhead int64
+}
+
+// AuditNow audits at once, and reports ran false where another process is at it.
+func (p *Projector) AuditNow(ctx context.Context) (audited []Audited, ran bool, err error) {
+	found, ran, err := p.store.audit(ctx)
+	if err != nil || !ran {
+		return nil, ran, err
+	}
+	p.judge(found)
+	for _, f := range found {
+		audited = append(audited, Audited{
+			f.Partition, f.text(), f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Skipped, f.Rows, f.Letters, f.Ahead,
+		})
+	}
+	return audited, true, nil
+}
+
+// judge logs what an audit found and shows it in the metrics.
+func (p *Projector) judge(found []finding) {
+	ok := 1.0
+	for _, f := range found {
+		if text := f.text(); text != "" {
+			ok = 0
+			p.Logger.Error("the audit found something", "topic", p.Topic, "partition", f.Partition, "finding", text)
+		}
+	}
+	p.Metrics.auditOK.Set(ok)
+	p.Metrics.auditedAt.SetToCurrentTime()
 }
 
 // Audit compares tables and counts until ctx ends: every AuditInterval, and never for more than a
@@ -144,15 +181,9 @@ func (p *Projector) Audit(ctx context.Context) {
 		if err != nil || !ran {
 			continue
 		}
-		ok := 1.0
 		for _, f := range found {
 			wait = max(wait, 20*time.Duration(f.Took*float64(time.Millisecond)))
-			if text := f.text(); text != "" {
-				ok = 0
-				p.Logger.Error("the audit found something", "topic", p.Topic, "partition", f.Partition, "finding", text)
-			}
 		}
-		p.Metrics.auditOK.Set(ok)
-		p.Metrics.auditedAt.SetToCurrentTime()
+		p.judge(found)
 	}
 }

@@ -26,7 +26,7 @@ func BenchmarkWriteFast(b *testing.B) {
 			require.NoError(b, err)
 			b.Cleanup(func() { require.NoError(b, db.Close()) })
 			require.NoError(b, migrations.Apply(b.Context(), db))
-			s := store{db: db, topic: topic, statements: &statements{}}
+			s := newStore(db, topic, nil)
 			require.NoError(b, s.tx(b.Context(), func(tx *sqlx.Tx) error {
 				return s.ensureProgress(b.Context(), tx, entering{partitions: 1}, 1)
 			}))

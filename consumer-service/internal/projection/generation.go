@@ -23,6 +23,8 @@ func refuse(format string, args ...any) error { return &Refusal{fmt.Sprintf(form
 // generation is the set of tables that is written, and under which name.
 type generation struct {
 	Database  uuid.UUID `db:"database_id"`
+	Number    int       `db:"generation"`
+	State     string    `db:"state"`
 	Epoch     int64     `db:"epoch"`
 	GroupName *string   `db:"group_name"`
 	ClusterID *string   `db:"cluster_id"`
@@ -74,12 +76,8 @@ func judgeCommitted(g generation, at position.Position, c kafka.Committed, next 
 	if c.Offset < 0 {
 		return false, nil
 	}
-	if rest, ok := strings.CutPrefix(c.Metadata, markPrefix); ok {
-		database, _, _ := strings.Cut(rest, " ")
-		if database != g.Database.String() {
-			return false, refuse("the group's committed offset for %s/%d carries the mark of another database (%s, this one is %s): two databases must not share a group; give this one a KAFKA_GROUP_ID of its own", at.Topic, at.Partition, database, g.Database)
-		}
-		return false, nil // ours; behind or ahead of a restored backup, progress decides
+	if marked, err := judgeMark(g, c); marked || err != nil {
+		return false, err // ours; behind or ahead of a restored backup, progress decides
 	}
 	switch {
 	case c.Offset < next:
@@ -88,6 +86,18 @@ func judgeCommitted(g generation, at position.Position, c kafka.Committed, next 
 		return false, refuse("the group's committed offset for %s/%d is %s and the projection is at %d: going on there would skip %d records; reset the group to earliest to rebuild, or delete the group's offsets to go on", at.Topic, at.Partition, strconv.FormatInt(c.Offset, 10), next, c.Offset-next)
 	}
 	return false, nil
+}
+
+// judgeMark reports whether a committed offset carries Tidemark's mark; another database's is refused.
+func judgeMark(g generation, c kafka.Committed) (bool, error) {
+	rest, ok := strings.CutPrefix(c.Metadata, markPrefix)
+	if !ok {
+		return false, nil
+	}
+	if database, _, _ := strings.Cut(rest, " "); database != g.Database.String() {
+		return false, refuse("the group's committed offset %d carries the mark of another database (%s, this one is %s): two databases must not share a group; give this one a KAFKA_GROUP_ID of its own", c.Offset, database, g.Database)
+	}
+	return true, nil
 }
 
 // judgeCluster compares the cluster that answers with the one on record.

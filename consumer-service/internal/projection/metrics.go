@@ -41,6 +41,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		repeated:  prometheus.NewCounter(prometheus.CounterOpts{Name: "tidemark_projection_repeated_batches_total", Help: "Batches repeated after a deadlock or a serialization failure."}),
 	}
 	r.MustRegister(m.records, m.size, m.seconds, m.gaps, m.lag, m.position, m.auditOK, m.auditedAt, m.fenced, m.slow, m.repeated)
+	// A counter that begins to be there with its first event has nothing to have risen from, and no alert sees it.
+	for _, outcome := range []string{"applied", "duplicate", "rejected"} {
+		m.records.WithLabelValues(outcome)
+	}
+	for _, kind := range []string{"marker", "aborted", "missing"} {
+		m.gaps.WithLabelValues(kind)
+	}
 	return m
 }
 

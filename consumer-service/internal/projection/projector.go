@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tidemark/tidemark/consumer-service/internal/decision"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
@@ -29,46 +31,54 @@ type Log interface {
 
 var _ Log = (*kafka.Reader)(nil)
 
+// Decisions is what was decided on dead letters; *decision.Book knows.
+type Decisions interface {
+	// CatchUp returns once every decision is known that is in the log now.
+	CatchUp(ctx context.Context) error
+	// Of returns what was decided on offsets from up to next of one partition.
+	Of(topic string, partition int32, from, next int64) map[int64]event.Decision
+}
+
+var _ Decisions = (*decision.Book)(nil)
+
 // Readiness is told what keeps the projection from its work; *httpapi.Readiness listens.
 type Readiness interface {
 	Ready(part string)
 	Unready(part, reason string)
 }
 
-// Options of a projector. All are required but AcceptLogStart.
+// Options of a projector. All are required but AcceptLogStart, Side, Tracer and Written.
 type Options struct {
 	DB         *sqlx.DB
 	Log        Log
+	Decisions  Decisions
 	Topic      string
 	Group      string // the configured name: another than the one on record starts the projection over
 	Partitions int    // of the topic
+	// Side makes this the projector of a generation that does not serve, nil for the one that does.
+	Side *Side
 	// AcceptLogStart names, by partition, the offset at which a log that lost its beginning may start.
 	AcceptLogStart map[int32]int64
 	AuditInterval  time.Duration
 	Ready          Readiness
 	Metrics        *Metrics
+	Tracer         trace.Tracer // nil traces nothing
 	Logger         *slog.Logger
+	// Written is called when there is a new receipt in the outbox.
+	Written func()
 	// Stop is called when this process must not go on: the error is a *Refusal.
 	Stop func(error)
 }
 
-// Projector writes the partitions that sessions assign to it. One serves a process.
+// Projector writes the partitions that sessions assign to it: one of a process those of the generation
+// that serves, another one those of a generation at its side.
 type Projector struct {
 	Options
 	store store
 
 	mu      sync.Mutex
 	session kafka.Session // nil between sessions
-	epoch   int64         // of the session
-	mark    string        // metadata of the offsets that the session commits
 	claims  map[int32]*claim
-}
-
-// claim is what is known of one partition within a session. Only the batch in flight changes it.
-type claim struct {
-	mu     sync.Mutex
-	next   int64
-	window window
 }
 
 // Parts of the service's readiness that the projection speaks for.
@@ -77,9 +87,22 @@ const (
 	PartDatabase = "database"
 )
 
+// BetweenSessions is the reason while a session has ended and the next one has not begun.
+const BetweenSessions = "between two sessions of the consumer group"
+
 // New returns a projector that owns nothing yet.
 func New(o Options) *Projector {
-	return &Projector{Options: o, store: store{db: o.DB, topic: o.Topic, statements: &statements{}}}
+	if o.Written == nil {
+		o.Written = func() {}
+	}
+	p := &Projector{Options: o}
+	if o.Side == nil {
+		p.store = newStore(o.DB, o.Topic, nil)
+	} else {
+		p.store = newStore(o.DB, o.Topic, &o.Side.Generation)
+	}
+	p.store.group = o.Group
+	return p
 }
 
 // SetUp begins a session: it decides the epoch, makes sure that this is the log the tables were
@@ -103,6 +126,11 @@ func (p *Projector) SetUp(s kafka.Session) error {
 			return refusal
 		case ctx.Err() != nil:
 			return nil // a session that is over is no error; the next one sets up again
+		case errors.Is(err, errSwapping):
+			if pause(ctx, swapPoll) != nil {
+				return nil
+			}
+			continue
 		}
 		p.Logger.Warn("cannot set up yet", "err", err)
 		p.Ready.Unready(PartClaims, "waiting to set up: "+reason(err))
@@ -116,6 +144,9 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	own := s.Partitions()
+	if err := p.Decisions.CatchUp(ctx); err != nil { // a rebuild would else bring back what was decided on
+		return err
+	}
 	cluster, err := p.Log.ClusterID(ctx)
 	if err != nil {
 		return err
@@ -127,7 +158,13 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err := p.sameLog(ctx, cluster, own); err != nil { // before anything is written
 		return err
 	}
-	in, err := p.store.enter(ctx, entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart})
+	entering := entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart}
+	var in entered
+	if p.Side == nil {
+		in, err = p.store.enter(ctx, entering)
+	} else {
+		in, err = p.store.enterSide(ctx, entering)
+	}
 	if err != nil {
 		return err
 	}
@@ -138,14 +175,15 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	for _, partition := range own {
 		at := in.progress[partition]
 		s.Seek(partition, at.NextOffset, in.mark())
-		claims[partition] = &claim{next: at.NextOffset}
+		claims[partition] = &claim{epoch: in.Epoch, mark: in.mark(), next: at.NextOffset}
 	}
 	if err := p.commit(ctx, s, in); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.session, p.epoch, p.mark, p.claims = s, in.Epoch, in.mark(), claims
+	p.session, p.claims = s, claims
+	p.Side.assigned(len(own), p.Partitions)
 	p.Logger.Info("session begins", "group", p.Group, "epoch", in.Epoch, "partitions", own)
 	return nil
 }
@@ -170,7 +208,7 @@ func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) er
 	if err != nil {
 		return err
 	}
-	startsOver := g.GroupName == nil || *g.GroupName != p.Group
+	startsOver := p.Side == nil && (g.GroupName == nil || *g.GroupName != p.Group)
 	for _, partition := range all {
 		had, ok := at[partition]
 		if !ok {
@@ -226,20 +264,20 @@ func (p *Projector) CleanUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session, p.claims = nil, nil
-	p.Ready.Unready(PartClaims, "between two sessions of the consumer group")
+	p.Ready.Unready(PartClaims, BetweenSessions)
 }
 
-// claimed returns the claim of a partition, nil where there is none, and its session's epoch and mark.
-func (p *Projector) claimed(partition int32) (c *claim, epoch int64, mark string) {
+// claimed returns the claim of a partition, nil where there is none.
+func (p *Projector) claimed(partition int32) *claim {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.claims[partition], p.epoch, p.mark
+	return p.claims[partition]
 }
 
 // Project writes one batch and acknowledges it, however long the database is away; or gives it back,
 // and with it the session, when the projection is elsewhere by now.
 func (p *Projector) Project(b *kafka.Batch) {
-	c, epoch, mark := p.claimed(b.Partition)
+	c := p.claimed(b.Partition)
 	if c == nil {
 		b.End()
 		return
@@ -251,45 +289,57 @@ func (p *Projector) Project(b *kafka.Batch) {
 	defer cancel()
 	defer context.AfterFunc(b.Context(), func() { time.AfterFunc(2*time.Second, cancel) })()
 
-	if err := p.project(ctx, b.Partition, c, epoch, b.Records); err != nil {
+	if err := p.take(ctx, b.Partition, c, b.Records); err != nil {
 		if b.Context().Err() == nil {
 			p.Logger.Warn("the session is given back", "partition", b.Partition, "offset", b.Records[0].Offset, "err", err)
 		}
 		b.End()
 		return
 	}
-	b.Done(c.next, mark)
+	b.Done(c.next, c.mark)
 }
 
 // project writes records until they are in the tables. An error means that the session is over.
-func (p *Projector) project(ctx context.Context, partition int32, c *claim, epoch int64, records []kafka.Record) error {
+func (p *Projector) project(ctx context.Context, partition int32, c *claim, records []kafka.Record) error {
 	records = records[below(records, c.next):]
 	wait := backoff{}
 	for len(records) > 0 {
 		start := time.Now()
 		b := prepare(partition, c.next, records)
+		b.decide(p.Decisions.Of(p.Topic, partition, b.from, b.next))
+		prepared := time.Now()
 		err := p.explain(ctx, b)
 		var o outcomes
 		if err == nil {
-			o, err = p.write(ctx, epoch, b, &c.window)
+			wrote := time.Now()
+			o, err = p.write(ctx, c.epoch, b, &c.window)
+			if p.Tracer != nil {
+				p.traceBatch(b, o, err, start, wrote)
+			}
 		}
 		if err == nil {
 			c.next = b.next
 			p.Metrics.wrote(partition, o, b, time.Since(start))
+			p.Written()
 			p.Ready.Ready(PartDatabase)
+			p.Side.spent(prepared.Sub(start), time.Since(prepared))
 			p.trace(ctx, b)
 			return nil
 		}
+		p.Side.spent(prepared.Sub(start), time.Since(prepared))
 		switch {
 		case errors.Is(err, errFenced):
 			p.Metrics.fenced.Inc()
-			next, over := p.reread(ctx, partition, epoch)
+			epoch := c.epoch
+			next, over := p.reread(ctx, partition, c)
 			switch {
 			case over != nil:
 				return over
 			case next < c.next:
 				return fmt.Errorf("the projection of partition %d is at %d, behind %d", partition, next, c.next)
-			case next == c.next: // as it should be: the tables were moved, locked or dropped
+			case next == c.next && c.epoch != epoch: // a swap, and nothing was lost by it
+				continue
+			case next == c.next: // as it should be: the tables were locked, or changed by a hand
 				p.Ready.Unready(PartDatabase, reason(err))
 				p.Logger.Error("cannot write", "topic", p.Topic, "partition", partition, "offset", c.next, "err", err)
 				if wait.sleep(ctx) != nil {
@@ -349,42 +399,6 @@ func asFence(err error) error {
 	if err != nil && !errors.Is(err, errFenced) && sorted(err) == fence {
 		return fmt.Errorf("%w: %w", errFenced, err)
 	}
-	return err
-}
-
-// reread tells a fenced writer where the projection is. An error means that its session is over.
-func (p *Projector) reread(ctx context.Context, partition int32, epoch int64) (int64, error) {
-	wait := backoff{}
-	for {
-		g, err := p.store.generation(ctx)
-		if err == nil {
-			if err := p.replaced(g); err != nil {
-				return 0, err
-			}
-			var at map[int32]progress
-			if at, err = p.store.progress(ctx, p.store.db, []int32{partition}); err == nil {
-				if had, ok := at[partition]; ok && g.Epoch == epoch && had.Epoch == epoch {
-					return had.NextOffset, nil
-				}
-				return 0, fmt.Errorf("the projection is at epoch %d and this session at %d", g.Epoch, epoch)
-			}
-		}
-		p.Logger.Error("cannot read the projection's state", "err", err)
-		p.Ready.Unready(PartDatabase, reason(err))
-		if wait.sleep(ctx) != nil {
-			return 0, ctx.Err()
-		}
-	}
-}
-
-// replaced stops the process when another name has taken over.
-func (p *Projector) replaced(g generation) error {
-	if g.GroupName == nil || *g.GroupName == p.Group {
-		return nil
-	}
-	err := refuse("KAFKA_GROUP_ID %q was replaced by %q, which rebuilds this database: this process stops for good; start it under %q to join", p.Group, *g.GroupName, *g.GroupName)
-	p.Ready.Unready(PartClaims, err.Error())
-	p.Stop(err)
 	return err
 }
 
@@ -450,7 +464,11 @@ type backoff struct{ last time.Duration }
 
 func (b *backoff) sleep(ctx context.Context) error {
 	b.last = min(max(2*b.last, 100*time.Millisecond), 5*time.Second)
-	t := time.NewTimer(b.last/2 + rand.N(b.last/2)) //nolint:gosec // jitter needs no secrecy
+	return pause(ctx, b.last/2+rand.N(b.last/2)) //nolint:gosec // jitter needs no secrecy
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -32,10 +32,10 @@ func TestAFencedWriterWritesNothing(t *testing.T) {
 		epoch int64
 		from  int64
 	}{
-		"another epoch":          {b.epoch + 1, 2},
-		"progress ahead of it":   {b.epoch, 1},
-		"progress behind it":     {b.epoch, 3},
-		"another epoch entirely": {b.epoch - 1, 0},
+		"another epoch":          {b.epoch() + 1, 2},
+		"progress ahead of it":   {b.epoch(), 1},
+		"progress behind it":     {b.epoch(), 3},
+		"another epoch entirely": {b.epoch() - 1, 0},
 	} {
 		batch := prepare(0, stale.from, records[stale.from:])
 		_, err := b.store.writeFast(t.Context(), stale.epoch, batch)
@@ -260,13 +260,13 @@ func TestANewNameStartsOverAndTheOldOneStopsForGood(t *testing.T) {
 	}
 	b.readAll(t)
 	before := b.dump(t)
-	epoch := b.epoch
+	epoch := b.epoch()
 
 	next := consumer(t, b.url, b.DB, b.log, "group-2", 2)
 	b.log.committed = map[int32]kafka.Committed{0: {Offset: -1}, 1: {Offset: -1}} // another group
 	require.NoError(t, next.join(t))
-	require.Greater(t, next.epoch, epoch)
-	require.Equal(t, kafka.Committed{Offset: 0, Metadata: next.mark}, next.session.seeks[0])
+	require.Greater(t, next.epoch(), epoch)
+	require.Equal(t, kafka.Committed{Offset: 0, Metadata: next.claimed(0).mark}, next.session.seeks[0])
 	require.Zero(t, b.count(t, "dead_letters"), "the code may have learned to read them")
 	require.Equal(t, 20, b.count(t, "timestamp_records"), "rows stay")
 
@@ -296,16 +296,16 @@ func TestKafkasOwnResetStartsOver(t *testing.T) {
 		}
 	}
 	b.readAll(t)
-	before, epoch := b.dump(t), b.epoch
+	before, epoch := b.dump(t), b.epoch()
 	require.NoError(t, b.join(t))
-	require.Equal(t, epoch, b.epoch, "an ordinary rejoin goes on")
+	require.Equal(t, epoch, b.epoch(), "an ordinary rejoin goes on")
 	require.Equal(t, int64(5), b.session.seeks[1].Offset)
 
 	b.log.committed[1] = kafka.Committed{Offset: 0}
 	require.NoError(t, b.join(t))
-	require.Greater(t, b.epoch, epoch)
+	require.Greater(t, b.epoch(), epoch)
 	require.Equal(t, int64(0), b.session.seeks[0].Offset, "all partitions start over")
-	require.Equal(t, b.mark, b.log.committed[1].Metadata)
+	require.Equal(t, b.claimed(0).mark, b.log.committed[1].Metadata)
 	b.readAll(t)
 	require.Equal(t, before, b.dump(t))
 
@@ -507,7 +507,7 @@ func TestOneProcessAuditsAtATime(t *testing.T) {
 	require.NoError(t, b.join(t))
 	tx, err := b.DB.Begin()
 	require.NoError(t, err)
-	_, err = tx.Exec(`SELECT pg_advisory_xact_lock($1)`, int64(auditLock))
+	_, err = tx.Exec(`SELECT pg_advisory_xact_lock($1)`, int64(AuditLock))
 	require.NoError(t, err)
 	_, ran, err := b.store.audit(t.Context())
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
 )
 
@@ -28,6 +29,7 @@ type slow struct {
 
 	counted map[int32]int64 // next_offset of the partitions whose progress is locked
 	out     outcomes
+	fates   []event.Outcome // of each record; a set that is placed again after a savepoint overwrites its own
 	refused []letter
 	moves   map[int32]int64 // partition → applied records of it that have become duplicates
 }
@@ -45,7 +47,7 @@ type row struct {
 // become dead letters; w judges whether they are too many (errBroken, nothing written).
 func (s store) writeSlow(ctx context.Context, epoch int64, b batch, careful bool, w *window) (outcomes, error) {
 	for _, whole := range []bool{false, true} {
-		job := slow{store: s, epoch: epoch, batch: b, whole: whole, careful: careful, moves: map[int32]int64{}}
+		job := slow{store: s, epoch: epoch, batch: b, whole: whole, careful: careful, fates: b.fates(), moves: map[int32]int64{}}
 		judged := *w
 		err := s.tx(ctx, func(tx *sqlx.Tx) error {
 			job.tx = tx
@@ -92,9 +94,9 @@ func (j *slow) write(ctx context.Context, w *window) error {
 // table's definition, too.
 func (j *slow) lock(ctx context.Context) error {
 	var rows []progress
-	if err := j.tx.SelectContext(ctx, &rows, `
-SELECT partition, epoch, first_offset, next_offset FROM public.projection_progress
-WHERE topic = $1 AND (partition = $2 OR $3) ORDER BY partition FOR UPDATE`, j.topic, j.partition, j.whole); err != nil {
+	if err := j.tx.SelectContext(ctx, &rows, j.in(`
+SELECT partition, epoch, first_offset, next_offset FROM {g}.projection_progress
+WHERE topic = $1 AND (partition = $2 OR $3) ORDER BY partition FOR UPDATE`), j.topic, j.partition, j.whole); err != nil {
 		return fmt.Errorf("lock the progress: %w", err)
 	}
 	j.counted = map[int32]int64{}
@@ -111,7 +113,7 @@ WHERE topic = $1 AND (partition = $2 OR $3) ORDER BY partition FOR UPDATE`, j.to
 	}
 	// A savepoint that is rolled back gives its table locks up. Without this one a change of the table could
 	// slip in between two halves, and some records would be judged by the table before it and some after.
-	if _, err := j.tx.ExecContext(ctx, `LOCK TABLE public.timestamp_records IN ROW EXCLUSIVE MODE`); err != nil {
+	if _, err := j.tx.ExecContext(ctx, j.in(`LOCK TABLE {g}.timestamp_records IN ROW EXCLUSIVE MODE`)); err != nil {
 		return fmt.Errorf("hold the table as it is: %w", err)
 	}
 	return nil
@@ -148,6 +150,7 @@ func (j *slow) place(ctx context.Context, entries []entry) error {
 	j.out, j.moves = before, moves
 	if len(entries) == 1 {
 		j.refused = append(j.refused, letter{record: entries[0].record, code: reasonRefused, reason: refusal(err)})
+		j.fates[entries[0].record] = event.Rejected
 		if len(j.refused) > windowMost*(len(j.records)/windowSize+1) {
 			return errBroken // some thousand of these records has more than a tenth, wherever they lie
 		}
@@ -175,8 +178,10 @@ func (j *slow) placeAll(ctx context.Context, entries []entry) error {
 	for _, e := range entries {
 		if n := len(candidates); n > 0 && candidates[n-1].id == e.id {
 			j.out.duplicate++
+			j.fates[e.record] = event.Duplicate
 			continue
 		}
+		j.fates[e.record] = event.Applied
 		candidates = append(candidates, e)
 	}
 	inserted, err := j.insert(ctx, candidates)
@@ -212,6 +217,7 @@ func (j *slow) placeAll(ctx context.Context, entries []entry) error {
 			}
 		default:
 			j.out.duplicate++
+			j.fates[e.record] = event.Duplicate
 		}
 	}
 	return j.rewrite(ctx, rewrites)
@@ -256,11 +262,11 @@ func (j *slow) insert(ctx context.Context, entries []entry) (map[uuid.UUID]bool,
 		offsets.Int8(e.offset)
 	}
 	var added []uuid.UUID
-	if err := j.tx.SelectContext(ctx, &added, `
-INSERT INTO public.timestamp_records (id, event_timestamp, created_at, partition, "offset")
+	if err := j.tx.SelectContext(ctx, &added, j.in(`
+INSERT INTO {g}.timestamp_records (id, event_timestamp, created_at, partition, "offset")
 SELECT r.id, r.event_timestamp, r.created_at, $1, r."offset"
 FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::bigint[]) AS r (id, event_timestamp, created_at, "offset")
-ON CONFLICT (id) DO NOTHING RETURNING id`, j.partition, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes()); err != nil {
+ON CONFLICT (id) DO NOTHING RETURNING id`), j.partition, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes()); err != nil {
 		return nil, fmt.Errorf("insert the rows that are new: %w", err)
 	}
 	out := make(map[uuid.UUID]bool, len(added))
@@ -276,9 +282,9 @@ func (j *slow) existing(ctx context.Context, entries []entry) (map[uuid.UUID]row
 		ids.UUID(e.id)
 	}
 	var rows []row
-	if err := j.tx.SelectContext(ctx, &rows, `
-SELECT id, event_timestamp, created_at, partition, "offset" FROM public.timestamp_records
-WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE`, ids.Bytes()); err != nil {
+	if err := j.tx.SelectContext(ctx, &rows, j.in(`
+SELECT id, event_timestamp, created_at, partition, "offset" FROM {g}.timestamp_records
+WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE`), ids.Bytes()); err != nil {
 		return nil, fmt.Errorf("lock the rows that are there: %w", err)
 	}
 	out := make(map[uuid.UUID]row, len(rows))
@@ -300,11 +306,11 @@ func (j *slow) rewrite(ctx context.Context, entries []entry) error {
 		created.Timestamp(e.created)
 		offsets.Int8(e.offset)
 	}
-	if _, err := j.tx.ExecContext(ctx, `
-UPDATE public.timestamp_records t
+	if _, err := j.tx.ExecContext(ctx, j.in(`
+UPDATE {g}.timestamp_records t
 SET event_timestamp = r.event_timestamp, created_at = r.created_at, partition = $1, "offset" = r."offset"
 FROM unnest($2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::bigint[]) AS r (id, event_timestamp, created_at, "offset")
-WHERE t.id = r.id`, j.partition, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes()); err != nil {
+WHERE t.id = r.id`), j.partition, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes()); err != nil {
 		return fmt.Errorf("rewrite rows: %w", err)
 	}
 	return nil
@@ -316,14 +322,14 @@ func (j *slow) bury(ctx context.Context, letters []letter) error {
 		return nil
 	}
 	d := lettersOf(j.batch, letters)
-	if _, err := j.tx.ExecContext(ctx, `
-INSERT INTO public.dead_letters (topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at)
+	if _, err := j.tx.ExecContext(ctx, j.in(`
+INSERT INTO {g}.dead_letters (topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at)
 SELECT $1, $2, d."offset", d.payload, d.headers::jsonb, d.reason_code, d.reason, d.first_seen_at
 FROM unnest($3::bigint[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
 	AS d ("offset", payload, headers, reason_code, reason, first_seen_at)
 ON CONFLICT (topic, partition, "offset") DO UPDATE
 SET payload = excluded.payload, headers = excluded.headers, reason_code = excluded.reason_code, reason = excluded.reason,
-	first_seen_at = excluded.first_seen_at`,
+	first_seen_at = excluded.first_seen_at`),
 		j.topic, j.partition, d.offsets.Bytes(), d.payloads.Bytes(), d.headers.Bytes(), d.codes.Bytes(), d.reasons.Bytes(), d.seen.Bytes()); err != nil {
 		return fmt.Errorf("write dead letters: %w", err)
 	}
@@ -333,22 +339,29 @@ SET payload = excluded.payload, headers = excluded.headers, reason_code = exclud
 // advance moves the progress, and the counts of records that lost their row.
 func (j *slow) advance(ctx context.Context) error {
 	for p, n := range j.moves {
-		if _, err := j.tx.ExecContext(ctx, `
-UPDATE public.projection_progress SET applied = applied - $3, duplicate = duplicate + $3
-WHERE topic = $1 AND partition = $2`, j.topic, p, n); err != nil {
+		if _, err := j.tx.ExecContext(ctx, j.in(`
+UPDATE {g}.projection_progress SET applied = applied - $3, duplicate = duplicate + $3
+WHERE topic = $1 AND partition = $2`), j.topic, p, n); err != nil {
 			return fmt.Errorf("move outcomes: %w", err)
 		}
 	}
 	last := j.last()
 	var next int64
-	err := j.tx.GetContext(ctx, &next, `
-UPDATE public.projection_progress
-SET next_offset = $5, last_offset = $6, last_created_at = $7, last_record_hash = $8,
-	applied = applied + $9, duplicate = duplicate + $10, rejected = rejected + $11, skipped = skipped + $12, updated_at = now()
-WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4
-RETURNING next_offset`,
+	err := j.tx.GetContext(ctx, &next, j.in(`
+WITH fence AS (
+	UPDATE {g}.projection_progress
+	SET next_offset = $5, last_offset = $6, last_created_at = $7, last_record_hash = $8,
+		applied = applied + $9, duplicate = duplicate + $10, rejected = rejected + $11, skipped = skipped + $12, updated_at = now()
+	WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4
+	RETURNING next_offset
+), receipt AS (
+	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
+	SELECT $14, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $13
+	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
+)
+SELECT next_offset FROM fence`),
 		j.topic, j.partition, j.epoch, j.from, j.next, last.Offset, last.Timestamp, recordHash(last),
-		j.out.applied, j.out.duplicate, j.out.rejected, j.skipped)
+		j.out.applied, j.out.duplicate, j.out.rejected, j.skipped, j.receipt(j.fates), j.group)
 	if errors.Is(err, sql.ErrNoRows) {
 		return errFenced
 	}

@@ -4,22 +4,49 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
 )
 
-// store is the SQL of the serving generation, whose tables are in public. Statements name schema and
-// columns.
+// store is the SQL of one generation. Statements name schema and columns; where they are written, {g}
+// stands for the schema and {row} for the condition that finds the generation's row.
 type store struct {
 	db         *sqlx.DB
 	topic      string
+	group      string // of the consumers, for receipts
+	schema     string
+	row        string
 	statements *statements
+}
+
+// Public is the schema that the serving generation's tables are always in, whatever its number.
+const Public = "public"
+
+const servingRow = `g.state IN ('serving', 'swapping')`
+
+// newStore is the store of the serving generation, or of the side generation of that number.
+func newStore(db *sqlx.DB, topic string, side *int) store {
+	s := store{db: db, topic: topic, schema: Public, row: servingRow, statements: &statements{}}
+	if side != nil {
+		s.schema, s.row = SideSchema(*side), fmt.Sprintf("g.generation = %d", *side)
+	}
+	return s
+}
+
+// SideSchema names the schema of a generation that does not serve.
+func SideSchema(generation int) string { return fmt.Sprintf("tidemark_g%d", generation) }
+
+// in puts the generation's names into a statement.
+func (s store) in(query string) string {
+	return strings.NewReplacer("{g}", s.schema, "{row}", s.row).Replace(query)
 }
 
 // statements are prepared when first used, and by database/sql once more on each connection that uses
@@ -29,28 +56,28 @@ type statements struct {
 	fast *sqlx.Stmt
 }
 
-func (s *statements) writeFast(ctx context.Context, db *sqlx.DB) (*sqlx.Stmt, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fast == nil {
-		fast, err := db.PreparexContext(ctx, writeFast)
+func (s store) preparedFast(ctx context.Context) (*sqlx.Stmt, error) {
+	s.statements.mu.Lock()
+	defer s.statements.mu.Unlock()
+	if s.statements.fast == nil {
+		fast, err := s.db.PreparexContext(ctx, s.in(writeFast))
 		if err != nil {
 			return nil, err
 		}
-		s.fast = fast
+		s.statements.fast = fast
 	}
-	return s.fast, nil
+	return s.statements.fast, nil
 }
 
 const selectGeneration = `
-SELECT i.database_id, g.epoch, g.group_name, g.cluster_id
+SELECT i.database_id, g.generation, g.state, g.epoch, g.group_name, g.cluster_id
 FROM public.generations g CROSS JOIN public.database_identity i
-WHERE g.generation = 0`
+WHERE {row}`
 
 // generation reads the state of the generation, without a lock.
 func (s store) generation(ctx context.Context) (generation, error) {
 	var g generation
-	if err := s.db.GetContext(ctx, &g, selectGeneration); err != nil {
+	if err := s.db.GetContext(ctx, &g, s.in(selectGeneration)); err != nil {
 		return g, fmt.Errorf("read the generation: %w", err)
 	}
 	return g, nil
@@ -93,10 +120,13 @@ type entered struct {
 // where the group's name or Kafka's own reset asks for it. It gives every partition its progress row.
 func (s store) enter(ctx context.Context, e entering) (out entered, err error) {
 	err = s.tx(ctx, func(tx *sqlx.Tx) error {
-		if err := tx.GetContext(ctx, &out.generation, selectGeneration+` FOR UPDATE OF g`); err != nil {
+		if err := tx.GetContext(ctx, &out.generation, s.in(selectGeneration+` FOR UPDATE OF g`)); err != nil {
 			return fmt.Errorf("lock the generation: %w", err)
 		}
 		g := &out.generation
+		if g.State == "swapping" {
+			return errSwapping
+		}
 		if err := judgeCluster(*g, e.cluster); err != nil {
 			return err
 		}
@@ -138,11 +168,11 @@ func (s store) enter(ctx context.Context, e entering) (out entered, err error) {
 			}
 		}
 		if g.ClusterID == nil {
-			if _, err := tx.ExecContext(ctx, `UPDATE public.generations SET cluster_id = $1 WHERE generation = 0`, e.cluster); err != nil {
+			if _, err := tx.ExecContext(ctx, s.in(`UPDATE public.generations g SET cluster_id = $1 WHERE {row}`), e.cluster); err != nil {
 				return fmt.Errorf("note the cluster: %w", err)
 			}
 		}
-		if err := tx.GetContext(ctx, &out.generation, selectGeneration); err != nil {
+		if err := tx.GetContext(ctx, &out.generation, s.in(selectGeneration)); err != nil {
 			return fmt.Errorf("read the generation: %w", err)
 		}
 		out.progress, err = s.progress(ctx, tx, e.own)
@@ -157,10 +187,10 @@ func (s store) ensureProgress(ctx context.Context, tx *sqlx.Tx, e entering, epoc
 		partitions.Int8(int64(p))
 		starts.Int8(e.accepted[int32(p)])
 	}
-	if _, err := tx.ExecContext(ctx, `
-INSERT INTO public.projection_progress (topic, partition, epoch, first_offset, next_offset)
+	if _, err := tx.ExecContext(ctx, s.in(`
+INSERT INTO {g}.projection_progress (topic, partition, epoch, first_offset, next_offset)
 SELECT $1, n.partition, $2, n.start, n.start FROM unnest($3::bigint[], $4::bigint[]) AS n (partition, start)
-ON CONFLICT (topic, partition) DO NOTHING`, s.topic, epoch, partitions.Bytes(), starts.Bytes()); err != nil {
+ON CONFLICT (topic, partition) DO NOTHING`), s.topic, epoch, partitions.Bytes(), starts.Bytes()); err != nil {
 		return fmt.Errorf("give each partition its progress: %w", err)
 	}
 	return nil
@@ -170,14 +200,14 @@ ON CONFLICT (topic, partition) DO NOTHING`, s.topic, epoch, partitions.Bytes(), 
 // rows left to be recognised.
 func (s store) startOver(ctx context.Context, tx *sqlx.Tx, e entering) error {
 	var epoch int64
-	if err := tx.GetContext(ctx, &epoch, `
-UPDATE public.generations SET epoch = nextval('public.projection_epochs'), started_at = now() WHERE generation = 0 RETURNING epoch`); err != nil {
+	if err := tx.GetContext(ctx, &epoch, s.in(`
+UPDATE public.generations g SET epoch = nextval('public.projection_epochs'), started_at = now() WHERE {row} RETURNING epoch`)); err != nil {
 		return fmt.Errorf("begin a new epoch: %w", err)
 	}
 	for _, statement := range []string{
-		`DELETE FROM public.projection_progress WHERE topic = $1`,
-		`DELETE FROM public.dead_letters WHERE topic = $1`,
-		`DELETE FROM public.projection_audits WHERE topic = $1`,
+		s.in(`DELETE FROM {g}.projection_progress WHERE topic = $1`),
+		s.in(`DELETE FROM {g}.dead_letters WHERE topic = $1`),
+		s.in(`DELETE FROM {g}.projection_audits WHERE topic = $1`),
 	} {
 		if _, err := tx.ExecContext(ctx, statement, s.topic); err != nil {
 			return fmt.Errorf("start over: %w", err)
@@ -190,7 +220,7 @@ func (s store) rename(ctx context.Context, tx *sqlx.Tx, group string) error {
 	for _, statement := range []string{
 		`UPDATE public.projection_groups SET replaced_at = now() WHERE replaced_at IS NULL AND group_name <> $1`,
 		`INSERT INTO public.projection_groups (group_name) VALUES ($1)`,
-		`UPDATE public.generations SET group_name = $1, started_at = coalesce(started_at, now()) WHERE generation = 0`,
+		s.in(`UPDATE public.generations g SET group_name = $1, started_at = coalesce(g.started_at, now()) WHERE {row}`),
 	} {
 		if _, err := tx.ExecContext(ctx, statement, group); err != nil {
 			return fmt.Errorf("note the group's name: %w", err)
@@ -210,9 +240,9 @@ func (s store) progress(ctx context.Context, q querier, own []int32) (map[int32]
 		wanted.Int8(int64(p))
 	}
 	var rows []progress
-	if err := q.SelectContext(ctx, &rows, `
+	if err := q.SelectContext(ctx, &rows, s.in(`
 SELECT partition, epoch, first_offset, next_offset, last_offset, last_created_at, last_record_hash
-FROM public.projection_progress WHERE topic = $1 AND partition = ANY ($2::bigint[])`, s.topic, wanted.Bytes()); err != nil {
+FROM {g}.projection_progress WHERE topic = $1 AND partition = ANY ($2::bigint[])`), s.topic, wanted.Bytes()); err != nil {
 		return nil, fmt.Errorf("read the progress: %w", err)
 	}
 	out := make(map[int32]progress, len(rows))
@@ -228,22 +258,26 @@ type outcomes struct{ applied, duplicate, rejected int64 }
 // writeFast moves the fence, and whatever it inserts reads from the fence: no fence, no row.
 const writeFast = `
 WITH fence AS (
-	UPDATE public.projection_progress
+	UPDATE {g}.projection_progress
 	SET next_offset = $5, last_offset = $6, last_created_at = $7, last_record_hash = $8,
 		applied = applied + $9, rejected = rejected + $10, skipped = skipped + $11, updated_at = now()
 	WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4
 	RETURNING topic, partition
 ), records AS (
-	INSERT INTO public.timestamp_records (id, event_timestamp, created_at, partition, "offset")
+	INSERT INTO {g}.timestamp_records (id, event_timestamp, created_at, partition, "offset")
 	SELECT r.id, r.event_timestamp, r.created_at, $2, r."offset"
 	FROM unnest($12::uuid[], $13::timestamptz[], $14::timestamptz[], $15::bigint[]) AS r (id, event_timestamp, created_at, "offset")
 	WHERE EXISTS (SELECT FROM fence)
 ), dead AS (
-	INSERT INTO public.dead_letters (topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at)
+	INSERT INTO {g}.dead_letters (topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at)
 	SELECT $1, $2, d."offset", d.payload, d.headers::jsonb, d.reason_code, d.reason, d.first_seen_at
 	FROM unnest($16::bigint[], $17::bytea[], $18::text[], $19::text[], $20::text[], $21::timestamptz[])
 		AS d ("offset", payload, headers, reason_code, reason, first_seen_at)
 	WHERE EXISTS (SELECT FROM fence)
+), receipt AS (
+	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
+	SELECT $23, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $22
+	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
 )
 SELECT count(*) FROM fence`
 
@@ -261,7 +295,7 @@ func (s store) writeFast(ctx context.Context, epoch int64, b batch) (outcomes, e
 	}
 	o := outcomes{applied: int64(len(b.entries)), rejected: int64(len(b.letters))}
 	last, dead := b.last(), lettersOf(b, b.letters)
-	fast, err := s.statements.writeFast(ctx, s.db) //nolint:sqlclosecheck // kept; the pool closes it
+	fast, err := s.preparedFast(ctx) //nolint:sqlclosecheck // kept; the pool closes it
 	if err != nil {
 		return outcomes{}, fmt.Errorf("prepare to write: %w", err)
 	}
@@ -269,7 +303,8 @@ func (s store) writeFast(ctx context.Context, epoch int64, b batch) (outcomes, e
 	err = fast.GetContext(ctx, &written,
 		s.topic, b.partition, epoch, b.from, b.next, last.Offset, last.Timestamp, recordHash(last),
 		o.applied, o.rejected, b.skipped, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes(),
-		dead.offsets.Bytes(), dead.payloads.Bytes(), dead.headers.Bytes(), dead.codes.Bytes(), dead.reasons.Bytes(), dead.seen.Bytes())
+		dead.offsets.Bytes(), dead.payloads.Bytes(), dead.headers.Bytes(), dead.codes.Bytes(), dead.reasons.Bytes(), dead.seen.Bytes(),
+		b.fastReceipt(), s.group)
 	switch {
 	case err != nil:
 		return outcomes{}, fmt.Errorf("write a batch: %w", err)
@@ -300,13 +335,23 @@ func lettersOf(b batch, letters []letter) letterArrays {
 
 // skip books offsets that hold markers or nothing, from the projection's end up to next.
 func (s store) skip(ctx context.Context, epoch int64, partition int32, from, next int64) error {
-	res, err := s.db.ExecContext(ctx, `
-UPDATE public.projection_progress SET next_offset = $5, skipped = skipped + $6, updated_at = now()
-WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4`, s.topic, partition, epoch, from, next, next-from)
-	if err != nil {
+	outcomes := string(event.AppendRuns(nil, []event.Run{{Outcome: event.Skipped, Count: next - from}}))
+	var booked int
+	err := s.db.GetContext(ctx, &booked, s.in(`
+WITH fence AS (
+	UPDATE {g}.projection_progress SET next_offset = $5, skipped = skipped + $6, updated_at = now()
+	WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4
+	RETURNING topic, partition
+), receipt AS (
+	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
+	SELECT $8, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $7
+	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
+)
+SELECT count(*) FROM fence`), s.topic, partition, epoch, from, next, next-from, outcomes, s.group)
+	switch {
+	case err != nil:
 		return fmt.Errorf("book skipped offsets: %w", err)
-	}
-	if n, err := res.RowsAffected(); err == nil && n == 0 {
+	case booked == 0:
 		return errFenced
 	}
 	return nil
@@ -320,14 +365,14 @@ func (s store) watermark(ctx context.Context, at time.Time, ends map[int32]int64
 		partitions.Int8(int64(p))
 		offsets.Int8(end)
 	}
-	_, err := s.db.ExecContext(ctx, `
-UPDATE public.projection_progress p
+	_, err := s.db.ExecContext(ctx, s.in(`
+UPDATE {g}.projection_progress p
 SET log_end = w.log_end, log_end_at = $2,
 	caught_up_at = CASE WHEN p.next_offset >= w.log_end THEN greatest(p.caught_up_at, $2) ELSE p.caught_up_at END
 FROM unnest($3::bigint[], $4::bigint[]) AS w (partition, log_end)
 WHERE p.topic = $1 AND p.partition = w.partition AND p.partition IN (
-	SELECT f.partition FROM public.projection_progress f WHERE f.topic = $1 ORDER BY f.partition FOR UPDATE SKIP LOCKED
-)`, s.topic, at, partitions.Bytes(), offsets.Bytes())
+	SELECT f.partition FROM {g}.projection_progress f WHERE f.topic = $1 ORDER BY f.partition FOR UPDATE SKIP LOCKED
+)`), s.topic, at, partitions.Bytes(), offsets.Bytes())
 	if err != nil {
 		return fmt.Errorf("note the watermark: %w", err)
 	}

@@ -1,0 +1,185 @@
+package rebuild
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+const (
+	sampleEvery  = time.Second
+	sampleWindow = 10 * time.Second
+	// stallAfter is how long nothing may move while there is something to read.
+	stallAfter = 15 * time.Second
+)
+
+// reading is one look at how far a generation is.
+type reading struct {
+	at        time.Time
+	done, lag int64
+}
+
+// history is what the driver has seen of one generation.
+type history struct {
+	readings []reading // oldest first
+	moved    time.Time // when it last moved, or had nothing to read
+	warned   bool
+}
+
+func (h *history) add(r reading) {
+	n := len(h.readings)
+	if n == 0 || h.readings[n-1].done != r.done || r.lag == 0 {
+		h.moved = r.at
+	}
+	h.readings = append(h.readings, r)
+	for len(h.readings) > 2 && r.at.Sub(h.readings[0].at) > sampleWindow {
+		h.readings = h.readings[1:]
+	}
+}
+
+// pace is the rate of the last seconds, and the seconds until level at the rate at which the lag
+// shrinks: records that come in meanwhile have to be read as well.
+func (h *history) pace() (rate float64, eta *float64) {
+	first, last := h.readings[0], h.readings[len(h.readings)-1]
+	seconds := last.at.Sub(first.at).Seconds()
+	if seconds <= 0 {
+		return 0, nil
+	}
+	rate = float64(last.done-first.done) / seconds
+	if last.lag == 0 {
+		zero := 0.0
+		return rate, &zero
+	}
+	if shrinks := float64(first.lag-last.lag) / seconds; shrinks > 0 {
+		left := float64(last.lag) / shrinks
+		eta = &left
+	}
+	return rate, eta
+}
+
+// stalled is since when nothing has moved, where that is too long.
+func (h *history) stalled() *time.Time {
+	if last := h.readings[len(h.readings)-1]; last.at.Sub(h.moved) >= stallAfter {
+		return &h.moved
+	}
+	return nil
+}
+
+// sample notes once a second how the generations at the side come along.
+func (s *Service) sample(ctx context.Context) {
+	seen := map[int]*history{}
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := s.sampleOnce(ctx, seen); err != nil && ctx.Err() == nil {
+			s.Logger.Debug("cannot note the progress of a rebuild", "err", err)
+		}
+	}
+}
+
+func (s *Service) sampleOnce(ctx context.Context, seen map[int]*history) error {
+	all, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[int]bool{}
+	s.Metrics.lag.Reset()
+	for _, g := range all {
+		if g.State.serves() || g.State == Dropping {
+			continue
+		}
+		there[g.Number] = true
+		h := seen[g.Number]
+		if h == nil {
+			h = &history{}
+			seen[g.Number] = h
+		}
+		h.add(reading{time.Now(), g.Progress.Done, g.Progress.Lag()})
+		s.Metrics.lag.WithLabelValues(string(g.State)).Set(float64(g.Progress.Lag()))
+		if err := s.saveProgress(ctx, g, h); err != nil {
+			return err
+		}
+	}
+	for n := range seen {
+		if !there[n] {
+			delete(seen, n)
+		}
+	}
+	return nil
+}
+
+func (s *Service) saveProgress(ctx context.Context, g Generation, h *history) error {
+	rate, eta := h.pace()
+	stalled := h.stalled()
+	if !g.State.fed() {
+		rate, stalled = 0, nil
+	}
+	bottleneck, trouble, err := s.lanes(ctx, g.Number)
+	if err != nil {
+		return err
+	}
+	if g.Progress.Lag() == 0 || !g.State.fed() {
+		bottleneck = ByNothing
+	}
+	switch {
+	case stalled != nil && !h.warned:
+		h.warned = true
+		s.Logger.Error("a rebuild stalls", "generation", g.Number, "since", *stalled, "lag", g.Progress.Lag(), "bottleneck", bottleneck, "trouble", trouble)
+	case stalled == nil:
+		h.warned = false
+	}
+	s.Metrics.stalled.Set(map[bool]float64{true: 1}[stalled != nil])
+	if _, err := s.DB.ExecContext(ctx, `
+INSERT INTO public.generation_progress (generation, sampled_at, rate, eta_seconds, bottleneck, stalled_since, note, noted_at)
+SELECT g.generation, now(), $2, $3, $4, $5, $6, CASE WHEN $6 <> '' THEN now() END FROM public.generations g WHERE g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
+ON CONFLICT (generation) DO UPDATE SET sampled_at = excluded.sampled_at, rate = excluded.rate, eta_seconds = excluded.eta_seconds,
+	bottleneck = excluded.bottleneck, stalled_since = excluded.stalled_since,
+	note = CASE WHEN excluded.note <> '' THEN excluded.note
+		WHEN generation_progress.noted_at > now() - interval '30 seconds' THEN generation_progress.note ELSE '' END,
+	noted_at = coalesce(excluded.noted_at, generation_progress.noted_at)`, g.Number, rate, eta, bottleneck, stalled, trouble); err != nil {
+		return fmt.Errorf("note the progress of generation %d: %w", g.Number, err)
+	}
+	return nil
+}
+
+// note keeps the words of a trouble for half a minute after it was last seen.
+func (s *Service) note(ctx context.Context, number int, words string) error {
+	_, err := s.DB.ExecContext(ctx, `
+INSERT INTO public.generation_progress (generation, sampled_at, rate, bottleneck, note, noted_at)
+SELECT g.generation, now(), 0, 'none', $2, now() FROM public.generations g WHERE g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
+ON CONFLICT (generation) DO UPDATE SET note = excluded.note, noted_at = excluded.noted_at`, number, words)
+	return err
+}
+
+// lanes says where the processes that fill a generation spend most of their time, and their last trouble.
+func (s *Service) lanes(ctx context.Context, number int) (Bottleneck, string, error) {
+	var sum struct{ Kafka, Consumer, Postgres, Throttle float64 }
+	if err := s.DB.GetContext(ctx, &sum, `
+SELECT coalesce(sum(kafka), 0) AS kafka, coalesce(sum(consumer), 0) AS consumer, coalesce(sum(postgres), 0) AS postgres, coalesce(sum(throttle), 0) AS throttle
+FROM public.generation_lanes WHERE generation = $1 AND seen_at > now() - interval '10 seconds'`, number); err != nil {
+		return ByNothing, "", fmt.Errorf("read the lanes of generation %d: %w", number, err)
+	}
+	var notes []string
+	if err := s.DB.SelectContext(ctx, &notes, `
+SELECT note FROM public.generation_lanes WHERE generation = $1 AND note <> '' AND noted_at > now() - interval '30 seconds' ORDER BY noted_at DESC LIMIT 1`, number); err != nil {
+		return ByNothing, "", fmt.Errorf("read the lanes of generation %d: %w", number, err)
+	}
+	most, name := 0.0, ByNothing
+	for _, b := range []struct {
+		name    Bottleneck
+		seconds float64
+	}{{ByThrottle, sum.Throttle}, {ByPostgres, sum.Postgres}, {ByConsumer, sum.Consumer}, {ByKafka, sum.Kafka}} {
+		if b.seconds > most {
+			most, name = b.seconds, b.name
+		}
+	}
+	if len(notes) > 0 {
+		return name, notes[0], nil
+	}
+	return name, "", nil
+}

@@ -1,0 +1,337 @@
+package rebuild
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+)
+
+// Proof says whether a generation at the side has what the serving one has, up to one vector of offsets
+// that both have passed, in one snapshot.
+type Proof struct {
+	OK          bool             `json:"ok"`
+	At          time.Time        `json:"at"`
+	TookMs      float64          `json:"took_ms"`
+	Against     int              `json:"against"` // the generation that served
+	Vector      map[string]int64 `json:"vector"`  // by topic/partition: everything below was compared
+	Tables      []TableProof     `json:"tables"`
+	Differences []Difference     `json:"differences"` // the first ones
+	Finding     string           `json:"finding"`     // in words; empty where it holds
+}
+
+// TableProof compares one table. A hash is the sum of its rows' hashes, so it does not depend on order.
+type TableProof struct {
+	Table       string `json:"table"`
+	OK          bool   `json:"ok"`
+	RowsServing int64  `json:"rows_serving"`
+	RowsSide    int64  `json:"rows_side"`
+	HashServing string `json:"hash_serving"`
+	HashSide    string `json:"hash_side"`
+}
+
+// Difference is one key whose rows are not the same; a row that is not there is nil.
+type Difference struct {
+	Table   string  `json:"table"`
+	Key     string  `json:"key"`
+	Serving *string `json:"serving"`
+	Side    *string `json:"side"`
+}
+
+// compared are the tables that a proof compares, with their keys and the count that each must have: all
+// rows below the progress are of records with that outcome.
+var compared = []struct {
+	name  string
+	keys  []string
+	count string
+}{
+	{"timestamp_records", []string{"id"}, "applied"},
+	{"dead_letters", []string{"topic", "partition", "offset"}, "rejected"},
+}
+
+// mostDifferences are named at most.
+const mostDifferences = 10
+
+// looks is how often a difference is looked at before it is believed. Rows of one id in two partitions
+// differ for as long as only one side has read both; no such row is the same key in two looks for long.
+const looks = 4
+
+// errNotLevel says that a side was never level with the log in its epoch, so there is nothing to compare.
+var errNotLevel = errors.New("not level with the log yet")
+
+// prove compares g with the serving generation, and what each says of itself with its tables.
+func (s *Service) prove(ctx context.Context, g Generation) (Proof, error) {
+	start := time.Now()
+	var before Proof
+	for look := 1; ; look++ {
+		p, err := s.once(ctx, g)
+		if err != nil {
+			return Proof{}, err
+		}
+		if p.OK || look > 1 && same(before, p) || look == looks {
+			p.TookMs = float64(time.Since(start).Microseconds()) / 1000
+			return p, nil
+		}
+		before = p
+		select {
+		case <-ctx.Done():
+			return Proof{}, ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// same reports whether two looks found the same: a key that differs in both, or the same words.
+func same(a, b Proof) bool {
+	for _, d := range a.Differences {
+		if slices.ContainsFunc(b.Differences, func(o Difference) bool { return o.Table == d.Table && o.Key == d.Key }) {
+			return true
+		}
+	}
+	return len(a.Differences) == 0 && len(b.Differences) == 0
+}
+
+// once is one look, in one snapshot. It takes no lock beyond that of a reader.
+func (s *Service) once(ctx context.Context, g Generation) (p Proof, err error) {
+	tx, err := s.Long.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return p, fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // it wrote nothing
+	schemas := [2]string{projection.Public, g.Schema}
+	for _, schema := range schemas {
+		if _, err := tx.ExecContext(ctx, `LOCK TABLE `+schema+`.projection_progress, `+schema+`.timestamp_records, `+schema+`.dead_letters IN ACCESS SHARE MODE`); err != nil {
+			return p, fmt.Errorf("open a snapshot: %w", err)
+		}
+	}
+	if err := tx.GetContext(ctx, &p.At, `SELECT now()`); err != nil {
+		return p, fmt.Errorf("open a snapshot: %w", err)
+	}
+	if err := tx.GetContext(ctx, &p.Against, `SELECT generation FROM public.generations WHERE state IN ('serving', 'swapping')`); err != nil {
+		return p, fmt.Errorf("read the serving generation: %w", err)
+	}
+	var rows []struct {
+		Topic                         string
+		Partition                     int32
+		Serving, Side                 *int64
+		Level                         bool
+		AppliedServing, AppliedSide   *int64
+		RejectedServing, RejectedSide *int64
+	}
+	if err := tx.SelectContext(ctx, &rows, `
+SELECT coalesce(a.topic, b.topic) AS topic, coalesce(a.partition, b.partition) AS partition, a.next_offset AS serving, b.next_offset AS side,
+	coalesce(a.caught_up_at IS NOT NULL AND b.caught_up_at IS NOT NULL, false) AS level,
+	a.applied AS appliedserving, b.applied AS appliedside, a.rejected AS rejectedserving, b.rejected AS rejectedside
+FROM public.projection_progress a FULL JOIN `+g.Schema+`.projection_progress b ON b.topic = a.topic AND b.partition = a.partition
+ORDER BY 1, 2`); err != nil {
+		return p, fmt.Errorf("read the progress: %w", err)
+	}
+	p.Vector = map[string]int64{}
+	var wrong []string
+	v := vector{}
+	for _, r := range rows {
+		if r.Serving == nil || r.Side == nil {
+			wrong = append(wrong, fmt.Sprintf("%s/%d has progress on one side only", r.Topic, r.Partition))
+			continue
+		}
+		if !r.Level {
+			return p, errNotLevel
+		}
+		least := min(*r.Serving, *r.Side)
+		p.Vector[fmt.Sprintf("%s/%d", r.Topic, r.Partition)] = least
+		v.topics, v.partitions, v.least = append(v.topics, r.Topic), append(v.partitions, r.Partition), append(v.least, least)
+		v.next[0], v.next[1] = append(v.next[0], *r.Serving), append(v.next[1], *r.Side)
+		v.applied[0], v.applied[1] = append(v.applied[0], *r.AppliedServing), append(v.applied[1], *r.AppliedSide)
+		v.rejected[0], v.rejected[1] = append(v.rejected[0], *r.RejectedServing), append(v.rejected[1], *r.RejectedSide)
+	}
+	for _, t := range compared {
+		found, words, differences, err := s.compare(ctx, tx, t.name, t.keys, t.count, v, schemas)
+		if err != nil {
+			return p, err
+		}
+		p.Tables, p.Differences, wrong = append(p.Tables, found), append(p.Differences, differences...), append(wrong, words...)
+	}
+	p.OK, p.Finding = len(wrong) == 0, strings.Join(wrong, "; ")
+	return p, nil
+}
+
+// vector is how far both sides are, partition by partition: [0] serves.
+type vector struct {
+	topics     []string
+	partitions []int32
+	least      []int64
+	next       [2][]int64
+	applied    [2][]int64
+	rejected   [2][]int64
+}
+
+// columns are those of a table in public, in an order that does not depend on how it was made.
+func columns(ctx context.Context, q querier, table string) ([]string, error) {
+	var names []string
+	if err := q.SelectContext(ctx, &names, `
+SELECT attname FROM pg_attribute WHERE attrelid = ('public.' || $1)::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attname`, table); err != nil {
+		return nil, fmt.Errorf("read the columns of %s: %w", table, err)
+	}
+	for i, n := range names {
+		names[i] = quoted(n)
+	}
+	return names, nil
+}
+
+// compare counts and hashes one table on both sides, each in one pass over it.
+func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, table string, keys []string, count string, v vector, schemas [2]string) (t TableProof, wrong []string, differences []Difference, err error) {
+	names, err := columns(ctx, tx, table)
+	if err != nil {
+		return t, nil, nil, err
+	}
+	row := "ROW(t." + strings.Join(names, ", t.") + ")"
+	t.Table = table
+	sides := [2]string{"the serving generation", "the generation at the side"}
+	var hashes [2]string
+	var counts [2]int64
+	var escaped []Difference
+	for i, schema := range schemas {
+		own := v.applied[i]
+		if count == "rejected" {
+			own = v.rejected[i]
+		}
+		var found []struct {
+			Partition int32
+			Known     bool
+			Below     int64   // the vector
+			Hash      *string // of those
+			Own       int64   // below the side's own progress
+			Ahead     int64   // at or above it
+			Counted   int64
+		}
+		if err := tx.SelectContext(ctx, &found, `
+WITH v AS (SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[]) AS v (partition, least, next, counted)),
+r AS (
+	SELECT t.partition, count(*) FILTER (WHERE t."offset" < v.least) AS below,
+		sum(hash_record_extended(`+row+`, 0)) FILTER (WHERE t."offset" < v.least) AS hash,
+		count(*) FILTER (WHERE t."offset" < v.next) AS own,
+		count(*) FILTER (WHERE v.partition IS NULL OR t."offset" >= v.next) AS ahead
+	FROM `+schema+`.`+table+` t LEFT JOIN v ON v.partition = t.partition
+	GROUP BY t.partition
+)
+SELECT coalesce(v.partition, r.partition) AS partition, v.partition IS NOT NULL AS known, coalesce(r.below, 0) AS below, r.hash::text AS hash,
+	coalesce(r.own, 0) AS own, coalesce(r.ahead, 0) AS ahead, coalesce(v.counted, 0) AS counted
+FROM v FULL JOIN r ON r.partition = v.partition ORDER BY 1`,
+			pq.Array(v.partitions), pq.Array(v.least), pq.Array(v.next[i]), pq.Array(own)); err != nil {
+			return t, nil, nil, fmt.Errorf("hash %s.%s: %w", schema, table, err)
+		}
+		sum := new(big.Int)
+		for _, f := range found {
+			counts[i] += f.Below
+			if f.Hash != nil {
+				one, ok := new(big.Int).SetString(*f.Hash, 10)
+				if !ok {
+					return t, nil, nil, fmt.Errorf("hash %s.%s: %q is no number", schema, table, *f.Hash)
+				}
+				sum.Add(sum, one)
+			}
+			if d := f.Own - f.Counted; d != 0 && f.Known {
+				wrong = append(wrong, fmt.Sprintf("%s has %d rows of partition %d in %s and counted %d", sides[i], f.Own, f.Partition, table, f.Counted))
+			}
+			if f.Ahead > 0 {
+				wrong = append(wrong, fmt.Sprintf("%s has %d rows in %s that bear offsets it has not read, or a partition that is none (%d)", sides[i], f.Ahead, table, f.Partition))
+			}
+		}
+		hashes[i] = sum.String()
+		if len(wrong) > 0 {
+			more, err := s.ahead(ctx, tx, table, keys, row, v, schema, i)
+			if err != nil {
+				return t, nil, nil, err
+			}
+			escaped = append(escaped, more...)
+		}
+	}
+	t.RowsServing, t.RowsSide, t.HashServing, t.HashSide = counts[0], counts[1], hashes[0], hashes[1]
+	t.OK = counts[0] == counts[1] && hashes[0] == hashes[1] && len(wrong) == 0
+	if counts[0] != counts[1] || hashes[0] != hashes[1] {
+		if differences, err = s.differences(ctx, tx, table, keys, row, v, schemas); err != nil {
+			return t, nil, nil, err
+		}
+		words := fmt.Sprintf("%s differs: %d rows serve and %d are at the side", table, counts[0], counts[1])
+		if len(differences) > 0 {
+			words += fmt.Sprintf(", first at key %s", differences[0].Key)
+		}
+		wrong = append([]string{words}, wrong...)
+	}
+	differences = append(differences, escaped...)
+	return t, wrong, differences[:min(len(differences), mostDifferences)], nil
+}
+
+func keyOf(alias string, keys []string) string {
+	if len(keys) == 1 {
+		return alias + "." + quoted(keys[0]) + "::text"
+	}
+	return fmt.Sprintf(`%[1]s.topic || '/' || %[1]s.partition || '@' || %[1]s."offset"`, alias)
+}
+
+// differences names the first keys whose rows differ below the vector.
+func (s *Service) differences(ctx context.Context, tx *sqlx.Tx, table string, keys []string, row string, v vector, schemas [2]string) (found []Difference, err error) {
+	var using []string
+	for _, k := range keys {
+		using = append(using, quoted(k))
+	}
+	side := func(schema string) string {
+		return `(SELECT t.*, ` + row + `::text AS whole, ` + keyOf("t", keys) + ` AS named FROM ` + schema + `.` + table + ` t JOIN v ON v.partition = t.partition AND t."offset" < v.least)`
+	}
+	err = tx.SelectContext(ctx, &found, `
+WITH v AS (SELECT * FROM unnest($1::integer[], $2::bigint[]) AS v (partition, least))
+SELECT '`+table+`' AS table, coalesce(a.named, b.named) AS key, a.whole AS serving, b.whole AS side
+FROM `+side(schemas[0])+` a FULL JOIN `+side(schemas[1])+` b USING (`+strings.Join(using, ", ")+`)
+WHERE a.whole IS DISTINCT FROM b.whole ORDER BY `+strings.Join(using, ", ")+` LIMIT $3`, pq.Array(v.partitions), pq.Array(v.least), mostDifferences)
+	if err != nil {
+		return nil, fmt.Errorf("find what differs in %s: %w", table, err)
+	}
+	return found, nil
+}
+
+// ahead names the first keys of a side that bear offsets it has not read.
+func (s *Service) ahead(ctx context.Context, tx *sqlx.Tx, table string, keys []string, row string, v vector, schema string, i int) ([]Difference, error) {
+	var rows []struct{ Key, Whole string }
+	if err := tx.SelectContext(ctx, &rows, `
+WITH v AS (SELECT * FROM unnest($1::integer[], $2::bigint[]) AS v (partition, next))
+SELECT `+keyOf("t", keys)+` AS key, `+row+`::text AS whole
+FROM `+schema+`.`+table+` t LEFT JOIN v ON v.partition = t.partition
+WHERE v.partition IS NULL OR t."offset" >= v.next ORDER BY 1 LIMIT $3`, pq.Array(v.partitions), pq.Array(v.next[i]), mostDifferences); err != nil {
+		return nil, fmt.Errorf("find what is ahead in %s: %w", table, err)
+	}
+	var out []Difference
+	for _, r := range rows {
+		d := Difference{Table: table, Key: r.Key}
+		if i == 0 {
+			d.Serving = &r.Whole
+		} else {
+			d.Side = &r.Whole
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// saveProof notes a proof. One that does not hold ends the wish to swap.
+func (s *Service) saveProof(ctx context.Context, number int, p Proof) error {
+	encoded, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("write the proof: %w", err)
+	}
+	if _, err := s.DB.ExecContext(ctx, `
+UPDATE public.generations SET proof = $2::text::jsonb, proof_wanted = false, swap_wanted = swap_wanted AND $3
+WHERE generation = $1 AND state IN ('ready', 'standby')`, number, string(encoded), p.OK); err != nil {
+		return fmt.Errorf("note the proof: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	bridge "go.opentelemetry.io/contrib/bridges/prometheus"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tidemark/tidemark/shared/config"
+)
+
+// Exporter sends a service's traces and the metrics of its registry to an OTLP receiver. With no endpoint configured
+// it is an empty value that does nothing and costs nothing. A receiver that is away loses what was to be sent to it,
+// is logged once, and never holds a service up.
+type Exporter struct {
+	tracer   trace.Tracer
+	client   *http.Client
+	shutdown []func(context.Context) error
+}
+
+// ExportOptions of an exporter. All are required; Registry may be nil where there are no metrics.
+type ExportOptions struct {
+	Config   config.Telemetry
+	Service  string
+	Registry prometheus.Gatherer
+	Log      *slog.Logger
+}
+
+// NewExporter begins to export what the configuration asks for. It does not connect. Stop ends it.
+func NewExporter(ctx context.Context, o ExportOptions) (_ *Exporter, err error) {
+	e := &Exporter{}
+	c := o.Config
+	if c.Endpoint == "" {
+		return e, nil
+	}
+	headers, err := c.HeaderMap()
+	if err != nil {
+		return nil, err
+	}
+	from, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(),
+		resource.WithAttributes(semconv.ServiceName(o.Service), semconv.ServiceNamespace("tidemark"), semconv.ServiceVersion(Version)),
+		resource.WithFromEnv()) // OTEL_RESOURCE_ATTRIBUTES has the last word
+	if err != nil && !errors.Is(err, resource.ErrPartialResource) {
+		return nil, fmt.Errorf("describe this process to the OTLP receiver: %w", err)
+	}
+	e.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}}
+	base := strings.TrimSuffix(c.Endpoint, "/")
+	if c.Traces == "otlp" {
+		if err := e.traces(ctx, base+"/v1/traces", headers, from, o); err != nil {
+			return nil, err
+		}
+	}
+	if c.Metrics == "otlp" && o.Registry != nil {
+		if err := e.metrics(ctx, base+"/v1/metrics", headers, from, o); err != nil {
+			return nil, errors.Join(err, e.Stop(ctx))
+		}
+	}
+	o.Log.Info("telemetry is sent", "endpoint", c.Endpoint, "traces", c.Traces, "metrics", c.Metrics, "sampler", c.Sampler)
+	return e, nil
+}
+
+func (e *Exporter) traces(ctx context.Context, url string, headers map[string]string, from *resource.Resource, o ExportOptions) error {
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(url), otlptracehttp.WithHeaders(headers),
+		otlptracehttp.WithHTTPClient(e.client), otlptracehttp.WithRetry(otlptracehttp.RetryConfig{Enabled: true, InitialInterval: time.Second, MaxInterval: 5 * time.Second, MaxElapsedTime: 15 * time.Second}))
+	if err != nil {
+		return fmt.Errorf("OTLP traces: %w", err)
+	}
+	sampler, err := sampler(o.Config)
+	if err != nil {
+		return err
+	}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(from), sdktrace.WithSampler(sampler),
+		sdktrace.WithBatcher(&spansOut{SpanExporter: exporter, complaint: complaint{log: o.Log, what: "traces"}}))
+	e.tracer = provider.Tracer("github.com/tidemark/tidemark", trace.WithInstrumentationVersion(Version))
+	e.shutdown = append(e.shutdown, provider.Shutdown)
+	return nil
+}
+
+func (e *Exporter) metrics(ctx context.Context, url string, headers map[string]string, from *resource.Resource, o ExportOptions) error {
+	exporter, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithEndpointURL(url), otlpmetrichttp.WithHeaders(headers), otlpmetrichttp.WithHTTPClient(e.client))
+	if err != nil {
+		return fmt.Errorf("OTLP metrics: %w", err)
+	}
+	provider := metric.NewMeterProvider(metric.WithResource(from), metric.WithReader(metric.NewPeriodicReader(
+		&metricsOut{Exporter: exporter, complaint: complaint{log: o.Log, what: "metrics"}},
+		metric.WithInterval(time.Duration(o.Config.MetricInterval)*time.Millisecond),
+		metric.WithProducer(bridge.NewMetricProducer(bridge.WithGatherer(o.Registry))),
+	)))
+	e.shutdown = append(e.shutdown, provider.Shutdown)
+	return nil
+}
+
+// Tracer makes spans; nil where none are exported, so that a caller can leave out the work before them.
+func (e *Exporter) Tracer() trace.Tracer { return e.tracer }
+
+// Stop sends what is left and ends.
+func (e *Exporter) Stop(ctx context.Context) error {
+	var errs []error
+	for _, shutdown := range e.shutdown {
+		errs = append(errs, shutdown(ctx))
+	}
+	if e.client != nil {
+		e.client.CloseIdleConnections()
+	}
+	return errors.Join(errs...)
+}
+
+func sampler(c config.Telemetry) (sdktrace.Sampler, error) {
+	ratio, err := c.Ratio()
+	if err != nil {
+		return nil, err
+	}
+	name, parent := strings.CutPrefix(c.Sampler, "parentbased_")
+	s := sdktrace.AlwaysSample()
+	switch name {
+	case "always_off":
+		s = sdktrace.NeverSample()
+	case "traceidratio":
+		s = sdktrace.TraceIDRatioBased(ratio)
+	}
+	if parent {
+		s = sdktrace.ParentBased(s)
+	}
+	return s, nil
+}
+
+// complaint logs that a receiver is away, once, and once that it is back: the SDK's own way is a line of plain text
+// for each failed export, for all of the process.
+type complaint struct {
+	log  *slog.Logger
+	what string
+	away atomic.Bool
+}
+
+func (c *complaint) heard(err error) {
+	switch {
+	case err != nil && !c.away.Swap(true):
+		c.log.Warn("telemetry cannot be sent and is dropped", "what", c.what, "err", err)
+	case err == nil && c.away.Swap(false):
+		c.log.Info("telemetry is sent again", "what", c.what)
+	}
+}
+
+type spansOut struct {
+	sdktrace.SpanExporter
+	complaint
+}
+
+func (o *spansOut) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	o.heard(o.SpanExporter.ExportSpans(ctx, spans))
+	return nil
+}
+
+type metricsOut struct {
+	metric.Exporter
+	complaint
+}
+
+func (o *metricsOut) Export(ctx context.Context, m *metricdata.ResourceMetrics) error {
+	o.heard(o.Exporter.Export(ctx, m))
+	return nil
+}
