@@ -43,6 +43,8 @@ type Options struct {
 	HTTP     config.HTTP  // keys, certificate, limits and where to listen
 	Tracer   trace.Tracer // makes a span of each request; nil makes none
 	MaxBody  int64        // bytes a request's body may have; 64 KiB unless given
+	// MaxBodies are bounds of their own, by route pattern.
+	MaxBodies map[string]int64
 
 	// Key finds the API key of a request, where not only the Authorization header may carry one.
 	Key func(*gin.Context) string
@@ -122,7 +124,7 @@ func newGin(o Options, a *access) (*gin.Engine, error) {
 	if o.Tracer != nil {
 		e.Use(traced(o.Tracer))
 	}
-	e.Use(measure(o.Registry), recovered(o.Log), a.serve, bounded(o.MaxBody))
+	e.Use(measure(o.Registry), recovered(o.Log), a.serve, bounded(o.MaxBody, o.MaxBodies))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -218,8 +220,12 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(limit int64) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64) gin.HandlerFunc {
 	return func(c *gin.Context) {
+		limit, ok := routes[c.FullPath()]
+		if !ok {
+			limit = most
+		}
 		if c.Request.ContentLength > limit {
 			Fail(c, tooLarge(limit))
 			return

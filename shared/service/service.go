@@ -47,7 +47,7 @@ func Main[C Listens](name string, c *C, level func(*C) string, run func(context.
 		}
 		return 0
 	}
-	log, err := telemetry.NewLogger(os.Stderr, name, level(c))
+	log, err := telemetry.NewLogger(os.Stderr, name, level(c), config.Secrets(c)...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

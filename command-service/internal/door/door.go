@@ -147,7 +147,11 @@ func (d *Door) Close(ctx context.Context) error {
 // Accept writes one record, keyed by key, and returns its place once every in-sync replica has it. It
 // returns within the deadline, or when ctx ends.
 func (d *Door) Accept(ctx context.Context, key string, value []byte, correlationID string) (position.Position, error) {
-	m := kafka.NewMessage(key, value, correlationID)
+	return d.AcceptMessage(ctx, kafka.NewMessage(key, value, correlationID))
+}
+
+// AcceptMessage is Accept for a record that has headers of its own.
+func (d *Door) AcceptMessage(ctx context.Context, m *message.Message) (position.Position, error) {
 	var at position.Position
 	var err error
 	if d.options.Tracer != nil {
@@ -159,9 +163,17 @@ func (d *Door) Accept(ctx context.Context, key string, value []byte, correlation
 	return at, err
 }
 
-func (d *Door) accept(ctx context.Context, m *message.Message, span trace.Span) (position.Position, error) {
+// State is nil while commands are let in, else a *ShutError.
+func (d *Door) State() error {
 	if shut := d.shut.Load(); shut != nil {
-		return position.Position{}, shut
+		return shut
+	}
+	return nil
+}
+
+func (d *Door) accept(ctx context.Context, m *message.Message, span trace.Span) (position.Position, error) {
+	if err := d.State(); err != nil {
+		return position.Position{}, err
 	}
 	c := d.newCommand(m)
 	c.span = span

@@ -41,6 +41,14 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Beside are the metrics of a second door: its commands count with the first one's, and whether it is open
+// is not said by the gauge, which is the first one's.
+func (m *Metrics) Beside() *Metrics {
+	other := *m
+	other.open = prometheus.NewGauge(prometheus.GaugeOpts{Name: "tidemark_decisions_open", Help: "Not registered."})
+	return &other
+}
+
 func (m *Metrics) count(err error) {
 	switch outcomeOf(err) {
 	case "accepted":

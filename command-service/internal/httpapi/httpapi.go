@@ -15,6 +15,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/command-service/api"
+	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/event"
@@ -32,6 +33,7 @@ const route = "POST /api/v1/timestamp"
 // Server answers the routes of the specification.
 type Server struct {
 	door     *door.Door
+	letters  *deadletter.Desk
 	queryURL string
 	failures *failures
 	now      func() time.Time
@@ -41,7 +43,7 @@ var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. QueryURL is where tickets are read. The context is needed only while the
 // specification is read.
-func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, log *slog.Logger) error {
+func Mount(ctx context.Context, e *gin.Engine, d *door.Door, letters *deadletter.Desk, queryURL string, log *slog.Logger) error {
 	validated, err := manners.Validated(ctx, api.Spec)
 	if err != nil {
 		return err
@@ -50,7 +52,7 @@ func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, lo
 	// +02:00 as a space.
 	e.UseEscapedPath, e.UnescapePathValues = true, false
 	wrapper := api.ServerInterfaceWrapper{
-		Handler:            &Server{door: d, queryURL: queryURL, failures: &failures{log: log}, now: time.Now},
+		Handler:            &Server{door: d, letters: letters, queryURL: queryURL, failures: &failures{log: log}, now: time.Now},
 		HandlerMiddlewares: []api.MiddlewareFunc{api.MiddlewareFunc(validated)},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
@@ -60,6 +62,8 @@ func Mount(ctx context.Context, e *gin.Engine, d *door.Door, queryURL string, lo
 	e.POST("/api/v1/timestamp/", wrapper.Stamp)
 	e.POST("/api/v1/timestamp/:instant", wrapper.StampInstant)
 	e.POST("/app", wrapper.StampApp)
+	e.POST("/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
+	e.POST("/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)
 	return nil
 }
 

@@ -107,10 +107,6 @@ func (s *Service) step(ctx context.Context) (again bool, err error) {
 		return false, err
 	}
 	for _, g := range all {
-		if g.State.serves() {
-			s.Metrics.serving.Set(float64(g.Number))
-			continue
-		}
 		t := s.tries[g.Number]
 		if t != nil && time.Now().Before(t.after) {
 			continue
@@ -118,7 +114,7 @@ func (s *Service) step(ctx context.Context) (again bool, err error) {
 		moved, err := s.one(ctx, g)
 		switch {
 		case err == nil:
-			if moved || t != nil && !g.ProofWanted && !g.SwapWanted {
+			if moved || t != nil {
 				delete(s.tries, g.Number)
 			}
 			again = again || moved
@@ -138,15 +134,20 @@ func (s *Service) failed(ctx context.Context, g Generation, err error) {
 		t = &try{}
 		s.tries[g.Number] = t
 	}
-	t.wait = min(max(2*t.wait, 250*time.Millisecond), 10*time.Second)
-	t.after = time.Now().Add(t.wait)
+	first := t.wait == 0
+	t.wait = min(max(2*t.wait, stepEvery), 10*time.Second)
 	if errors.Is(err, errNotLevel) {
-		t.wait, t.after = 0, time.Now().Add(stepEvery)
+		t.wait = stepEvery // nobody is held up by looking
 	}
-	if !errors.Is(err, errNotYet) && !errors.Is(err, errNotLevel) {
+	t.after = time.Now().Add(t.wait)
+	waits := errors.Is(err, errNotYet) || errors.Is(err, errNotLevel)
+	switch {
+	case !waits:
 		s.Logger.Warn("a step of a rebuild failed and is tried again", "generation", g.Number, "state", g.State, "err", err)
-	} else {
+	case first:
 		s.Logger.Info("a step of a rebuild waits", "generation", g.Number, "state", g.State, "reason", err.Error())
+	default:
+		s.Logger.Debug("a step of a rebuild waits", "generation", g.Number, "state", g.State, "reason", err.Error())
 	}
 	if err := s.note(ctx, g.Number, err.Error()); err != nil {
 		s.Logger.Debug("cannot note what went wrong", "err", err)
@@ -155,7 +156,13 @@ func (s *Service) failed(ctx context.Context, g Generation, err error) {
 
 // one takes the step that g's state asks for, and reports whether it moved.
 func (s *Service) one(ctx context.Context, g Generation) (moved bool, err error) {
+	if g.State != Serving {
+		delete(s.tidy, g.Number)
+	}
 	switch g.State {
+	case Serving:
+		s.Metrics.serving.Set(float64(g.Number))
+		return false, s.tidyUp(ctx, g)
 	case Dropping:
 		return true, s.drop(ctx, g)
 	case Filling:

@@ -144,6 +144,9 @@ func (r row) generation(group string) (Generation, error) {
 	case r.State.fed():
 		g.Group = SideGroup(group, r.Number)
 	}
+	if r.State.serves() {
+		r.Rate, r.Bottleneck, r.Note, g.Progress.ETA, g.Progress.Stalled = nil, nil, nil, nil, nil // of the time at the side
+	}
 	if r.Rate != nil {
 		g.Progress.Rate = *r.Rate
 	}

@@ -112,7 +112,7 @@ func (s *Service) feed(ctx context.Context, g Generation, l *lane, log *slog.Log
 	}
 	group := SideGroup(s.Group, g.Number)
 	projector := projection.New(projection.Options{
-		DB: s.DB, Log: s.Log, Topic: s.Topic, Group: group, Partitions: s.Partitions, Side: side, AcceptLogStart: s.AcceptLogStart,
+		DB: s.DB, Log: s.Log, Decisions: s.Decisions, Written: s.Written, Topic: s.Topic, Group: group, Partitions: s.Partitions, Side: side, AcceptLogStart: s.AcceptLogStart,
 		Ready: l, Metrics: projection.NewMetrics(prometheus.NewRegistry()), Logger: log,
 		Stop: func(err error) { l.trouble(err.Error()) },
 	})
@@ -169,7 +169,7 @@ func (s *Service) report(ctx context.Context, number int, l *lane, side *project
 		}
 		if _, err := s.DB.ExecContext(ctx, `
 INSERT INTO public.generation_lanes (generation, lane, seen_at, kafka, consumer, postgres, throttle, note, noted_at)
-SELECT g.generation, $2, now(), $3, $4, $5, $6, $7, $8 FROM public.generations g WHERE g.generation = $1
+SELECT g.generation, $2, now(), $3, $4, $5, $6, $7, $8 FROM public.generations g WHERE g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
 ON CONFLICT (generation, lane) DO UPDATE SET seen_at = excluded.seen_at, kafka = excluded.kafka, consumer = excluded.consumer,
 	postgres = excluded.postgres, throttle = excluded.throttle, note = excluded.note, noted_at = excluded.noted_at`,
 			number, l.id, of[0], of[1], of[2], of[3], note, at); err != nil && ctx.Err() == nil {

@@ -136,7 +136,7 @@ func (s *Service) saveProgress(ctx context.Context, g Generation, h *history) er
 	s.Metrics.stalled.Set(map[bool]float64{true: 1}[stalled != nil])
 	if _, err := s.DB.ExecContext(ctx, `
 INSERT INTO public.generation_progress (generation, sampled_at, rate, eta_seconds, bottleneck, stalled_since, note, noted_at)
-SELECT g.generation, now(), $2, $3, $4, $5, $6, CASE WHEN $6 <> '' THEN now() END FROM public.generations g WHERE g.generation = $1
+SELECT g.generation, now(), $2, $3, $4, $5, $6, CASE WHEN $6 <> '' THEN now() END FROM public.generations g WHERE g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
 ON CONFLICT (generation) DO UPDATE SET sampled_at = excluded.sampled_at, rate = excluded.rate, eta_seconds = excluded.eta_seconds,
 	bottleneck = excluded.bottleneck, stalled_since = excluded.stalled_since,
 	note = CASE WHEN excluded.note <> '' THEN excluded.note
@@ -151,7 +151,7 @@ ON CONFLICT (generation) DO UPDATE SET sampled_at = excluded.sampled_at, rate = 
 func (s *Service) note(ctx context.Context, number int, words string) error {
 	_, err := s.DB.ExecContext(ctx, `
 INSERT INTO public.generation_progress (generation, sampled_at, rate, bottleneck, note, noted_at)
-SELECT g.generation, now(), 0, 'none', $2, now() FROM public.generations g WHERE g.generation = $1
+SELECT g.generation, now(), 0, 'none', $2, now() FROM public.generations g WHERE g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
 ON CONFLICT (generation) DO UPDATE SET note = excluded.note, noted_at = excluded.noted_at`, number, words)
 	return err
 }

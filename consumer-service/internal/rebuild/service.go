@@ -31,6 +31,8 @@ type Options struct {
 	DB             *sqlx.DB // with a writer's limits
 	Long           *sqlx.DB // without limits of time, for proofs, indexes and the driver's lock
 	Log            Log
+	Decisions      projection.Decisions
+	Written        func() // called when there is a new receipt in an outbox
 	Topic          string
 	Group          string // the configured name
 	Partitions     int
@@ -45,11 +47,12 @@ type Service struct {
 	Options
 	kick  chan struct{} // a wish was noted: look now
 	tries map[int]*try  // the driver's own, by generation
+	tidy  map[int]bool  // serving generations of which nothing is left at the side
 }
 
 // New returns a service whose loops do not run yet.
 func New(o Options) *Service {
-	return &Service{Options: o, kick: make(chan struct{}, 1), tries: map[int]*try{}}
+	return &Service{Options: o, kick: make(chan struct{}, 1), tries: map[int]*try{}, tidy: map[int]bool{}}
 }
 
 func (s *Service) look() {

@@ -28,7 +28,7 @@ var (
 	errGone = errors.New("the generations' states have changed")
 )
 
-// swapped is one swap under way.
+// swapping is one swap under way.
 type swapping struct {
 	*Service
 	conn    *sqlx.Conn // of its own: its locks and limits end with it
@@ -60,6 +60,9 @@ func (s *Service) swap(ctx context.Context, g Generation) (err error) {
 		return fmt.Errorf("set the limits of a swap: %w", err)
 	}
 	if err := w.awaitAudit(ctx); err != nil {
+		return err
+	}
+	if err := w.near(ctx); err != nil {
 		return err
 	}
 	if err := w.fence(ctx); err != nil {
@@ -157,20 +160,34 @@ func (w *swapping) tx(ctx context.Context, do func(*sqlx.Tx) error) error {
 	return nil
 }
 
+// nearly is how many records the side may be behind when the writers are fenced: some moments' work.
+const nearly = 1000
+
+// near waits until it is worth while to make the writers wait: a lane that has just begun, or is held to a
+// rate, would let them wait in vain.
+func (w *swapping) near(ctx context.Context) error {
+	return w.within(ctx, nearly, 5*time.Second)
+}
+
 // reach is (b).
 func (w *swapping) reach(ctx context.Context) error {
-	for end := time.Now().Add(reachLimit); ; {
+	return w.within(ctx, 0, reachLimit)
+}
+
+// within waits until the side is no more than most records behind.
+func (w *swapping) within(ctx context.Context, most int64, limit time.Duration) error {
+	for end := time.Now().Add(limit); ; {
 		var behind int64
 		if err := w.conn.GetContext(ctx, &behind, `
 SELECT coalesce(sum(greatest(a.next_offset - b.next_offset, 0)), 0)::bigint
 FROM public.projection_progress a JOIN `+w.side.Schema+`.projection_progress b ON b.topic = a.topic AND b.partition = a.partition`); err != nil {
 			return fmt.Errorf("see how far the side is: %w", err)
 		}
-		if behind == 0 {
+		if behind <= most {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%w: the generation is %d records behind the serving one after %s", errNotYet, behind, reachLimit)
+			return fmt.Errorf("%w: generation %d is %d records behind the one that serves after %s", errNotYet, w.side.Number, behind, limit)
 		}
 		if err := sleep(ctx, 5*time.Millisecond); err != nil {
 			return err

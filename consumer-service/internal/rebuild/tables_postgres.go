@@ -150,6 +150,36 @@ func (s *Service) drop(ctx context.Context, g Generation) error {
 	return nil
 }
 
+// tidyUp removes what a generation that serves has left at the side: an empty schema and a consumer group.
+func (s *Service) tidyUp(ctx context.Context, g Generation) error {
+	if s.tidy[g.Number] {
+		return nil
+	}
+	if err := s.Log.DeleteGroup(ctx, SideGroup(s.Group, g.Number)); errors.Is(err, kafka.ErrGroupInUse) {
+		return errNotYet
+	} else if err != nil {
+		return err
+	}
+	var empty bool
+	if err := s.DB.GetContext(ctx, &empty, `
+SELECT to_regnamespace($1) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace($1))`, projection.SideSchema(g.Number)); err != nil {
+		return fmt.Errorf("look for the schema that was left: %w", err)
+	}
+	if empty {
+		if _, err := s.DB.ExecContext(ctx, `DROP SCHEMA `+projection.SideSchema(g.Number)); err != nil {
+			return fmt.Errorf("drop the schema that was left: %w", err)
+		}
+	}
+	// What was noted at the very moment of the swap.
+	for _, table := range []string{"generation_lanes", "generation_progress"} {
+		if _, err := s.DB.ExecContext(ctx, `DELETE FROM public.`+table+` WHERE generation = $1`, g.Number); err != nil {
+			return fmt.Errorf("forget what was noted of generation %d: %w", g.Number, err)
+		}
+	}
+	s.tidy[g.Number] = true
+	return nil
+}
+
 // dropTables removes the schema of a generation. Writers that are at it end first, and find it gone.
 func (s *Service) dropTables(ctx context.Context, number int) error {
 	schema := projection.SideSchema(number)
