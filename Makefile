@@ -17,7 +17,7 @@ MODULES = $(shell go list -m -f '{{.Dir}}')
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install what tests need (a Java runtime, Maven, psql, Kafka's jars), or say what to install
+setup: ## install what tests need (a Java runtime, Maven, psql, Chromium, Kafka's jars), or say what to install
 	@./tools/setup
 
 build: ## every program into bin/
