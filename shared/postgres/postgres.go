@@ -151,7 +151,7 @@ func SchemaVersion(ctx context.Context, db *sqlx.DB) (int64, error) {
 
 // SchemaVersionWanted is the schema that this release's services read and write. A database behind it
 // is waited for, since consumer-service migrates it; one ahead of it belongs to a newer release.
-const SchemaVersionWanted = 3
+const SchemaVersionWanted = 4
 
 // ErrNewerSchema says that a newer release has migrated the database.
 var ErrNewerSchema = errors.New("the database's schema is newer than this binary")
