@@ -29,6 +29,55 @@ func (e StatusStatus) Valid() bool {
 	}
 }
 
+// DecisionResult defines model for DecisionResult.
+type DecisionResult struct {
+	// Position The dead letter's.
+	Position string `json:"position"`
+
+	// Ticket The new command's. Of a redrive only.
+	Ticket *string `json:"ticket,omitempty"`
+
+	// Command The new command's place in the log. Of a redrive only.
+	Command *string `json:"command,omitempty"`
+
+	// Decision The decision's place in the log.
+	Decision string `json:"decision"`
+}
+
+// Decisions defines model for Decisions.
+type Decisions struct {
+	// Results One for each letter, in the order of the request.
+	Results []DecisionResult `json:"results"`
+}
+
+// Discard defines model for Discard.
+type Discard struct {
+	// Note Kept with each decision.
+	Note *string `json:"note,omitempty"`
+
+	// Positions Example: ["timestamp.command.v1/3@42"]
+	Positions []string `json:"positions"`
+}
+
+// Letter defines model for Letter.
+type Letter struct {
+	// Payload The new command, as JSON text.
+	//
+	// Example: {"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2009-09-28T19:03:12Z"}
+	Payload string `json:"payload"`
+
+	// Position The dead letter's place in the log.
+	//
+	// Example: timestamp.command.v1/3@42
+	Position string `json:"position"`
+}
+
+// LetterError defines model for LetterError.
+type LetterError struct {
+	Position string `json:"position"`
+	Reason   string `json:"reason"`
+}
+
 // Problem RFC 9457.
 type Problem struct {
 	Type     string  `json:"type"`
@@ -42,6 +91,17 @@ type Problem struct {
 
 	// RetryKey On an unknown outcome: the Idempotency-Key to send it again with.
 	RetryKey *string `json:"retry_key,omitempty"`
+
+	// Errors On a 422, what is wrong with each letter that is.
+	Errors *[]LetterError `json:"errors,omitempty"`
+}
+
+// Redrive defines model for Redrive.
+type Redrive struct {
+	Letters []Letter `json:"letters"`
+
+	// Note Kept with each decision.
+	Note *string `json:"note,omitempty"`
 }
 
 // Stamp defines model for Stamp.
@@ -76,6 +136,12 @@ type IdempotencyKey = string
 // Accepted defines model for Accepted.
 type Accepted = Ticket
 
+// Broken RFC 9457.
+type Broken = Problem
+
+// Decided defines model for Decided.
+type Decided = Decisions
+
 // NoKey RFC 9457.
 type NoKey = Problem
 
@@ -94,29 +160,41 @@ type TooMany = Problem
 // Unavailable RFC 9457.
 type Unavailable = Problem
 
+// Undecided RFC 9457.
+type Undecided = Problem
+
 // StampParams defines parameters for Stamp.
 type StampParams struct {
-	// IdempotencyKey A UUID that is the same on every attempt of one command, so that it counts once. A UUIDv7 is itself the ticket
-	// (refused when it lies more than 5 minutes ahead of the door's clock); any other UUID is made into a ticket
-	// together with the wanted instant, so that the same key with another instant is another command.
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
+	// instant, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // StampInstantParams defines parameters for StampInstant.
 type StampInstantParams struct {
-	// IdempotencyKey A UUID that is the same on every attempt of one command, so that it counts once. A UUIDv7 is itself the ticket
-	// (refused when it lies more than 5 minutes ahead of the door's clock); any other UUID is made into a ticket
-	// together with the wanted instant, so that the same key with another instant is another command.
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
+	// instant, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // StampAppParams defines parameters for StampApp.
 type StampAppParams struct {
-	// IdempotencyKey A UUID that is the same on every attempt of one command, so that it counts once. A UUIDv7 is itself the ticket
-	// (refused when it lies more than 5 minutes ahead of the door's clock); any other UUID is made into a ticket
-	// together with the wanted instant, so that the same key with another instant is another command.
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
+	// instant, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
+
+// DiscardDeadLettersJSONRequestBody defines body for DiscardDeadLetters for application/json ContentType.
+type DiscardDeadLettersJSONRequestBody = Discard
+
+// RedriveDeadLettersJSONRequestBody defines body for RedriveDeadLetters for application/json ContentType.
+type RedriveDeadLettersJSONRequestBody = Redrive
 
 // StampJSONRequestBody defines body for Stamp for application/json ContentType.
 type StampJSONRequestBody = Stamp
@@ -126,12 +204,21 @@ type StampAppJSONRequestBody = Stamp
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// DiscardDeadLetters Decide that nothing more will be done about some dead letters
+	// (POST /api/v1/deadletters/discard)
+	DiscardDeadLetters(c *gin.Context)
+	// RedriveDeadLetters Write a new command in the place of each dead letter
+	// (POST /api/v1/deadletters/redrive)
+	RedriveDeadLetters(c *gin.Context)
 	// Stamp Stamp an instant, the present one unless the body names another
 	// (POST /api/v1/timestamp)
 	Stamp(c *gin.Context, params StampParams)
 	// StampInstant Stamp the instant in the path
 	// (POST /api/v1/timestamp/{instant})
 	StampInstant(c *gin.Context, instant string, params StampInstantParams)
+	// StampStream Stamp many instants in one stream
+	// (POST /api/v1/timestamps)
+	StampStream(c *gin.Context)
 	// StampApp The older alias of POST /api/v1/timestamp
 	// (POST /app)
 	StampApp(c *gin.Context, params StampAppParams)
@@ -145,6 +232,32 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(c *gin.Context)
+
+// DiscardDeadLetters operation middleware
+func (siw *ServerInterfaceWrapper) DiscardDeadLetters(c *gin.Context) {
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.DiscardDeadLetters(c)
+}
+
+// RedriveDeadLetters operation middleware
+func (siw *ServerInterfaceWrapper) RedriveDeadLetters(c *gin.Context) {
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.RedriveDeadLetters(c)
+}
 
 // Stamp operation middleware
 func (siw *ServerInterfaceWrapper) Stamp(c *gin.Context) {
@@ -235,6 +348,19 @@ func (siw *ServerInterfaceWrapper) StampInstant(c *gin.Context) {
 	siw.Handler.StampInstant(c, instant, params)
 }
 
+// StampStream operation middleware
+func (siw *ServerInterfaceWrapper) StampStream(c *gin.Context) {
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.StampStream(c)
+}
+
 // StampApp operation middleware
 func (siw *ServerInterfaceWrapper) StampApp(c *gin.Context) {
 
@@ -304,5 +430,8 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 
 	router.POST(options.BaseURL+"/api/v1/timestamp", wrapper.Stamp)
 	router.POST(options.BaseURL+"/api/v1/timestamp/:instant", wrapper.StampInstant)
+	router.POST(options.BaseURL+"/api/v1/timestamps", wrapper.StampStream)
 	router.POST(options.BaseURL+"/app", wrapper.StampApp)
+	router.POST(options.BaseURL+"/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
+	router.POST(options.BaseURL+"/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)
 }

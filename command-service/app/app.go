@@ -1,5 +1,5 @@
-// Package app wires the command-service: a publisher, the door before it, a watch that looks after the
-// log, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
+// Package app wires the command-service: a publisher, the doors before it, a watch that looks after each
+// topic of the log, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
 // one process.
 package app
 
@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/command-service/api"
+	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/command-service/internal/httpapi"
 	"github.com/tidemark/tidemark/shared/config"
@@ -62,6 +63,7 @@ type Options struct {
 	Config    Config
 	Log       *slog.Logger
 	Topic     string               // event.TimestampCommandTopic unless given
+	Decisions string               // the topic of decisions on dead letters, event.DeadLetterCommandTopic unless given
 	Watch     WatchOptions         // how often the log is looked after
 	Listening func(address string) // told once the port is open; may be nil
 }
@@ -72,6 +74,9 @@ type Options struct {
 func Run(ctx context.Context, o Options) (err error) {
 	if o.Topic == "" {
 		o.Topic = event.TimestampCommandTopic
+	}
+	if o.Decisions == "" {
+		o.Decisions = event.DeadLetterCommandTopic
 	}
 	told := ctx
 	ctx, fail := context.WithCancelCause(told)
@@ -90,7 +95,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	stack.Add("telemetry", export.Stop)
-	ready := manners.NewReadiness(partLog, partPublisher)
+	ready := manners.NewReadiness(partLog, partDecisions, partPublisher)
 	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
 		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
 		// A flight ends before its passengers' deadline, so that most of them hear the truth.
@@ -102,25 +107,40 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	stack.Add("publisher", func(context.Context) error { return publisher.Close() })
 
+	metrics := door.NewMetrics(registry)
 	entrance, err := door.New(door.Options{
 		Topic: o.Topic, Partitions: int32(o.Config.Partitions), Log: publisher,
-		Deadline: o.Config.ProduceDeadline, Metrics: door.NewMetrics(registry), Tracer: export.Tracer(),
+		Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: export.Tracer(),
 	})
 	if err != nil {
 		return err
 	}
 	stack.Add("door", entrance.Close)
+	decisions, err := door.New(door.Options{Topic: o.Decisions, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics.Beside(), Tracer: export.Tracer()})
+	if err != nil {
+		return err
+	}
+	stack.Add("door of decisions", decisions.Close)
+	reader := kafka.NewReader(o.Config.Kafka, Name)
+	stack.Add("log reader", func(context.Context) error { return reader.Close() })
+	letters := deadletter.New(deadletter.Options{
+		Commands: entrance, Decisions: decisions, Ends: reader, Topic: o.Topic, Partitions: int32(o.Config.Partitions), Deadline: o.Config.ProduceDeadline,
+	})
 
-	watch := newWatch(o, entrance, ready)
+	watch := newWatch(o, o.Topic, partLog, entrance, ready)
 	background(ctx, stack, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
+	other := newWatch(o, o.Decisions, partDecisions, decisions, ready)
+	background(ctx, stack, "watch of decisions", func(ctx context.Context) { other.run(ctx, fail) })
 
-	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	engine, err := manners.NewEngine(manners.Options{
+		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBodies: httpapi.Bodies,
+	})
 	if err != nil {
 		return err
 	}
 	stack.Go(ctx, "keys and certificate", engine.Watch)
 	manners.Mount(engine, Name, ready)
-	if err := httpapi.Mount(ctx, engine.Engine, entrance, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+	if err := httpapi.Mount(ctx, engine.Engine, entrance, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
 		return err
 	}
 	server, err := manners.Listen(ctx, engine, longestDeadline+15*time.Second, fail)

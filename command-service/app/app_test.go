@@ -70,7 +70,8 @@ func (l *lines) String() string {
 }
 
 func options(brokers []string) Options {
-	o := Options{Config: DefaultConfig(), Topic: "commands-" + uuid.NewString()}
+	name := uuid.NewString()
+	o := Options{Config: DefaultConfig(), Topic: "commands-" + name, Decisions: "decisions-" + name}
 	o.Config.ServerPort, o.Config.Brokers, o.Config.Partitions = 0, brokers, 3
 	o.Watch = WatchOptions{Retry: 20 * time.Millisecond, Guard: 50 * time.Millisecond}
 	return o
@@ -362,4 +363,80 @@ func alter(t *testing.T, brokers []string, topic, setting, value string) {
 			setting: {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &value},
 		}, false) == nil
 	}, 5*time.Second, 20*time.Millisecond)
+}
+
+// A redrive is an ordinary command that names its letter, and then the decision; both are where the answer says.
+func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	o := options(brokers)
+	s := start(t, o)
+	s.ready(t)
+	for range 3 { // a letter is a record that is there
+		status, _, _ := s.do(t, http.MethodPost, "/app")
+		require.Equal(t, 200, status)
+	}
+	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
+	defer func() { require.NoError(t, r.Close()) }()
+	ends, err := r.StableEnds(t.Context(), o.Topic, []int32{0, 1, 2})
+	require.NoError(t, err)
+	var letter position.Position
+	for p, end := range ends {
+		if end > 0 {
+			letter = position.Position{Topic: o.Topic, Partition: p}
+		}
+	}
+	post := func(what, body string) (int, http.Header, map[string]any) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/api/v1/deadletters/"+what, strings.NewReader(body))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		req.Close = true
+		res, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer func() { _ = res.Body.Close() }()
+		var m map[string]any
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&m))
+		return res.StatusCode, res.Header, m
+	}
+	at := func(text string) kafka.Record {
+		p, err := position.Parse(text)
+		require.NoError(t, err)
+		record, found, err := r.RecordAt(t.Context(), p.Topic, p.Partition, p.Offset)
+		require.NoError(t, err)
+		require.True(t, found, text)
+		return record
+	}
+
+	id := uuid.NewString()
+	status, header, body := post("redrive", `{"letters":[{"position":"`+letter.String()+`","payload":"{\"command_id\":\"`+id+`\",\"event_timestamp\":\"2009-09-28T21:03:12+02:00\"}"}],"note":"a <typo>"}`)
+	require.Equal(t, 200, status, body)
+	result := body["results"].([]any)[0].(map[string]any)
+	require.Equal(t, letter.String(), result["position"])
+	require.Equal(t, id, result["ticket"])
+	command := at(result["command"].(string))
+	require.Equal(t, `{"command_id":"`+id+`","event_timestamp":"2009-09-28T19:03:12Z"}`, string(command.Value))
+	require.Equal(t, id, string(command.Key))
+	headers := map[string]string{}
+	for _, h := range command.Headers {
+		headers[string(h.Key)] = string(h.Value)
+	}
+	require.Equal(t, letter.String(), headers["redriveOf"])
+	require.NotEmpty(t, headers["correlationId"])
+	require.Equal(t, result["decision"], header.Get(position.Header))
+	decision := at(result["decision"].(string))
+	require.Equal(t, letter.String(), string(decision.Key))
+	require.Equal(t, `{"position":"`+letter.String()+`","decision":"redrive","command_id":"`+id+`","note":"a <typo>","by":""}`, string(decision.Value))
+
+	status, _, body = post("discard", `{"positions":["`+letter.String()+`"]}`)
+	require.Equal(t, 200, status, body)
+	result = body["results"].([]any)[0].(map[string]any)
+	require.NotContains(t, result, "ticket")
+	require.Equal(t, `{"position":"`+letter.String()+`","decision":"discard","note":"","by":""}`, string(at(result["decision"].(string)).Value))
+
+	before, err := r.StableEnds(t.Context(), o.Topic, []int32{0, 1, 2})
+	require.NoError(t, err)
+	letter.Offset = before[letter.Partition]
+	status, _, body = post("discard", `{"positions":["`+letter.String()+`"]}`)
+	require.Equal(t, 422, status, body)
+	require.Contains(t, fmt.Sprint(body["errors"]), "ends at offset")
 }

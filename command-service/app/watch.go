@@ -14,8 +14,9 @@ import (
 
 // The parts of readiness.
 const (
-	partLog       = "log"       // the topic is there and safe
-	partPublisher = "publisher" // there is a connection to write by
+	partLog       = "log"              // the topic of commands is there and safe
+	partDecisions = "dead letters log" // so is that of decisions on dead letters
+	partPublisher = "publisher"        // there is a connection to write by
 )
 
 // WatchOptions say how often the log is looked after. Zero means the default named.
@@ -24,7 +25,7 @@ type WatchOptions struct {
 	Guard time.Duration // 1 minute: after a look that found the topic, good or bad
 }
 
-// watch looks after the log: it makes the topic where there is none, and opens the door once the topic
+// watch looks after one topic of the log and the door to it: it makes the topic where there is none, and opens the door once the topic
 // is known to keep what it is given. A topic that could lose records ends the run when the first look
 // finds it. Found later it shuts the door, because other services are still reading what it holds, and
 // the door opens by itself when the topic is mended. A broker that does not answer says nothing about
@@ -34,15 +35,16 @@ type watch struct {
 	topic   kafka.TopicSpec
 	options WatchOptions
 	door    *door.Door
+	part    string // of readiness
 	ready   *manners.Readiness
 	log     *slog.Logger
 }
 
-func newWatch(o Options, d *door.Door, ready *manners.Readiness) *watch {
+func newWatch(o Options, topic, part string, d *door.Door, ready *manners.Readiness) *watch {
 	w := &watch{
 		reader:  kafka.NewReader(o.Config.Kafka, Name+"-watch"),
-		topic:   kafka.TopicSpec{Name: o.Topic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor},
-		options: o.Watch, door: d, ready: ready, log: o.Log,
+		topic:   kafka.TopicSpec{Name: topic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor},
+		options: o.Watch, door: d, part: part, ready: ready, log: o.Log,
 	}
 	if w.options.Retry == 0 {
 		w.options.Retry = 500 * time.Millisecond
@@ -65,20 +67,20 @@ func (w *watch) run(ctx context.Context, fail func(error)) {
 		case err == nil:
 			opened = true
 			w.door.Open()
-			w.ready.Ready(partLog)
+			w.ready.Ready(w.part)
 		case errors.As(err, &guard) && !opened:
 			fail(err)
 			return
 		case errors.As(err, &guard):
 			reason = guard.Error()
 			w.door.Shut(guard)
-			w.ready.Unready(partLog, reason)
+			w.ready.Unready(w.part, reason)
 		default:
 			wait, reason = w.options.Retry, "Kafka does not answer: "+err.Error()
 			if !opened {
 				w.door.Shut(fmt.Errorf("%w: it has not answered yet", door.ErrAway))
 			}
-			w.ready.Unready(partLog, reason)
+			w.ready.Unready(w.part, reason)
 		}
 		if reason != last {
 			switch {

@@ -1,5 +1,6 @@
-// Package app wires the consumer-service: migrations, the guard of the log, one member of the consumer
-// group and the projector behind it, and the rebuilds at its side. It reads no environment and keeps nothing global, so that several
+// Package app wires the consumer-service: migrations, the guards of the log, the book of decisions on dead
+// letters, one member of the consumer group and the projector behind it, the rebuilds at its side, and the
+// publisher of receipts. It reads no environment and keeps nothing global, so that several
 // can run in one process.
 package app
 
@@ -14,12 +15,15 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/consumer-service/api"
+	"github.com/tidemark/tidemark/consumer-service/internal/decision"
 	routes "github.com/tidemark/tidemark/consumer-service/internal/httpapi"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/rebuild"
+	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/httpapi"
@@ -32,8 +36,11 @@ import (
 // Name of the service, in logs and towards Kafka and the database.
 const Name = "consumer-service"
 
-// partLog is the part of the readiness that the guard of the log speaks for.
-const partLog = "log"
+// Parts of the readiness that the guards of the log speak for.
+const (
+	partLog       = "log"
+	partDecisions = "dead letters log"
+)
 
 // answerLimit bounds a whole answer; an audit counts every row.
 const answerLimit = 5 * time.Minute
@@ -64,13 +71,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	stack.Add("database", func(context.Context) error { return db.Close() })
+	stack.Add("database", func(context.Context) error { return postgres.Close(db) })
 	// Proofs and indexes take longer than any write, and a drop may wait for one.
 	long, err := postgres.Open(o.Config.Postgres, Name+" rebuild", postgres.Limits{IdleInTransaction: postgres.WriterLimits.IdleInTransaction})
 	if err != nil {
 		return err
 	}
-	stack.Add("database for rebuilds", func(context.Context) error { return long.Close() })
+	stack.Add("database for rebuilds", func(context.Context) error { return postgres.Close(long) })
 
 	registry := prometheus.NewRegistry()
 	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
@@ -78,7 +85,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	stack.Add("telemetry", export.Stop)
-	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, projection.PartClaims)
+	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, partDecisions, projection.PartClaims)
 	engine, err := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
 	if err != nil {
 		return err
@@ -107,8 +114,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	book := decision.New(decision.Options{
+		Log: reader, Store: &decision.Postgres{DB: db}, Topic: event.DeadLetterCommandTopic, Partitions: o.Config.Partitions, Logger: o.Log,
+		Refuse: func(reason string) { fail(&projection.Refusal{Reason: reason}) },
+	})
+	receipts, err := publisher(o, stack, registry, db, reader)
+	if err != nil {
+		return err
+	}
 	rebuilds := rebuild.New(rebuild.Options{
-		DB: db, Long: long, Log: reader, Topic: event.TimestampCommandTopic, Group: o.Config.GroupID, Partitions: o.Config.Partitions, AcceptLogStart: accepted,
+		DB: db, Long: long, Log: reader, Decisions: book, Written: receipts.Kick, Topic: event.TimestampCommandTopic, Group: o.Config.GroupID, Partitions: o.Config.Partitions, AcceptLogStart: accepted,
 		Lane: rebuild.LaneOptions{Kafka: o.Config.Kafka, ClientID: Name, BatchSize: o.Config.BatchSize}, Metrics: rebuild.NewMetrics(registry), Logger: o.Log,
 	})
 	routes.Rebuilds(rebuilds) // from here on: a migration may wait for a generation to be dropped
@@ -117,12 +132,19 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 
 	topic := kafka.TopicSpec{Name: event.TimestampCommandTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
-	if err := guard(ctx, reader, topic, ready, o.Log); err != nil {
+	if err := guard(ctx, reader, topic, partLog, ready, o.Log); err != nil {
 		return unless(told, err)
 	}
+	decided := topic
+	decided.Name = event.DeadLetterCommandTopic
+	if err := guard(ctx, reader, decided, partDecisions, ready, o.Log); err != nil {
+		return unless(told, err)
+	}
+	stack.Go(ctx, "decisions", book.Run)
+	stack.Go(ctx, "receipts", receipts.Run)
 
 	projector := projection.New(projection.Options{
-		DB: db, Log: reader, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
+		DB: db, Log: reader, Decisions: book, Written: receipts.Kick, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
 		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
@@ -155,13 +177,31 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "lanes", rebuilds.Lanes)
 	stack.Go(ctx, "rebuild driver", rebuilds.Drive)
 	stack.Go(ctx, "audit", projector.Audit)
-	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, topic, ready, o.Log) })
+	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, topic, partLog, ready, o.Log) })
+	stack.Go(ctx, "guard of decisions", func(ctx context.Context) { keepGuard(ctx, reader, decided, partDecisions, ready, o.Log) })
 	stack.Add("readiness", func(context.Context) error {
 		ready.Unready("process", "the service is being stopped")
 		return nil
 	})
 	<-ctx.Done()
 	return nil
+}
+
+// publisher brings receipts to the log. It does not run yet; when it does, it stops after the subscriber.
+func publisher(o Options, stack *lifecycle.Stack, registry *prometheus.Registry, db *sqlx.DB, reader *kafka.Reader) (*receipt.Publisher, error) {
+	log, err := kafka.NewPublisher(kafka.PublisherOptions{
+		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		RetryFor: 3 * time.Second, // less than the server lets the publishers' lock sit idle
+	})
+	if err != nil {
+		return nil, err
+	}
+	stack.Add("publisher", func(context.Context) error { return log.Close() })
+	topic := kafka.TopicSpec{Name: event.ProjectionReceiptTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
+	return receipt.New(receipt.Options{
+		Store: &receipt.Postgres{DB: db}, Log: log, Topic: topic.Name, Registry: registry, Logger: o.Log,
+		Ensure: func(ctx context.Context) error { return reader.EnsureExpiring(ctx, topic, event.ReceiptRetention) },
+	}), nil
 }
 
 // unless drops an error that only says that the service was told to stop.
@@ -221,7 +261,7 @@ func migrate(ctx context.Context, o Options, rebuilds *rebuild.Service, ready *h
 }
 
 // guard makes the topic where it is not there yet and refuses one that could lose what it holds.
-func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, ready *httpapi.Readiness, log *slog.Logger) error {
+func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, part string, ready *httpapi.Readiness, log *slog.Logger) error {
 	return every(ctx, func(ctx context.Context) (bool, error) {
 		err := reader.EnsureForever(ctx, topic)
 		if err == nil {
@@ -230,12 +270,12 @@ func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, rea
 		var unsafe *kafka.GuardError
 		switch {
 		case err == nil:
-			ready.Ready(partLog)
+			ready.Ready(part)
 		case errors.As(err, &unsafe):
 			return true, err
 		default:
 			log.Warn("cannot check the log yet", "err", err)
-			ready.Unready(partLog, "waiting for Kafka: "+err.Error())
+			ready.Unready(part, "waiting for Kafka: "+err.Error())
 		}
 		return false, err
 	})
@@ -243,7 +283,7 @@ func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, rea
 
 // keepGuard looks again each minute. A setting that goes wrong later makes the service unready and is
 // logged, and reading goes on: to stop would make the loss certain.
-func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, ready *httpapi.Readiness, log *slog.Logger) {
+func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, part string, ready *httpapi.Readiness, log *slog.Logger) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -256,10 +296,10 @@ func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec,
 		var unsafe *kafka.GuardError
 		switch {
 		case err == nil:
-			ready.Ready(partLog)
+			ready.Ready(part)
 		case errors.As(err, &unsafe):
 			log.Error("the log is no longer safe", "topic", topic.Name, "err", err)
-			ready.Unready(partLog, err.Error())
+			ready.Unready(part, err.Error())
 		default:
 			log.Warn("cannot check the log", "topic", topic.Name, "err", err) // says nothing about the topic
 		}

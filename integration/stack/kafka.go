@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -23,8 +24,21 @@ type KafkaOptions struct {
 	Dir string
 	// Settings are added to the broker's properties and win over those made here.
 	Settings map[string]string
+	// Secure adds the listeners of SecureBrokers and CertificateBrokers.
+	Secure *Secured
 	// FastStart keeps Java from optimising much: a start costs less, a long run more. For tests, not for measuring.
 	FastStart bool
+	// HeapMB is the JVM's heap; 512 unless given.
+	HeapMB int
+
+	node *node // of a cluster; nil is a broker alone
+}
+
+// Secured is how a broker proves who it is and who it lets in.
+type Secured struct {
+	Cert, Key string            // PEM files; the key in PKCS #8
+	CA        string            // PEM file; signs the certificates of clients
+	Users     map[string]string // by name; each with PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512
 }
 
 // Kafka is a real Apache Kafka: one JVM that is broker and controller (KRaft). Its ports, data and cluster id stay over
@@ -34,20 +48,38 @@ type Kafka struct {
 	temporary bool
 	clusterID string
 	port      int
+	node      node
+	secure    [2]int // ports of the secured listeners
 	proxies   map[string]*Proxy
 	command   []string
 	process   *process
 }
 
 // StartKafka formats and starts a broker and returns when it takes connections. The context bounds the start only.
-func StartKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
+func StartKafka(ctx context.Context, opts KafkaOptions) (*Kafka, error) {
+	k, err := newKafka(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.Start(ctx); err != nil {
+		return nil, errors.Join(err, k.Close(ctx))
+	}
+	return k, nil
+}
+
+// newClusterID makes an id as Kafka's own tool does.
+func newClusterID() string {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails since Go 1.24
 	id[0] &= 0x7f           // an id that begins with a hyphen would be taken for an option by Kafka's tools
-	k := &Kafka{
-		dir:       opts.Dir,
-		clusterID: base64.RawURLEncoding.EncodeToString(id[:]),
-		proxies:   map[string]*Proxy{},
+	return base64.RawURLEncoding.EncodeToString(id[:])
+}
+
+// newKafka makes everything that a broker needs to be started.
+func newKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
+	k := &Kafka{dir: opts.Dir, clusterID: newClusterID(), proxies: map[string]*Proxy{}}
+	if opts.node != nil {
+		k.node, k.clusterID = *opts.node, opts.node.clusterID
 	}
 	if k.dir == "" {
 		if k.dir, err = os.MkdirTemp("", "tidemark-kafka-"); err != nil {
@@ -63,14 +95,17 @@ func StartKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
 	if err := k.prepare(ctx, opts); err != nil {
 		return nil, fmt.Errorf("start Kafka: %w", err)
 	}
-	if err := k.Start(ctx); err != nil {
-		return nil, err
-	}
 	return k, nil
 }
 
 // Brokers returns the direct addresses, past all proxies.
 func (k *Kafka) Brokers() []string { return []string{address(k.port)} }
+
+// SecureBrokers returns the address that speaks TLS and wants SASL, by every mechanism.
+func (k *Kafka) SecureBrokers() []string { return []string{address(k.secure[0])} }
+
+// CertificateBrokers returns the address that speaks TLS and wants a certificate.
+func (k *Kafka) CertificateBrokers() []string { return []string{address(k.secure[1])} }
 
 // ClusterID returns the id that clients see.
 func (k *Kafka) ClusterID() string { return k.clusterID }
@@ -141,11 +176,14 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 	if k.port, err = FreePort(ctx); err != nil {
 		return err
 	}
-	controller, err := FreePort(ctx)
-	if err != nil {
-		return err
+	if opts.node == nil {
+		controller, err := FreePort(ctx)
+		if err != nil {
+			return err
+		}
+		k.node = node{id: 1, controller: controller, voters: "1@" + address(controller)}
 	}
-	listeners := []string{"DIRECT://" + address(k.port), "CONTROLLER://" + address(controller)}
+	listeners := []string{"DIRECT://" + address(k.port), "CONTROLLER://" + address(k.node.controller)}
 	advertised := []string{"DIRECT://" + address(k.port)}
 	protocols := []string{"DIRECT:PLAINTEXT", "CONTROLLER:PLAINTEXT"}
 	for i, name := range opts.Proxies {
@@ -163,10 +201,20 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 		advertised = append(advertised, listener+"://"+proxy.Address())
 		protocols = append(protocols, listener+":PLAINTEXT")
 	}
+	if opts.Secure != nil {
+		for i, listener := range []string{"SASL", "CERTIFICATE"} {
+			if k.secure[i], err = FreePort(ctx); err != nil {
+				return err
+			}
+			listeners = append(listeners, listener+"://"+address(k.secure[i]))
+			advertised = append(advertised, listener+"://"+address(k.secure[i]))
+		}
+		protocols = append(protocols, "SASL:SASL_SSL", "CERTIFICATE:SSL")
+	}
 	settings := map[string]string{
 		"process.roles":                  "broker,controller",
-		"node.id":                        "1",
-		"controller.quorum.voters":       "1@" + address(controller),
+		"node.id":                        strconv.Itoa(k.node.id),
+		"controller.quorum.voters":       k.node.voters,
 		"listeners":                      strings.Join(listeners, ","),
 		"advertised.listeners":           strings.Join(advertised, ","),
 		"listener.security.protocol.map": strings.Join(protocols, ","),
@@ -191,6 +239,14 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 		"broker.session.timeout.ms":    "3000",
 		"broker.heartbeat.interval.ms": "300",
 	}
+	format := []string{"format", "--cluster-id", k.clusterID}
+	if opts.Secure != nil {
+		store, err := opts.Secure.secure(k.dir, settings)
+		if err != nil {
+			return err
+		}
+		format = append(format, store...)
+	}
 	for name, value := range opts.Settings {
 		settings[name] = value
 	}
@@ -205,18 +261,55 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 	if err := os.WriteFile(logging, []byte(kafkaLogging), 0o600); err != nil {
 		return err
 	}
-	k.command = []string{java, "-Xms512m", "-Xmx512m", "-Dlog4j2.configurationFile=" + logging}
+	heap := strconv.Itoa(cmp.Or(opts.HeapMB, 512)) + "m"
+	k.command = []string{java, "-Xms" + heap, "-Xmx" + heap, "-Dlog4j2.configurationFile=" + logging}
 	if opts.FastStart {
 		k.command = append(k.command, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 	}
 	k.command = append(k.command, "-cp", classpath, "kafka.Kafka", server)
 
 	began := time.Now()
-	output, err := Tool(ctx, "kafka.tools.StorageTool", "format", "--cluster-id", k.clusterID, "--config", server)
+	output, err := Tool(ctx, "kafka.tools.StorageTool", append(format, "--config", server)...)
 	if err != nil {
 		return fmt.Errorf("format its storage after %s: %w\n%s", time.Since(began), err, output)
 	}
 	return nil
+}
+
+// secure adds the settings of the secured listeners and returns what the storage must be formatted with.
+func (s *Secured) secure(dir string, settings map[string]string) (format []string, err error) {
+	var keystore []byte
+	for _, file := range []string{s.Key, s.Cert} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		keystore = append(keystore, content...)
+	}
+	store := filepath.Join(dir, "keystore.pem")
+	if err := os.WriteFile(store, keystore, 0o600); err != nil {
+		return nil, err
+	}
+	const plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+	const scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+	users := plain
+	for name, password := range s.Users {
+		users += fmt.Sprintf(" user_%s=%q", name, password)
+		for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
+			format = append(format, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", mechanism, name, password))
+		}
+	}
+	for name, value := range map[string]string{
+		"ssl.keystore.type": "PEM", "ssl.keystore.location": store, "ssl.truststore.type": "PEM", "ssl.truststore.location": s.CA,
+		"listener.name.certificate.ssl.client.auth":         "required",
+		"listener.name.sasl.sasl.enabled.mechanisms":        "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+		"listener.name.sasl.plain.sasl.jaas.config":         users + ";",
+		"listener.name.sasl.scram-sha-256.sasl.jaas.config": scram,
+		"listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
+	} {
+		settings[name] = value
+	}
+	return format, nil
 }
 
 const kafkaLogging = `appender.out.type = Console

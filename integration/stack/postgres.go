@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/lib/pq"
 
@@ -40,6 +43,51 @@ func StartPostgres(ctx context.Context) (*Postgres, error) {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return &Postgres{Server: server, dir: dir}, nil
+}
+
+// EnableTLS makes the server show a certificate to whoever asks for TLS, from now on and over restarts.
+func (p *Postgres) EnableTLS(ctx context.Context, certFile, keyFile string) error {
+	cluster := filepath.Join(p.dir, "cluster")
+	owner, err := os.Stat(cluster)
+	if err != nil {
+		return fmt.Errorf("enable TLS: %w", err)
+	}
+	for name, from := range map[string]string{"server.crt": certFile, "server.key": keyFile} { // Postgres' own names
+		content, err := os.ReadFile(from)
+		if err != nil {
+			return fmt.Errorf("enable TLS: %w", err)
+		}
+		to := filepath.Join(cluster, name)
+		if err := os.WriteFile(to, content, 0o600); err != nil {
+			return fmt.Errorf("enable TLS: %w", err)
+		}
+		if as, ok := owner.Sys().(*syscall.Stat_t); ok && int(as.Uid) != os.Geteuid() {
+			if err := os.Chown(to, int(as.Uid), int(as.Gid)); err != nil {
+				return fmt.Errorf("enable TLS: %w", err)
+			}
+		}
+	}
+	for _, statement := range []string{"ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"} {
+		if err := execute(ctx, p.URL(), statement); err != nil {
+			return fmt.Errorf("enable TLS: %w", err)
+		}
+	}
+	u, err := url.Parse(p.URL())
+	if err != nil {
+		return fmt.Errorf("enable TLS: %w", err)
+	}
+	u.RawQuery = "sslmode=require"
+	for { // the server reads its files in its own time
+		err := execute(ctx, u.String(), "SELECT 1")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("enable TLS: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Address returns the server's host:port, to put a Proxy before it.

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -80,10 +81,17 @@ func StartService(ctx context.Context, opts ServiceOptions) (*Service, error) {
 		}
 		opts.Env["SERVER_PORT"] = strconv.Itoa(port)
 	}
+	transport := &http.Transport{DisableKeepAlives: true}
 	s := &Service{
 		opts:   opts,
 		url:    "http://127.0.0.1:" + opts.Env["SERVER_PORT"],
-		client: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		client: &http.Client{Timeout: 2 * time.Second, Transport: transport},
+	}
+	if cert := opts.Env["TLS_CERT_FILE"]; cert != "" {
+		s.url = "https" + strings.TrimPrefix(s.url, "http")
+		// Whether it is up is all that is asked, and the service shows this very certificate; whether others
+		// trust it is for a test to ask.
+		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // see above
 	}
 	return s, s.Start(ctx, nil)
 }

@@ -21,6 +21,7 @@ type Dump struct {
 	Rows        string // id, event_timestamp, created_at, partition, offset
 	Outcomes    string // partition, first_offset, next_offset, applied, duplicate, rejected, skipped; partitions without any left out
 	DeadLetters string // topic, partition, offset, payload in hex, headers, reason_code, reason, first_seen_at
+	Decisions   string // topic, partition, offset, decision, command_id, note, decided_by, decided_at, decision_partition, decision_offset
 }
 
 const instantSQL = `to_char(%s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
@@ -32,9 +33,11 @@ var (
 		FROM public.projection_progress WHERE topic = '` + Topic + `' AND next_offset > first_offset ORDER BY partition`
 	deadLettersSQL = `SELECT concat_ws(E'\t', topic, partition, "offset", coalesce(encode(payload, 'hex'), 'NULL'), headers, reason_code, reason, ` + fmt.Sprintf(instantSQL, "first_seen_at") + `)
 		FROM public.dead_letters ORDER BY topic, partition, "offset"`
+	decisionsSQL = `SELECT concat_ws(E'\t', topic, partition, "offset", decision, coalesce(command_id::text, 'NULL'), note, decided_by, ` + fmt.Sprintf(instantSQL, "decided_at") + `, decision_partition, decision_offset)
+		FROM public.dead_letter_decisions ORDER BY topic, partition, "offset"`
 )
 
-// ReadDump reads rows, outcomes and dead letters in one snapshot.
+// ReadDump reads rows, outcomes, dead letters and decisions on them in one snapshot.
 func ReadDump(ctx context.Context, db *sql.DB) (_ Dump, err error) {
 	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
@@ -46,7 +49,7 @@ func ReadDump(ctx context.Context, db *sql.DB) (_ Dump, err error) {
 		return Dump{}, fmt.Errorf("dump: %w", err)
 	}
 	var d Dump
-	for query, text := range map[string]*string{rowsSQL: &d.Rows, outcomesSQL: &d.Outcomes, deadLettersSQL: &d.DeadLetters} {
+	for query, text := range map[string]*string{rowsSQL: &d.Rows, outcomesSQL: &d.Outcomes, deadLettersSQL: &d.DeadLetters, decisionsSQL: &d.Decisions} {
 		if *text, err = lines(ctx, tx, query); err != nil {
 			return Dump{}, fmt.Errorf("dump: %w", err)
 		}
@@ -153,6 +156,7 @@ func RequireSame(t testing.TB, wanted, found Dump) {
 		sameLines("rows", wanted.Rows, found.Rows),
 		sameLines("outcomes", wanted.Outcomes, found.Outcomes),
 		sameLines("dead letters", wanted.DeadLetters, found.DeadLetters),
+		sameLines("decisions", wanted.Decisions, found.Decisions),
 	))
 }
 

@@ -1,6 +1,7 @@
 package story
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,13 @@ import (
 // client has to write them too.
 const Topic = "timestamp.command.v1"
 
-// Log is a plain client of the one topic. It shares no code with the services, so that it can judge them.
+// The other topics: decisions on dead letters, and receipts.
+const (
+	DecisionTopic = "deadletter.command.v1"
+	ReceiptTopic  = "projection.receipt.v1"
+)
+
+// Log is a plain client of one topic, timestamp commands unless On says otherwise. It shares no code with the services, so that it can judge them.
 type Log struct {
 	topic    string
 	client   sarama.Client
@@ -28,6 +35,7 @@ type Log struct {
 
 // Record is one record as it lies in the log.
 type Record struct {
+	Topic     string // timestamp commands where it is empty
 	Partition int32
 	Offset    int64
 	Time      time.Time // the log's own, in milliseconds
@@ -37,7 +45,9 @@ type Record struct {
 }
 
 // Position writes where the record is: topic/partition@offset.
-func (r Record) Position() string { return fmt.Sprintf("%s/%d@%d", Topic, r.Partition, r.Offset) }
+func (r Record) Position() string {
+	return fmt.Sprintf("%s/%d@%d", cmp.Or(r.Topic, Topic), r.Partition, r.Offset)
+}
 
 // Message is a record to write.
 type Message struct {
@@ -77,6 +87,13 @@ func OpenLog(brokers []string) (*Log, error) {
 		return nil, errors.Join(fmt.Errorf("open the log: %w", err), client.Close())
 	}
 	return l, nil
+}
+
+// On is the same client on another topic. It ends with the one it was made of.
+func (l *Log) On(topic string) *Log {
+	other := *l
+	other.topic = topic
+	return &other
 }
 
 // Close ends the connections.
@@ -168,7 +185,7 @@ func (l *Log) Write(messages ...Message) ([]Record, error) {
 	records := make([]Record, len(messages))
 	for i, p := range batch {
 		records[i] = Record{
-			Partition: p.Partition, Offset: p.Offset, Key: []byte(messages[i].Key),
+			Topic: l.topic, Partition: p.Partition, Offset: p.Offset, Key: []byte(messages[i].Key),
 			Value: messages[i].Value, Headers: messages[i].Headers,
 		}
 	}
@@ -275,7 +292,7 @@ func (l *Log) readPartition(ctx context.Context, partition int32, from, end int6
 				if offset < from || offset >= end || b.Control || isAborted(aborted, b) {
 					continue
 				}
-				records = append(records, asRecord(partition, b, r))
+				records = append(records, asRecord(l.topic, partition, b, r))
 			}
 			if b.Control {
 				aborted = withoutEnded(aborted, b)
@@ -286,7 +303,7 @@ func (l *Log) readPartition(ctx context.Context, partition int32, from, end int6
 	return records, nil
 }
 
-func asRecord(partition int32, b *sarama.RecordBatch, r *sarama.Record) Record {
+func asRecord(topic string, partition int32, b *sarama.RecordBatch, r *sarama.Record) Record {
 	at := b.FirstTimestamp.Add(r.TimestampDelta)
 	if b.LogAppendTime {
 		at = b.MaxTimestamp
@@ -296,7 +313,7 @@ func asRecord(partition int32, b *sarama.RecordBatch, r *sarama.Record) Record {
 		headers[string(h.Key)] = string(h.Value)
 	}
 	return Record{
-		Partition: partition, Offset: b.FirstOffset + r.OffsetDelta, Time: at.UTC(),
+		Topic: topic, Partition: partition, Offset: b.FirstOffset + r.OffsetDelta, Time: at.UTC(),
 		Key: r.Key, Value: r.Value, Headers: headers,
 	}
 }

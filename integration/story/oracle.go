@@ -31,6 +31,8 @@ type Expected struct {
 type Rules struct {
 	// Refuses tells which readable records the database of this story does not take.
 	Refuses func(id uuid.UUID, at time.Time) bool
+	// Decided tells, by position, which records stay rejected though they can be read.
+	Decided func(position string) bool
 }
 
 type candidate struct {
@@ -64,7 +66,7 @@ func NewOracle(rules Rules) *Oracle {
 func (o *Oracle) Add(records ...Record) {
 	for _, r := range records {
 		id, at, err := decode(r.Value)
-		if err != nil || o.rules.Refuses != nil && o.rules.Refuses(id, at) {
+		if err != nil || o.rules.Refuses != nil && o.rules.Refuses(id, at) || o.rules.Decided != nil && o.rules.Decided(r.Position()) {
 			o.count(r.Partition, Outcomes{Rejected: 1})
 			o.dead = append(o.dead, r)
 			continue

@@ -88,7 +88,7 @@ type Story struct {
 	logs      string
 }
 
-// New sets a story's stage: a broker without the topic, and an empty database. No service runs yet.
+// New sets a story's stage: a broker without the topics, and an empty database. No service runs yet.
 func New(t testing.TB) *Story {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the first story on a machine fetches the servers
@@ -106,7 +106,9 @@ func New(t testing.TB) *Story {
 	log, err := OpenLog(s.Broker.Brokers())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = log.Close() }) // the broker may be down by now
-	require.NoError(t, log.Delete())
+	for _, topic := range []string{Topic, DecisionTopic, ReceiptTopic} {
+		require.NoError(t, log.On(topic).Delete())
+	}
 	s.Log = log
 	s.DB, s.DBURL = s.Database()
 	return s

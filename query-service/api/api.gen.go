@@ -29,6 +29,45 @@ func (e DeadLetterPayloadEncoding) Valid() bool {
 	}
 }
 
+// Defines values for DeadLetterState.
+const (
+	DeadLetterStateDiscarded DeadLetterState = "discarded"
+	DeadLetterStateOpen      DeadLetterState = "open"
+	DeadLetterStateRedriven  DeadLetterState = "redriven"
+)
+
+// Valid indicates whether the value is a known member of the DeadLetterState enum.
+func (e DeadLetterState) Valid() bool {
+	switch e {
+	case DeadLetterStateDiscarded:
+		return true
+	case DeadLetterStateOpen:
+		return true
+	case DeadLetterStateRedriven:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DecisionDecision.
+const (
+	Discard DecisionDecision = "discard"
+	Redrive DecisionDecision = "redrive"
+)
+
+// Valid indicates whether the value is a known member of the DecisionDecision enum.
+func (e DecisionDecision) Valid() bool {
+	switch e {
+	case Discard:
+		return true
+	case Redrive:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for StatusStatus.
 const (
 	DOWN StatusStatus = "DOWN"
@@ -74,6 +113,69 @@ func (e TicketState) Valid() bool {
 	}
 }
 
+// Defines values for TicketDeadLetter.
+const (
+	TicketDeadLetterDiscarded TicketDeadLetter = "discarded"
+	TicketDeadLetterOpen      TicketDeadLetter = "open"
+	TicketDeadLetterRedriven  TicketDeadLetter = "redriven"
+)
+
+// Valid indicates whether the value is a known member of the TicketDeadLetter enum.
+func (e TicketDeadLetter) Valid() bool {
+	switch e {
+	case TicketDeadLetterDiscarded:
+		return true
+	case TicketDeadLetterOpen:
+		return true
+	case TicketDeadLetterRedriven:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SearchDeadLettersParamsState.
+const (
+	SearchDeadLettersParamsStateAll       SearchDeadLettersParamsState = "all"
+	SearchDeadLettersParamsStateDiscarded SearchDeadLettersParamsState = "discarded"
+	SearchDeadLettersParamsStateOpen      SearchDeadLettersParamsState = "open"
+	SearchDeadLettersParamsStateRedriven  SearchDeadLettersParamsState = "redriven"
+)
+
+// Valid indicates whether the value is a known member of the SearchDeadLettersParamsState enum.
+func (e SearchDeadLettersParamsState) Valid() bool {
+	switch e {
+	case SearchDeadLettersParamsStateAll:
+		return true
+	case SearchDeadLettersParamsStateDiscarded:
+		return true
+	case SearchDeadLettersParamsStateOpen:
+		return true
+	case SearchDeadLettersParamsStateRedriven:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StreamEventsParamsWatch.
+const (
+	StreamEventsParamsWatchGenerations StreamEventsParamsWatch = "generations"
+	StreamEventsParamsWatchProjection  StreamEventsParamsWatch = "projection"
+)
+
+// Valid indicates whether the value is a known member of the StreamEventsParamsWatch enum.
+func (e StreamEventsParamsWatch) Valid() bool {
+	switch e {
+	case StreamEventsParamsWatchGenerations:
+		return true
+	case StreamEventsParamsWatchProjection:
+		return true
+	default:
+		return false
+	}
+}
+
 // Audit defines model for Audit.
 type Audit struct {
 	// Ok Counts and tables agree in every partition; null where a partition was not audited in this epoch and none disagrees.
@@ -108,7 +210,7 @@ type DeadLetter struct {
 	Partition int32  `json:"partition"`
 	Offset    int64  `json:"offset"`
 
-	// Payload The record's value as far as its first 16 KiB; null where it had none.
+	// Payload The record's value, in lists its first 16 KiB; null where it had none.
 	Payload *string `json:"payload"`
 
 	// PayloadEncoding utf-8 where the bytes shown are text.
@@ -124,17 +226,43 @@ type DeadLetter struct {
 	Reason     string      `json:"reason"`
 
 	// FirstSeenAt The log's own time of the record.
-	FirstSeenAt string `json:"first_seen_at"`
+	FirstSeenAt string          `json:"first_seen_at"`
+	State       DeadLetterState `json:"state"`
+	Decision    *Decision       `json:"decision"`
 }
 
 // DeadLetterPayloadEncoding utf-8 where the bytes shown are text.
 type DeadLetterPayloadEncoding string
+
+// DeadLetterState defines model for DeadLetter.State.
+type DeadLetterState string
 
 // DeadLetterPage defines model for DeadLetterPage.
 type DeadLetterPage struct {
 	Items []DeadLetter `json:"items"`
 	Next  *string      `json:"next"`
 }
+
+// Decision defines model for Decision.
+type Decision struct {
+	Decision DecisionDecision `json:"decision"`
+
+	// Ticket Of a redrive: the ticket of the command in its place.
+	Ticket *string `json:"ticket,omitempty"`
+	Note   string  `json:"note"`
+
+	// By The id of the API key that decided; empty where there was none.
+	By string `json:"by"`
+
+	// Position The decision's place in the log.
+	Position string `json:"position"`
+
+	// DecidedAt The log's own time of the decision.
+	DecidedAt string `json:"decided_at"`
+}
+
+// DecisionDecision defines model for Decision.Decision.
+type DecisionDecision string
 
 // Partition defines model for Partition.
 type Partition struct {
@@ -284,6 +412,12 @@ type Ticket struct {
 
 	// CreatedAt The row's.
 	CreatedAt *string `json:"created_at,omitempty"`
+
+	// DeadLetter For rejected: what was made of the dead letter.
+	DeadLetter *TicketDeadLetter `json:"dead_letter,omitempty"`
+
+	// RedrivenAs For rejected: the ticket of the command that was written in its place. Under the same ticket the answer is applied once that one is.
+	RedrivenAs *string `json:"redriven_as,omitempty"`
 }
 
 // TicketState pending: the projection has not passed the position yet.
@@ -292,6 +426,9 @@ type Ticket struct {
 // rejected: the record at the position is a dead letter, for `reason`.
 // unknown: nothing is known of it; `reason` says up to where was looked.
 type TicketState string
+
+// TicketDeadLetter For rejected: what was made of the dead letter.
+type TicketDeadLetter string
 
 // Timestamp defines model for Timestamp.
 type Timestamp struct {
@@ -384,6 +521,64 @@ type ListDeadLettersParams struct {
 	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
 }
 
+// SearchDeadLettersParams defines parameters for SearchDeadLetters.
+type SearchDeadLettersParams struct {
+	// State Letters that nobody has decided on yet, that were discarded, that were issued again, or all of them.
+	State *SearchDeadLettersParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Q A text in the payload (as it is) or in the reason (in any case).
+	Q *string `form:"q,omitempty" json:"q,omitempty"`
+
+	// ReasonCode Why it was rejected: decode, refused or decided.
+	ReasonCode *string `form:"reason_code,omitempty" json:"reason_code,omitempty"`
+	Partition  *int32  `form:"partition,omitempty" json:"partition,omitempty"`
+
+	// Limit The most items of one page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// After Dead letters above this position.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+
+	// Wait How long to wait for the position, a duration such as 500ms or 5s, or a number of seconds; 0 looks once. At most 30s.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
+	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
+}
+
+// SearchDeadLettersParamsState defines parameters for SearchDeadLetters.
+type SearchDeadLettersParamsState string
+
+// GetDeadLetterParams defines parameters for GetDeadLetter.
+type GetDeadLetterParams struct {
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+
+	// Wait How long to wait for the position, a duration such as 500ms or 5s, or a number of seconds; 0 looks once. At most 30s.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
+	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
+}
+
+// StreamEventsParams defines parameters for StreamEvents.
+type StreamEventsParams struct {
+	// Watch What to tell of, separated by commas.
+	Watch *[]StreamEventsParamsWatch `form:"watch,omitempty" json:"watch,omitempty"`
+
+	// Ticket The ticket to follow.
+	Ticket *string `form:"ticket,omitempty" json:"ticket,omitempty"`
+
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+}
+
+// StreamEventsParamsWatch defines parameters for StreamEvents.
+type StreamEventsParamsWatch string
+
 // GetProjectionParams defines parameters for GetProjection.
 type GetProjectionParams struct {
 	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
@@ -443,9 +638,20 @@ type ListTimestampsParams struct {
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// ListDeadLetters Records that could not be projected, by position
+	// ListDeadLetters The older path of all dead letters
 	// (GET /api/v1/dead-letters)
+	//
+	// Deprecated: this operation has been marked as deprecated upstream, but no `x-deprecated-reason` was set
 	ListDeadLetters(c *gin.Context, params ListDeadLettersParams)
+	// SearchDeadLetters Records that could not be projected, by position, and what was decided on them
+	// (GET /api/v1/deadletters)
+	SearchDeadLetters(c *gin.Context, params SearchDeadLettersParams)
+	// GetDeadLetter One dead letter, with its whole payload
+	// (GET /api/v1/deadletters/{letter})
+	GetDeadLetter(c *gin.Context, letter string, params GetDeadLetterParams)
+	// StreamEvents What changes, as it changes
+	// (GET /api/v1/events)
+	StreamEvents(c *gin.Context, params StreamEventsParams)
 	// GetProjection How far the projection is, and whether it is whole
 	// (GET /api/v1/projection)
 	GetProjection(c *gin.Context, params GetProjectionParams)
@@ -539,6 +745,218 @@ func (siw *ServerInterfaceWrapper) ListDeadLetters(c *gin.Context) {
 	}
 
 	siw.Handler.ListDeadLetters(c, params)
+}
+
+// SearchDeadLetters operation middleware
+func (siw *ServerInterfaceWrapper) SearchDeadLetters(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SearchDeadLettersParams
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", c.Request.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter state: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", c.Request.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter q: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "reason_code" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason_code", c.Request.URL.Query(), &params.ReasonCode, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter reason_code: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", c.Request.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter partition: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", c.Request.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter limit: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", c.Request.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter after: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", c.Request.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter wait: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Tidemark-Position" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Tidemark-Position")]; found {
+		var TidemarkPosition PositionHeader
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Tidemark-Position, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", valueList[0], &TidemarkPosition, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Tidemark-Position: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.TidemarkPosition = &TidemarkPosition
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.SearchDeadLetters(c, params)
+}
+
+// GetDeadLetter operation middleware
+func (siw *ServerInterfaceWrapper) GetDeadLetter(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "letter" -------------
+	var letter string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "letter", c.Param("letter"), &letter, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter letter: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetDeadLetterParams
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", c.Request.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter wait: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Tidemark-Position" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Tidemark-Position")]; found {
+		var TidemarkPosition PositionHeader
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Tidemark-Position, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", valueList[0], &TidemarkPosition, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Tidemark-Position: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.TidemarkPosition = &TidemarkPosition
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.GetDeadLetter(c, letter, params)
+}
+
+// StreamEvents operation middleware
+func (siw *ServerInterfaceWrapper) StreamEvents(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StreamEventsParams
+
+	// ------------- Optional query parameter "watch" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "watch", c.Request.URL.Query(), &params.Watch, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter watch: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "ticket" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "ticket", c.Request.URL.Query(), &params.Ticket, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter ticket: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.StreamEvents(c, params)
 }
 
 // GetProjection operation middleware
@@ -837,6 +1255,9 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/timestamp/:id", wrapper.GetTimestamp)
 	router.GET(options.BaseURL+"/api/v1/timestamps", wrapper.ListTimestamps)
 	router.GET(options.BaseURL+"/api/v1/tickets/:id", wrapper.GetTicket)
+	router.GET(options.BaseURL+"/api/v1/deadletters", wrapper.SearchDeadLetters)
+	router.GET(options.BaseURL+"/api/v1/deadletters/:letter", wrapper.GetDeadLetter)
 	router.GET(options.BaseURL+"/api/v1/dead-letters", wrapper.ListDeadLetters)
 	router.GET(options.BaseURL+"/api/v1/projection", wrapper.GetProjection)
+	router.GET(options.BaseURL+"/api/v1/events", wrapper.StreamEvents)
 }

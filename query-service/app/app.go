@@ -1,6 +1,6 @@
 // Package app wires the query-service: a pool of readers, one watch that waits for positions, the JSON
-// API and the web pages. It reads no environment and keeps nothing global, so that several can run in
-// one process.
+// API with its event streams, the client of the other services and the web pages. It reads no environment
+// and keeps nothing global, so that several can run in one process.
 package app
 
 import (
@@ -10,11 +10,14 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/gin-gonic/gin"
 	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/query-service/api"
 	"github.com/tidemark/tidemark/query-service/internal/httpapi"
+	"github.com/tidemark/tidemark/query-service/internal/journey"
+	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/web"
 	"github.com/tidemark/tidemark/shared/certs"
@@ -29,14 +32,17 @@ import (
 // Name of the service, in logs and towards the database.
 const Name = "query-service"
 
+// mostForm is what a form may have: a thousand positions of dead letters, or the payloads of a page of them.
+const mostForm = 1 << 20
+
 // Config is everything that can be set.
 type Config struct {
 	config.HTTP
 	config.Log
 	config.Postgres
 	config.Telemetry
-	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for the pages' form and its health"`
-	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for its health on the pages"`
+	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service, for what the pages change through it, and its health"`
+	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service, for rebuilds and audits on the pages, and its health"`
 	CAFile      string `env:"SERVICES_CA_FILE" desc:"authorities that sign the other services' certificates, PEM; the system's unless given"`
 }
 
@@ -86,7 +92,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	stack.Add("database", func(context.Context) error { return db.Close() })
+	stack.Add("database", func(context.Context) error { return postgres.Close(db) })
 
 	registry := prometheus.NewRegistry()
 	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
@@ -101,24 +107,38 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "watch", watch.Run)
 	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
 
-	engine, err := manners.NewEngine(manners.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
+	peers, err := peer.NewClient(peer.Options{CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log})
+	if err != nil {
+		return err
+	}
+	stack.Add("connections to other services", func(context.Context) error { peers.Close(); return nil })
+	stack.Go(ctx, "health of other services", peers.WatchHealth)
+	journeys := journey.NewBook(watch.Await)
+	stack.Add("followed tickets", func(context.Context) error { journeys.Close(); return nil })
+
+	var pages *web.Pages // mounted before anything is served
+	engine, err := manners.NewEngine(manners.Options{
+		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBody: mostForm,
+		Key:    web.Key,
+		Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
+	})
 	if err != nil {
 		return err
 	}
 	stack.Go(ctx, "keys and certificate", engine.Watch)
 	manners.Mount(engine, Name, ready)
 	failures := httpapi.NewFailures(o.Log)
-	if err := httpapi.Mount(ctx, engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry}); err != nil {
+	streams := httpapi.NewStreams(registry)
+	if err := httpapi.Mount(ctx, engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry, Streams: streams, Peers: peers}); err != nil {
 		return err
 	}
-	pages, err := web.Mount(engine.Engine, web.Options{
-		Reader: reader, Pacer: pacer, Ready: ready, CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log,
+	pages, err = web.Mount(web.Options{
+		Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: ready, Engine: engine, Log: o.Log,
 		Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
 	})
 	if err != nil {
 		return err
 	}
-	stack.Add("connections to other services", func(context.Context) error { pages.Close(); return nil })
 	server, err := manners.Listen(ctx, engine, projection.LongestWait+15*time.Second, fail)
 	if err != nil {
 		return err
@@ -127,6 +147,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Add("waiting reads", func(context.Context) error {
 		ready.Unready("process", "the service is being stopped")
 		watch.Release() // a wait of up to 30 s would hold the stop
+		streams.Stop()  // and so would a stream
 		return nil
 	})
 	if o.Listening != nil {

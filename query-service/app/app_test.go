@@ -45,9 +45,15 @@ func start(t *testing.T, dbURL string, handler http.HandlerFunc) *service {
 // startBeside runs the service on dbURL with the other services at others.
 func startBeside(t *testing.T, dbURL, others string) *service {
 	t.Helper()
+	return startWith(t, dbURL, others, nil)
+}
+
+// startWith is startBeside with an environment.
+func startWith(t *testing.T, dbURL, others string, environ map[string]string) *service {
+	t.Helper()
 	c := DefaultConfig()
 	c.ServerPort, c.URL, c.CommandURL, c.ConsumerURL = 0, dbURL, others, others
-	require.NoError(t, config.Load(&c, nil))
+	require.NoError(t, config.Load(&c, environ))
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &service{stop: cancel, result: make(chan error, 1), client: &http.Client{
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 64},

@@ -122,7 +122,7 @@ func TestStampingLeadsToATicketThatBecomesARow(t *testing.T) {
 		}
 	})
 	page = s.get(t, path+"&wait=5s")
-	require.Contains(t, page.body, "It is a row.")
+	require.Contains(t, page.body, "It is a row, ")
 	require.Contains(t, page.body, "2009-09-28T19:03:12.123456Z")
 	require.NotContains(t, page.body, "http-equiv")
 

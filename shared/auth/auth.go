@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -154,3 +155,12 @@ func parseScopes(texts []string) ([]Scope, error) {
 	}
 	return scopes, nil
 }
+
+// String is the id: a caller that is printed does not print its key.
+func (c Caller) String() string { return c.ID }
+
+// GoString is String, for %#v.
+func (c Caller) GoString() string { return c.ID }
+
+// LogValue is String, for logs.
+func (c Caller) LogValue() slog.Value { return slog.StringValue(c.ID) }

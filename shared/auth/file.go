@@ -123,22 +123,25 @@ func readBounded(path string) ([]byte, error) {
 	return content, nil
 }
 
+// ErrNotMade says that a key cannot be made as it is wanted: its name, its scopes or its end.
+var ErrNotMade = errors.New("no such key can be made")
+
 // Create adds a key to the file, which is made where it is missing, and returns the key. It is kept nowhere:
 // this is the only time that it can be shown. An expires of zero is never.
 func Create(path, name string, scopes []string, expires, now time.Time) (Entry, string, error) {
 	parsed, err := parseScopes(scopes)
 	if err != nil {
-		return Entry{}, "", err
+		return Entry{}, "", fmt.Errorf("%w: %w", ErrNotMade, err)
 	}
 	if strings.TrimSpace(name) == "" || len(name) > maxName {
-		return Entry{}, "", fmt.Errorf("a key has a name of 1 to %d bytes, to be known again by", maxName)
+		return Entry{}, "", fmt.Errorf("%w: a key has a name of 1 to %d bytes, to be known again by", ErrNotMade, maxName)
 	}
 	now = now.UTC().Truncate(time.Second)
 	id, key := newKey()
 	e := Entry{ID: id, Name: name, Scopes: parsed, Hash: hashOf(key), Created: now}
 	if !expires.IsZero() {
 		if !expires.After(now) {
-			return Entry{}, "", fmt.Errorf("the key would have expired before it is made: %s", expires.UTC().Format(time.RFC3339))
+			return Entry{}, "", fmt.Errorf("%w: it would have expired before it is made: %s", ErrNotMade, expires.UTC().Format(time.RFC3339))
 		}
 		at := expires.UTC().Truncate(time.Second)
 		e.Expires = &at

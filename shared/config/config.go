@@ -85,6 +85,28 @@ func Settings(src any) []Setting {
 	return out
 }
 
+// Secrets lists the secret values of src, a pointer to a configuration: what must not stand in a log.
+func Secrets(src any) []string {
+	var secrets []string
+	for _, f := range walk(reflect.ValueOf(src).Elem()) {
+		text := fmt.Sprint(f.value.Interface())
+		switch f.Secret {
+		case "":
+		case "url":
+			if u, err := url.Parse(text); err == nil {
+				if password, ok := u.User.Password(); ok && password != "" {
+					secrets = append(secrets, password)
+				}
+			}
+		default:
+			if text != "" {
+				secrets = append(secrets, text)
+			}
+		}
+	}
+	return secrets
+}
+
 // Environ turns "NAME=value" lines, as os.Environ gives them, into the map that Load takes.
 func Environ(lines []string) map[string]string {
 	m := make(map[string]string, len(lines))
@@ -102,9 +124,12 @@ func MaskURL(s string) string {
 	if err != nil || u.Host == "" {
 		return "***"
 	}
-	if q := u.Query(); q.Has("password") {
-		q.Set("password", "***")
-		u.RawQuery = q.Encode()
+	q := u.Query()
+	for _, name := range []string{"password", "sslpassword"} {
+		if q.Has(name) {
+			q.Set(name, "***")
+			u.RawQuery = q.Encode()
+		}
 	}
 	return strings.ReplaceAll(u.Redacted(), ":xxxxx@", ":***@")
 }

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/certs/certstest"
 )
 
 type service struct {
@@ -60,6 +63,14 @@ func TestOffLoopbackNeedsAuthOff(t *testing.T) {
 		h.Auth = "off"
 		require.NoError(t, h.Validate(), address)
 	}
+	h := DefaultHTTP(7080)
+	h.BindAddress, h.APIKeysFile = "0.0.0.0", filepath.Join(t.TempDir(), "keys")
+	require.ErrorContains(t, h.Validate(), "tidemark keys create", "a file that is not there is no authentication")
+	_, _, err := auth.Create(h.APIKeysFile, "test", []string{"read"}, time.Time{}, time.Now())
+	require.NoError(t, err)
+	require.NoError(t, h.Validate())
+	h.Auth = "off"
+	require.ErrorContains(t, h.Validate(), "contradict")
 	for _, address := range []string{"127.0.0.1", "127.9.9.9", "::1", "localhost"} {
 		h := DefaultHTTP(7080)
 		h.BindAddress = address
@@ -84,4 +95,41 @@ func TestSecretsComeFromFilesAndAreMasked(t *testing.T) {
 	require.Equal(t, "localhost:9092", shown["KAFKA_BROKERS"])
 
 	require.ErrorContains(t, Load(&c, map[string]string{"DB_URL_FILE": file, "DB_URL": "x"}), "both set")
+}
+
+// Files of certificates are judged before anything is started: each mistake names the variable and the file.
+func TestSecurityThatCannotWorkIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	ca := certstest.New(t)
+	pair := ca.Issue(t)
+	old := ca.IssueFor(t, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour), "localhost")
+	c := defaults()
+	require.NoError(t, Load(&c, map[string]string{
+		"TLS_CERT_FILE": pair.Cert, "TLS_KEY_FILE": pair.Key, "KAFKA_TLS_CA_FILE": ca.File, "KAFKA_TLS_CERT_FILE": pair.Cert, "KAFKA_TLS_KEY_FILE": pair.Key,
+		"KAFKA_SASL_MECHANISM": "SCRAM-SHA-512", "KAFKA_SASL_USERNAME": "me", "KAFKA_SASL_PASSWORD": "hunter2", "RATE_LIMIT": "0", "TRUSTED_PROXIES": "10.0.0.1,10.0.0.0/8,::1",
+		"DB_URL": "postgres://me@db/tm?sslmode=verify-full&sslrootcert=" + ca.File + "&sslcert=" + pair.Cert + "&sslkey=" + pair.Key,
+	}))
+	require.True(t, c.SpeaksTLS())
+	require.Equal(t, "https", c.Scheme())
+	for _, s := range Settings(&c) {
+		require.NotContains(t, s.Value, "hunter2", s.Name)
+	}
+	c = defaults()
+	err := Load(&c, map[string]string{
+		"TLS_CERT_FILE": old.Cert, "TLS_KEY_FILE": old.Key, "KAFKA_TLS_CA_FILE": "/none/ca.pem", "KAFKA_TLS_CERT_FILE": pair.Cert, "KAFKA_TLS_KEY_FILE": old.Key,
+		"KAFKA_SASL_MECHANISM": "GSSAPI", "RATE_LIMIT": "-1", "TRUSTED_PROXIES": "everybody",
+		"DB_URL": "postgres://me:hunter2@db/tm?sslmode=verify-full&sslrootcert=/none/root.pem&sslcert=" + pair.Cert,
+	})
+	for _, want := range []string{
+		"TLS_CERT_FILE: the certificate in " + old.Cert + " has expired", "KAFKA_TLS_CA_FILE: there is no file /none/ca.pem",
+		"KAFKA_TLS_KEY_FILE: " + old.Key + " is not the key of the certificate in " + pair.Cert, `KAFKA_SASL_MECHANISM="GSSAPI" is none of`, "RATE_LIMIT=-1",
+		`TRUSTED_PROXIES: "everybody"`, "sslrootcert of DB_URL: there is no file /none/root.pem", "sslcert of DB_URL is set and sslkey of DB_URL is not", "8 to mend",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+	require.NotContains(t, err.Error(), "hunter2")
+	for _, environ := range []map[string]string{{"KAFKA_SASL_MECHANISM": "PLAIN"}, {"KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": "me"}} {
+		require.ErrorContains(t, Load(new(defaults()), environ), "needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
+	}
+	require.ErrorContains(t, Load(new(defaults()), map[string]string{"KAFKA_SASL_USERNAME": "me"}), "KAFKA_SASL_MECHANISM is not")
 }

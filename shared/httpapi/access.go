@@ -80,9 +80,10 @@ func (a *access) serve(c *gin.Context) {
 	}
 	var caller auth.Caller
 	if scope != auth.None {
+		var wait time.Duration
 		var ok bool
-		if caller, ok = a.keys.Check(a.key(c), now); !ok {
-			if wait, ok := a.failures.Take(auth.Network(c.ClientIP()), now); !ok {
+		if caller, wait, ok = a.admit(c, a.key(c), now); !ok {
+			if wait > 0 {
 				a.tooMany(c, wait)
 				return
 			}
@@ -101,6 +102,15 @@ func (a *access) serve(c *gin.Context) {
 		return
 	}
 	c.Next()
+}
+
+// admit judges a key, and counts a wrong one.
+func (a *access) admit(c *gin.Context, key string, now time.Time) (caller auth.Caller, wait time.Duration, ok bool) {
+	if caller, ok = a.keys.Check(key, now); ok {
+		return caller, 0, true
+	}
+	wait, _ = a.failures.Take(auth.Network(c.ClientIP()), now)
+	return auth.Caller{}, wait, false
 }
 
 // within takes one request of the caller's, or else of the address's. This host itself is not limited

@@ -21,7 +21,7 @@ type Server struct {
 // goes to fail, once. writeTimeout bounds a whole answer; it must be longer than the longest wait a route
 // allows.
 func Listen(ctx context.Context, e *Engine, writeTimeout time.Duration, fail func(error)) (*Server, error) {
-	if err := e.scopes.unlisted(e.Routes()); err != nil {
+	if err := e.access.scopes.unlisted(e.Routes()); err != nil {
 		return nil, err
 	}
 	address, log := e.options.HTTP.Address(), e.options.Log

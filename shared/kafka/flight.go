@@ -91,7 +91,7 @@ func newFlights(o PublisherOptions) (*flights, error) {
 	}
 	f := &flights{client: client, next: map[topicPartition]int32{}, retryFor: o.RetryFor}
 	if err := f.identify(); err != nil {
-		return nil, errors.Join(err, client.Close())
+		return nil, errors.Join(explained(err, o.Kafka), client.Close())
 	}
 	return f, nil
 }

@@ -100,6 +100,15 @@ func NewMessage(key string, value []byte, correlationID string) *message.Message
 	return m
 }
 
+// WithHeader adds a header to a message that was not published yet, and returns it.
+func WithHeader(m *message.Message, name, value string) *message.Message {
+	if m.Metadata == nil {
+		m.Metadata = message.Metadata{}
+	}
+	m.Metadata[name] = value
+	return m
+}
+
 // Publish sends the messages together and returns when each is acknowledged or has failed; the error
 // joins those of the messages that failed.
 func (p *Publisher) Publish(topic string, msgs ...*message.Message) error {

@@ -96,7 +96,10 @@ func (r *Reader) ClusterID(context.Context) (string, error) {
 	return *res.ClusterID, nil
 }
 
-// Partitions returns how many partitions topic has.
+// ErrNoTopic says that a topic is not there.
+var ErrNoTopic = sarama.ErrUnknownTopicOrPartition
+
+// Partitions returns how many partitions topic has; the error is ErrNoTopic where it is not there.
 func (r *Reader) Partitions(_ context.Context, topic string) (int, error) {
 	c, err := r.connect()
 	if err != nil {
@@ -269,15 +272,51 @@ func (r *Reader) RecordAt(ctx context.Context, topic string, partition int32, of
 		}
 		for _, one := range b.Records {
 			if at := b.FirstOffset + one.OffsetDelta; at == offset {
-				when := b.FirstTimestamp.Add(one.TimestampDelta)
-				if b.LogAppendTime {
-					when = b.MaxTimestamp
-				}
-				return Record{Offset: at, Timestamp: when.UTC(), Key: one.Key, Value: one.Value}, true, nil
+				return fetched(b, one), true, nil
 			}
 		}
 	}
 	return Record{}, false, nil
+}
+
+// fetched is a record of a batch as a consumer would be given it.
+func fetched(b *sarama.RecordBatch, one *sarama.Record) Record {
+	when := b.FirstTimestamp.Add(one.TimestampDelta)
+	if b.LogAppendTime {
+		when = b.MaxTimestamp
+	}
+	r := Record{Offset: b.FirstOffset + one.OffsetDelta, Timestamp: when.UTC(), Key: one.Key, Value: one.Value}
+	for _, h := range one.Headers {
+		r.Headers = append(r.Headers, Header{Key: h.Key, Value: h.Value})
+	}
+	return r
+}
+
+// ReadFrom returns some committed records from offset on, in the order of their offsets, and where to
+// read on: past markers and aborted records, too, so that whoever reads up to a stable end comes there.
+// Nothing is waited for: at the log's end there are no records and next is offset.
+func (r *Reader) ReadFrom(ctx context.Context, topic string, partition int32, offset int64) (records []Record, next int64, err error) {
+	blocks, aborted, err := r.fetch(ctx, topic, partition, offset)
+	if err != nil {
+		return nil, offset, err
+	}
+	next = offset
+	for _, b := range blocks {
+		switch {
+		case b.PartialTrailingRecord:
+			return records, next, nil
+		case b.Control:
+			aborted = closed(aborted, b)
+		case !isAborted(aborted, b):
+			for _, one := range b.Records {
+				if b.FirstOffset+one.OffsetDelta >= offset { // a batch is given whole, also where it begins before
+					records = append(records, fetched(b, one))
+				}
+			}
+		}
+		next = max(next, b.LastOffset()+1)
+	}
+	return records, next, nil
 }
 
 // Explain says what stands in [from, to), which a read-committed consumer passed over or has not been
@@ -401,4 +440,10 @@ func opened(b *sarama.Broker, c *sarama.Config) error {
 	}
 	_, err := b.Connected()
 	return err
+}
+
+// FirstStampedFrom returns, of each partition, the offset of the first record whose time is t or later; -1 where there
+// is none.
+func (r *Reader) FirstStampedFrom(ctx context.Context, topic string, partitions []int32, t time.Time) (map[int32]int64, error) {
+	return r.ends(ctx, topic, partitions, t.UnixMilli())
 }

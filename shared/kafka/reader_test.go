@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -204,5 +205,62 @@ func TestReaderKnowsTheClusterAndItsTopics(t *testing.T) {
 		n, err := r.Partitions(t.Context(), topic)
 		require.NoError(t, err)
 		require.Equal(t, 3, n)
+	})
+}
+
+// Whoever reads on from where ReadFrom says comes to the stable end, has every committed record once, and no other.
+func TestReadFromComesToTheStableEndPastMarkers(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r, topic := setupTopic(t, brokers, 1)
+	fill(t, brokers, topic, 1, 300) // in batches of some
+	p := setupTransactor(t, brokers, topic)
+	p.commit(3) // 300 to 302, marker 303
+	p.abort(2)  // 304 and 305, marker 306
+	p.commit(1) // 307, marker 308
+	stable(t, r, topic, 309)
+	p.begin(1) // still open
+	var want []int64
+	for offset := range int64(308) {
+		if offset != 303 && (offset < 304 || offset > 306) {
+			want = append(want, offset)
+		}
+	}
+	for _, start := range []int64{0, 1, 299, 301, 303, 305, 308} {
+		got := []int64{}
+		at := start
+		for at < 309 {
+			records, next, err := r.ReadFrom(t.Context(), topic, 0, at)
+			require.NoError(t, err)
+			require.Greater(t, next, at)
+			for _, record := range records {
+				got = append(got, record.Offset)
+				require.NotEmpty(t, record.Value)
+				require.WithinDuration(t, time.Now(), record.Timestamp, time.Minute)
+			}
+			at = next
+		}
+		require.EqualValues(t, 309, at)
+		first, _ := slices.BinarySearch(want, start)
+		require.Equal(t, want[first:], got, "from %d", start)
+	}
+	records, next, err := r.ReadFrom(t.Context(), topic, 0, 309)
+	require.NoError(t, err)
+	require.Empty(t, records)
+	require.EqualValues(t, 309, next)
+	require.NoError(t, p.AbortTxn())
+}
+
+func TestReadFromGivesHeaders(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r, topic := setupTopic(t, brokers, 1)
+		p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
+		connected(t, p)
+		require.NoError(t, p.Publish(topic, WithHeader(NewMessage("k", []byte("v"), ""), "redriveOf", "a/0@1")))
+		records, next, err := r.ReadFrom(t.Context(), topic, 0, 0)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, next)
+		require.Equal(t, []Header{{[]byte("redriveOf"), []byte("a/0@1")}, {[]byte("producer"), []byte("test-service/1")}}, records[0].Headers)
 	})
 }

@@ -86,11 +86,18 @@ func explained(err error, k config.Kafka) error {
 		return fmt.Errorf("the brokers refuse KAFKA_SASL_USERNAME=%s with its password (%s): %w", k.SASLUsername, k.SASLMechanism, err)
 	case errors.Is(err, sarama.ErrUnsupportedSASLMechanism) || errors.Is(err, sarama.ErrIllegalSASLState):
 		return fmt.Errorf("the brokers do not take KAFKA_SASL_MECHANISM=%s: %w", k.SASLMechanism, err)
-	case strings.Contains(text, "first record does not look like a TLS handshake"):
-		return fmt.Errorf("the brokers do not speak TLS at KAFKA_BROKERS=%s: name their TLS port, or unset KAFKA_TLS and its files: %w", strings.Join(k.Brokers, ","), err)
-	}
-	if k.SpeaksTLS() {
+	case strings.Contains(text, "remote error: tls:") && strings.Contains(text, "certificate"):
+		shown := "none is shown: name one in KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE"
+		if k.CertFile != "" {
+			shown = "they do not take that of KAFKA_TLS_CERT_FILE=" + k.CertFile
+		}
+		return fmt.Errorf("the brokers want a certificate and %s: %w", shown, err)
+	case k.SpeaksTLS() && (strings.HasSuffix(text, "EOF") || strings.Contains(text, "does not look like a TLS handshake")):
+		return fmt.Errorf("the connection was closed at once, as brokers do that do not speak TLS at KAFKA_BROKERS=%s: name their TLS port, or unset KAFKA_TLS and its files: %w", strings.Join(k.Brokers, ","), err)
+	case k.SpeaksTLS():
 		return certs.Untrusted(err, "KAFKA_TLS_CA_FILE", k.CAFile)
+	case strings.HasSuffix(text, "EOF"):
+		return fmt.Errorf("the connection was closed at once, as brokers do that want TLS (KAFKA_TLS) or SASL (KAFKA_SASL_MECHANISM) at KAFKA_BROKERS=%s: %w", strings.Join(k.Brokers, ","), err)
 	}
 	return err
 }

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/Shopify/sarama"
 )
 
-// TopicSpec is a topic that is kept forever, as a service wants it.
+// TopicSpec is a topic as a service wants it.
 type TopicSpec struct {
 	Name              string
 	Partitions        int // any other count is refused: it would move keys
@@ -57,6 +58,23 @@ const (
 // wants, and one that is there already, or that another service makes at the same moment, is left as
 // it is. An error means that the broker did not answer or refused to create the topic.
 func (r *Reader) EnsureForever(_ context.Context, t TopicSpec) error {
+	settings := make(map[string]*string, len(forever)+1)
+	for _, f := range forever {
+		settings[f.Setting] = &f.Wanted
+	}
+	return r.ensure(t, settings)
+}
+
+// EnsureExpiring makes sure that a topic is there whose records may go after retention: nobody's truth,
+// so nobody guards it. Like EnsureForever it leaves one that is there as it is.
+func (r *Reader) EnsureExpiring(_ context.Context, t TopicSpec, retention time.Duration) error {
+	policy, kept, stamp, unclean := "delete", strconv.FormatInt(retention.Milliseconds(), 10), "LogAppendTime", "false"
+	return r.ensure(t, map[string]*string{
+		"cleanup.policy": &policy, "retention.ms": &kept, "message.timestamp.type": &stamp, uncleanElection: &unclean,
+	})
+}
+
+func (r *Reader) ensure(t TopicSpec, settings map[string]*string) error {
 	c, err := r.connect()
 	if err != nil {
 		return err
@@ -68,10 +86,6 @@ func (r *Reader) EnsureForever(_ context.Context, t TopicSpec) error {
 	}
 	if err := c.RefreshMetadata(t.Name); err == nil {
 		return nil
-	}
-	settings := make(map[string]*string, len(forever)+1)
-	for _, f := range forever {
-		settings[f.Setting] = &f.Wanted
 	}
 	if two := "2"; t.ReplicationFactor > 1 {
 		settings[minInSync] = &two

@@ -152,3 +152,17 @@ func alter(t *testing.T, r *Reader, topic, setting, value string) {
 		}, false) == nil
 	}, 5*time.Second, 20*time.Millisecond)
 }
+
+func TestATopicWhoseRecordsMayGoSaysWhen(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r := setupReader(t, brokers)
+		spec := TopicSpec{Name: randomTopic("expiring"), Partitions: 2, ReplicationFactor: 1}
+		require.NoError(t, r.EnsureExpiring(t.Context(), spec, 30*24*time.Hour))
+		require.NoError(t, r.EnsureExpiring(t.Context(), spec, time.Hour), "one that is there is left as it is")
+		var guard *GuardError
+		require.Eventually(t, func() bool { return errors.As(r.CheckForever(t.Context(), spec), &guard) }, 5*time.Second, 20*time.Millisecond)
+		require.Len(t, guard.Faults, 1)
+		require.Contains(t, guard.Error(), "retention.ms must be -1 and is 2592000000")
+	})
+}

@@ -4,14 +4,18 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 
+	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
 )
 
@@ -38,14 +42,51 @@ func Open(c config.Postgres, application string, limits Limits) (*sqlx.DB, error
 	if err != nil {
 		return nil, err
 	}
-	db, err := sqlx.Open("postgres", dsn)
+	inner, err := pq.NewConnector(dsn)
 	if err != nil {
 		return nil, errors.New("DB_URL: lib/pq cannot read it") // its own words may hold the password
 	}
+	db := sqlx.NewDb(sql.OpenDB(connector{inner, rootOf(c.URL)}), "postgres")
 	db.SetMaxOpenConns(c.MaxOpenConns)
 	db.SetMaxIdleConns(c.MaxIdleConns)
 	db.SetConnMaxLifetime(c.ConnMaxLifetime)
 	return db, nil
+}
+
+// Close closes the pool. That a connection was lost before, over which TLS would have said goodbye, is no
+// error: it is closed all the same.
+func Close(db *sqlx.DB) error {
+	err := db.Close()
+	var lost *net.OpError
+	if errors.As(err, &lost) {
+		return nil
+	}
+	return err
+}
+
+// connector says which setting a connection that fails over its certificate points at.
+type connector struct {
+	driver.Connector
+	root string // sslrootcert of DB_URL
+}
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.Is(err, pq.ErrSSLNotSupported):
+		return nil, fmt.Errorf("the database does not speak TLS, which sslmode of DB_URL asks for: %w", err)
+	}
+	return nil, certs.Untrusted(err, "sslrootcert of DB_URL", c.root)
+}
+
+func rootOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil { // it was read before
+		return ""
+	}
+	return u.Query().Get("sslrootcert")
 }
 
 func dsn(raw, application string, l Limits) (string, error) {
@@ -110,7 +151,7 @@ func SchemaVersion(ctx context.Context, db *sqlx.DB) (int64, error) {
 
 // SchemaVersionWanted is the schema that this release's services read and write. A database behind it
 // is waited for, since consumer-service migrates it; one ahead of it belongs to a newer release.
-const SchemaVersionWanted = 2
+const SchemaVersionWanted = 4
 
 // ErrNewerSchema says that a newer release has migrated the database.
 var ErrNewerSchema = errors.New("the database's schema is newer than this binary")

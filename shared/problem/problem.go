@@ -19,6 +19,7 @@ type Problem struct {
 	Detail   string
 	Instance string            // the correlation id of the request, as urn:correlation:<id>, where known
 	Extra    map[string]string // further members, such as ticket and retry_key
+	Errors   any               // a list of what was wrong with each part of a request, where it has parts
 }
 
 func (p Problem) Error() string { return p.Title + ": " + p.Detail }
@@ -41,6 +42,9 @@ func (p Problem) MarshalJSON() ([]byte, error) {
 	}
 	if p.Instance != "" {
 		members["instance"] = p.Instance
+	}
+	if p.Errors != nil {
+		members["errors"] = p.Errors
 	}
 	return json.Marshal(members)
 }

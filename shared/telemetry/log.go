@@ -26,13 +26,14 @@ func CorrelationID(ctx context.Context) string {
 }
 
 // NewLogger returns a logger that writes one JSON object a line to w. Level is debug, info, warn or
-// error. Lines logged with a request's context carry its correlation_id.
-func NewLogger(w io.Writer, service, level string) (*slog.Logger, error) {
+// error. Lines logged with a request's context carry its correlation_id. The secrets are hidden wherever
+// they would stand, as are API keys and passwords in URLs.
+func NewLogger(w io.Writer, service, level string, secrets ...string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("log level %q is none of debug, info, warn, error", level)
 	}
-	h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})
+	h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l, ReplaceAttr: newHider(secrets).attribute})
 	return slog.New(correlated{h}).With("service", service), nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -323,7 +324,11 @@ func (r *run) logger(name string) (*slog.Logger, error) {
 	if level == "" {
 		level = "warn" // what goes well is said on the page
 	}
-	return telemetry.NewLogger(r.LogTo, name, level)
+	var secrets []string
+	if c, err := r.configs(anywhere); err == nil { // else nothing will be run by it
+		secrets = slices.Concat(config.Secrets(&c.command), config.Secrets(&c.consumer), config.Secrets(&c.query))
+	}
+	return telemetry.NewLogger(r.LogTo, name, level, secrets...)
 }
 
 // baseURL is how this host reaches a service.

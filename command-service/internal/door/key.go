@@ -30,9 +30,12 @@ func (e *KeyError) Error() string {
 	return fmt.Sprintf("the Idempotency-Key %q is not taken: %s; an example of one that is: 6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", key, e.Rule)
 }
 
+// longestKey is how many bytes a key that is no UUID may have.
+const longestKey = 255
+
 // Wish is what an Idempotency-Key is bound to.
 type Wish struct {
-	Caller  string // "" without authentication
+	Caller  string // id of the API key; "" without authentication
 	Route   string // one name for all spellings of a route
 	Instant string // as the log prints it, or Now
 }
@@ -40,8 +43,9 @@ type Wish struct {
 // KeyTicket returns the ticket of a command that came with key, without any state at the door:
 //
 //   - a UUIDv7: the key itself, "this very command";
-//   - any other UUID: a UUIDv8 (RFC 9562, section 5.8) of the SHA-256 of the wish and the key. The same
-//     key with another instant is another ticket.
+//   - any other UUID, and from a caller who is known any text of 1 to 255 printable ASCII characters: a
+//     UUIDv8 (RFC 9562, section 5.8) of the SHA-256 of the wish and the key. The same key with another
+//     instant, or of another caller, is another ticket.
 //
 // A UUIDv8 is refused: it is a ticket that the door made of another key, and taking it for a key would
 // make a second command of a retry. So are values that are no identity (nil, max, no RFC 9562 variant)
@@ -55,8 +59,14 @@ func KeyTicket(key string, w Wish, now time.Time) (uuid.UUID, error) {
 	}
 	refuse := func(rule string) (uuid.UUID, error) { return uuid.Nil, &KeyError{Key: key, Rule: rule} }
 	id, err := ticket.Parse(bare)
-	if err != nil {
+	switch {
+	case err == nil:
+	case w.Caller == "":
 		return refuse("without authentication a key is a UUID")
+	case !printable(bare):
+		return refuse(fmt.Sprintf("a key has 1 to %d printable ASCII characters", longestKey))
+	default:
+		return derive(bare, w), nil
 	}
 	if id == uuid.Nil || id == uuid.Max {
 		return refuse("it is the same for everybody")
@@ -73,13 +83,22 @@ func KeyTicket(key string, w Wish, now time.Time) (uuid.UUID, error) {
 	case 8:
 		return refuse("it is a ticket that was made of a key: send that key again, the retry_key of the answer")
 	}
-	return derive(id, w), nil
+	return derive(id.String(), w), nil
+}
+
+func printable(key string) bool {
+	for _, b := range []byte(key) {
+		if b < 0x20 || b > 0x7e {
+			return false
+		}
+	}
+	return key != "" && len(key) <= longestKey
 }
 
 // derive hashes its inputs with their lengths, so that no two lists of them read the same.
-func derive(key uuid.UUID, w Wish) uuid.UUID {
+func derive(key string, w Wish) uuid.UUID {
 	h := sha256.New()
-	for _, part := range []string{"tidemark ticket 1", w.Caller, key.String(), w.Route, w.Instant} {
+	for _, part := range []string{"tidemark ticket 1", w.Caller, key, w.Route, w.Instant} {
 		var n [4]byte
 		binary.BigEndian.PutUint32(n[:], uint32(len(part)))
 		h.Write(n[:])

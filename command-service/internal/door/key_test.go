@@ -98,6 +98,37 @@ func TestKeysThatAreRefusedSayWhy(t *testing.T) {
 	}
 }
 
+// A caller who is known may choose any word: it is a key among that caller's own. The golden value freezes it.
+func TestACallersKeyIsAnyWordAndItsOwn(t *testing.T) {
+	t.Parallel()
+	mine := Wish{Caller: "k3v5oq2mda", Route: "POST /api/v1/timestamp", Instant: Now}
+	theirs := mine
+	theirs.Caller = "another"
+	seen := map[uuid.UUID]string{}
+	for _, key := range []string{"order-17", "order-18", "x", strings.Repeat("x", 255), "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", "with a space"} {
+		for _, w := range []Wish{mine, theirs} {
+			id, err := KeyTicket(key, w, noon)
+			require.NoError(t, err, key)
+			require.EqualValues(t, 8, id.Version())
+			require.NotContains(t, seen, id)
+			seen[id] = key
+			quoted, err := KeyTicket(`"`+key+`"`, w, noon)
+			require.NoError(t, err)
+			require.Equal(t, id, quoted)
+		}
+	}
+	id, err := KeyTicket("order-17", mine, noon)
+	require.NoError(t, err)
+	require.Equal(t, "38fb65cc-7aad-8d67-b496-dc06a6e708cb", id.String())
+	id, err = KeyTicket(v7(noon), mine, noon)
+	require.NoError(t, err)
+	require.Equal(t, v7(noon), id.String(), "a UUIDv7 is the ticket, whoever sends it")
+	for _, key := range []string{"", `""`, strings.Repeat("x", 256), "tab\there", "ü"} {
+		_, err := KeyTicket(key, mine, noon)
+		require.ErrorContains(t, err, "1 to 255 printable", key)
+	}
+}
+
 func FuzzKeyTicket(f *testing.F) {
 	for _, seed := range []string{"abc", v7(noon), "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", `"6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"`, "ffffffff-ffff-ffff-ffff-ffffffffffff", "urn:uuid:6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"} {
 		f.Add(seed, Now)

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/command-service/api"
+	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/shared/event"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
@@ -37,12 +38,15 @@ func TestMain(m *testing.M) {
 }
 
 type bundle struct {
-	engine *gin.Engine
-	door   *door.Door
+	engine    *gin.Engine
+	door      *door.Door
+	decisions *door.Door
+	server    *Server
 
-	mu   sync.Mutex
-	err  error
-	sent []*message.Message
+	mu     sync.Mutex
+	err    error
+	topics map[string]error // of one topic only
+	sent   []*message.Message
 }
 
 func (b *bundle) PublishAll(topic string, msgs ...*message.Message) []kafka.Result {
@@ -50,7 +54,7 @@ func (b *bundle) PublishAll(topic string, msgs ...*message.Message) []kafka.Resu
 	defer b.mu.Unlock()
 	results := make([]kafka.Result, len(msgs))
 	for i, m := range msgs {
-		results[i] = kafka.Result{Position: position.Position{Topic: topic, Partition: 3, Offset: int64(len(b.sent))}, Err: b.err}
+		results[i] = kafka.Result{Position: position.Position{Topic: topic, Partition: 3, Offset: int64(len(b.sent))}, Err: errors.Join(b.err, b.topics[topic])}
 		b.sent = append(b.sent, m)
 	}
 	return results
@@ -60,6 +64,23 @@ func (b *bundle) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
+}
+
+func (b *bundle) failTopics(topics map[string]error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.topics = topics
+}
+
+// StableEnds says that each partition has 100 records.
+func (b *bundle) StableEnds(_ context.Context, _ string, partitions []int32) (map[int32]int64, error) {
+	ends := map[int32]int64{}
+	for _, p := range partitions {
+		ends[p] = 100
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return ends, b.err
 }
 
 // last is the newest record.
@@ -81,14 +102,25 @@ func setup(t *testing.T) *bundle {
 	quiet := slog.New(slog.DiscardHandler)
 	registry := prometheus.NewRegistry()
 	var err error
-	b.door, err = door.New(door.Options{Topic: event.TimestampCommandTopic, Log: b, Metrics: door.NewMetrics(registry)})
+	metrics := door.NewMetrics(registry)
+	b.door, err = door.New(door.Options{Topic: event.TimestampCommandTopic, Log: b, Metrics: metrics})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, b.door.Close(context.Background())) }) // the test's context has ended
-	b.door.Open()
-	engine, err := manners.NewEngine(manners.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256})
+	b.decisions, err = door.New(door.Options{Topic: event.DeadLetterCommandTopic, Log: b, Metrics: metrics})
+	require.NoError(t, err)
+	for _, d := range []*door.Door{b.door, b.decisions} {
+		t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) }) // the test's context has ended
+		d.Open()
+	}
+	engine, err := manners.NewEngine(manners.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: Bodies})
 	require.NoError(t, err)
 	b.engine = engine.Engine
-	require.NoError(t, Mount(t.Context(), b.engine, b.door, "http://read.example:7082", quiet))
+	letters := deadletter.New(deadletter.Options{
+		Commands: b.door, Decisions: b.decisions, Ends: b, Topic: event.TimestampCommandTopic, Partitions: 12, Deadline: 5 * time.Second,
+	})
+	b.server = &Server{
+		door: b.door, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),
+	}
+	require.NoError(t, mount(t.Context(), b.engine, b.server))
 	return b
 }
 

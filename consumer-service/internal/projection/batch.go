@@ -47,6 +47,7 @@ type letter struct {
 const (
 	reasonDecode  = "decode"  // the value is no event of the topic
 	reasonRefused = "refused" // Postgres refuses the row
+	reasonDecided = "decided" // it could be read now, and somebody has decided on it while it could not
 )
 
 // prepare decodes records, which come in the order of their offsets, and sorts what decodes by id, so
@@ -75,6 +76,71 @@ func prepare(partition int32, from int64, records []kafka.Record) batch {
 		return cmp.Compare(x.offset, y.offset)
 	})
 	return b
+}
+
+// decide takes out of the entries what was decided on: it stays a dead letter, whatever the code can do
+// with it now. A record that still does not decode keeps its own reason.
+func (b *batch) decide(decided map[int64]event.Decision) {
+	if len(decided) == 0 {
+		return
+	}
+	had := len(b.letters)
+	b.entries = slices.DeleteFunc(b.entries, func(e entry) bool {
+		d, ok := decided[e.offset]
+		if ok {
+			b.letters = append(b.letters, letter{record: e.record, code: reasonDecided, reason: decisions[d]})
+		}
+		return ok
+	})
+	if len(b.letters) > had {
+		slices.SortFunc(b.letters, func(x, y letter) int { return cmp.Compare(x.record, y.record) })
+	}
+}
+
+var decisions = map[event.Decision]string{
+	event.Redrive: "the record was issued again as a new command",
+	event.Discard: "the record was discarded",
+}
+
+// receipt writes what became of each offset of the batch, in their order; fates are those of its records.
+func (b *batch) receipt(fates []event.Outcome) string {
+	var runs []event.Run
+	add := func(o event.Outcome, n int64) {
+		if last := len(runs) - 1; last >= 0 && runs[last].Outcome == o {
+			runs[last].Count += n
+		} else {
+			runs = append(runs, event.Run{Outcome: o, Count: n})
+		}
+	}
+	at := b.from
+	for i, r := range b.records {
+		if r.Offset > at {
+			add(event.Skipped, r.Offset-at)
+		}
+		add(fates[i], 1)
+		at = r.Offset + 1
+	}
+	return string(event.AppendRuns(nil, runs))
+}
+
+// fastReceipt is the receipt of a batch that goes the fast way.
+func (b *batch) fastReceipt() string {
+	if len(b.letters) == 0 && b.skipped == 0 { // as nearly always
+		return string(event.AppendRuns(nil, []event.Run{{Outcome: event.Applied, Count: int64(len(b.records))}}))
+	}
+	return b.receipt(b.fates())
+}
+
+// fates are the outcomes of the records where none is a duplicate: what decodes is applied.
+func (b *batch) fates() []event.Outcome {
+	fates := make([]event.Outcome, len(b.records))
+	for i := range fates {
+		fates[i] = event.Applied
+	}
+	for _, l := range b.letters {
+		fates[l.record] = event.Rejected
+	}
+	return fates
 }
 
 // below reports how many of the records lie below offset.

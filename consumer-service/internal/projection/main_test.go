@@ -141,9 +141,43 @@ func (s *heldSession) Commit() {
 	maps.Copy(s.log.committed, s.seeks)
 }
 
+// heldDecisions are decisions in memory.
+type heldDecisions struct {
+	mu   sync.Mutex
+	made map[int32]map[int64]event.Decision
+	away error
+}
+
+func (d *heldDecisions) CatchUp(context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.away
+}
+
+func (d *heldDecisions) Of(_ string, partition int32, from, next int64) map[int64]event.Decision {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := maps.Clone(d.made[partition])
+	maps.DeleteFunc(out, func(offset int64, _ event.Decision) bool { return offset < from || offset >= next })
+	return out
+}
+
+func (d *heldDecisions) make(partition int32, offset int64, what event.Decision) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.made == nil {
+		d.made = map[int32]map[int64]event.Decision{}
+	}
+	if d.made[partition] == nil {
+		d.made[partition] = map[int64]event.Decision{}
+	}
+	d.made[partition][offset] = what
+}
+
 // bundle is one consumer on a database of its own.
 type bundle struct {
 	*Projector
+	decided *heldDecisions
 	log     *heldLog
 	ready   *httpapi.Readiness
 	session *heldSession
@@ -165,9 +199,9 @@ func setup(t *testing.T, partitions int) *bundle {
 // consumer is a process of its own on a database and a log that are there.
 func consumer(t *testing.T, url string, db *sqlx.DB, log *heldLog, group string, partitions int) *bundle {
 	t.Helper()
-	b := &bundle{log: log, ready: httpapi.NewReadiness(), stopped: make(chan error, 8), url: url}
+	b := &bundle{decided: &heldDecisions{}, log: log, ready: httpapi.NewReadiness(), stopped: make(chan error, 8), url: url}
 	b.Projector = New(Options{
-		DB: db, Log: log, Topic: topic, Group: group, Partitions: partitions, AuditInterval: time.Second, Ready: b.ready,
+		DB: db, Log: log, Decisions: b.decided, Topic: topic, Group: group, Partitions: partitions, AuditInterval: time.Second, Ready: b.ready,
 		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(err error) { b.stopped <- err },
 	})
 	return b

@@ -13,6 +13,7 @@ import (
 	"github.com/jmoiron/sqlx"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tidemark/tidemark/consumer-service/internal/decision"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
@@ -30,16 +31,27 @@ type Log interface {
 
 var _ Log = (*kafka.Reader)(nil)
 
+// Decisions is what was decided on dead letters; *decision.Book knows.
+type Decisions interface {
+	// CatchUp returns once every decision is known that is in the log now.
+	CatchUp(ctx context.Context) error
+	// Of returns what was decided on offsets from up to next of one partition.
+	Of(topic string, partition int32, from, next int64) map[int64]event.Decision
+}
+
+var _ Decisions = (*decision.Book)(nil)
+
 // Readiness is told what keeps the projection from its work; *httpapi.Readiness listens.
 type Readiness interface {
 	Ready(part string)
 	Unready(part, reason string)
 }
 
-// Options of a projector. All are required but AcceptLogStart and Tracer.
+// Options of a projector. All are required but AcceptLogStart, Side, Tracer and Written.
 type Options struct {
 	DB         *sqlx.DB
 	Log        Log
+	Decisions  Decisions
 	Topic      string
 	Group      string // the configured name: another than the one on record starts the projection over
 	Partitions int    // of the topic
@@ -52,6 +64,8 @@ type Options struct {
 	Metrics        *Metrics
 	Tracer         trace.Tracer // nil traces nothing
 	Logger         *slog.Logger
+	// Written is called when there is a new receipt in the outbox.
+	Written func()
 	// Stop is called when this process must not go on: the error is a *Refusal.
 	Stop func(error)
 }
@@ -78,12 +92,16 @@ const BetweenSessions = "between two sessions of the consumer group"
 
 // New returns a projector that owns nothing yet.
 func New(o Options) *Projector {
+	if o.Written == nil {
+		o.Written = func() {}
+	}
 	p := &Projector{Options: o}
 	if o.Side == nil {
 		p.store = newStore(o.DB, o.Topic, nil)
 	} else {
 		p.store = newStore(o.DB, o.Topic, &o.Side.Generation)
 	}
+	p.store.group = o.Group
 	return p
 }
 
@@ -130,6 +148,9 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	own := s.Partitions()
+	if err := p.Decisions.CatchUp(ctx); err != nil { // a rebuild would else bring back what was decided on
+		return err
+	}
 	cluster, err := p.Log.ClusterID(ctx)
 	if err != nil {
 		return err
@@ -289,6 +310,7 @@ func (p *Projector) project(ctx context.Context, partition int32, c *claim, reco
 	for len(records) > 0 {
 		start := time.Now()
 		b := prepare(partition, c.next, records)
+		b.decide(p.Decisions.Of(p.Topic, partition, b.from, b.next))
 		prepared := time.Now()
 		err := p.explain(ctx, b)
 		var o outcomes
@@ -302,6 +324,7 @@ func (p *Projector) project(ctx context.Context, partition int32, c *claim, reco
 		if err == nil {
 			c.next = b.next
 			p.Metrics.wrote(partition, o, b, time.Since(start))
+			p.Written()
 			p.Ready.Ready(PartDatabase)
 			p.Side.spent(prepared.Sub(start), time.Since(prepared))
 			p.trace(ctx, b)

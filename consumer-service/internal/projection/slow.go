@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
 )
 
@@ -28,6 +29,7 @@ type slow struct {
 
 	counted map[int32]int64 // next_offset of the partitions whose progress is locked
 	out     outcomes
+	fates   []event.Outcome // of each record; a set that is placed again after a savepoint overwrites its own
 	refused []letter
 	moves   map[int32]int64 // partition → applied records of it that have become duplicates
 }
@@ -45,7 +47,7 @@ type row struct {
 // become dead letters; w judges whether they are too many (errBroken, nothing written).
 func (s store) writeSlow(ctx context.Context, epoch int64, b batch, careful bool, w *window) (outcomes, error) {
 	for _, whole := range []bool{false, true} {
-		job := slow{store: s, epoch: epoch, batch: b, whole: whole, careful: careful, moves: map[int32]int64{}}
+		job := slow{store: s, epoch: epoch, batch: b, whole: whole, careful: careful, fates: b.fates(), moves: map[int32]int64{}}
 		judged := *w
 		err := s.tx(ctx, func(tx *sqlx.Tx) error {
 			job.tx = tx
@@ -148,6 +150,7 @@ func (j *slow) place(ctx context.Context, entries []entry) error {
 	j.out, j.moves = before, moves
 	if len(entries) == 1 {
 		j.refused = append(j.refused, letter{record: entries[0].record, code: reasonRefused, reason: refusal(err)})
+		j.fates[entries[0].record] = event.Rejected
 		if len(j.refused) > windowMost*(len(j.records)/windowSize+1) {
 			return errBroken // some thousand of these records has more than a tenth, wherever they lie
 		}
@@ -175,8 +178,10 @@ func (j *slow) placeAll(ctx context.Context, entries []entry) error {
 	for _, e := range entries {
 		if n := len(candidates); n > 0 && candidates[n-1].id == e.id {
 			j.out.duplicate++
+			j.fates[e.record] = event.Duplicate
 			continue
 		}
+		j.fates[e.record] = event.Applied
 		candidates = append(candidates, e)
 	}
 	inserted, err := j.insert(ctx, candidates)
@@ -212,6 +217,7 @@ func (j *slow) placeAll(ctx context.Context, entries []entry) error {
 			}
 		default:
 			j.out.duplicate++
+			j.fates[e.record] = event.Duplicate
 		}
 	}
 	return j.rewrite(ctx, rewrites)
@@ -342,13 +348,20 @@ WHERE topic = $1 AND partition = $2`), j.topic, p, n); err != nil {
 	last := j.last()
 	var next int64
 	err := j.tx.GetContext(ctx, &next, j.in(`
-UPDATE {g}.projection_progress
-SET next_offset = $5, last_offset = $6, last_created_at = $7, last_record_hash = $8,
-	applied = applied + $9, duplicate = duplicate + $10, rejected = rejected + $11, skipped = skipped + $12, updated_at = now()
-WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4
-RETURNING next_offset`),
+WITH fence AS (
+	UPDATE {g}.projection_progress
+	SET next_offset = $5, last_offset = $6, last_created_at = $7, last_record_hash = $8,
+		applied = applied + $9, duplicate = duplicate + $10, rejected = rejected + $11, skipped = skipped + $12, updated_at = now()
+	WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4
+	RETURNING next_offset
+), receipt AS (
+	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
+	SELECT $14, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $13
+	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
+)
+SELECT next_offset FROM fence`),
 		j.topic, j.partition, j.epoch, j.from, j.next, last.Offset, last.Timestamp, recordHash(last),
-		j.out.applied, j.out.duplicate, j.out.rejected, j.skipped)
+		j.out.applied, j.out.duplicate, j.out.rejected, j.skipped, j.receipt(j.fates), j.group)
 	if errors.Is(err, sql.ErrNoRows) {
 		return errFenced
 	}

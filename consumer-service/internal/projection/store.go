@@ -10,6 +10,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -20,6 +21,7 @@ import (
 type store struct {
 	db         *sqlx.DB
 	topic      string
+	group      string // of the consumers, for receipts
 	schema     string
 	row        string
 	statements *statements
@@ -272,6 +274,10 @@ WITH fence AS (
 	FROM unnest($16::bigint[], $17::bytea[], $18::text[], $19::text[], $20::text[], $21::timestamptz[])
 		AS d ("offset", payload, headers, reason_code, reason, first_seen_at)
 	WHERE EXISTS (SELECT FROM fence)
+), receipt AS (
+	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
+	SELECT $23, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $22
+	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
 )
 SELECT count(*) FROM fence`
 
@@ -297,7 +303,8 @@ func (s store) writeFast(ctx context.Context, epoch int64, b batch) (outcomes, e
 	err = fast.GetContext(ctx, &written,
 		s.topic, b.partition, epoch, b.from, b.next, last.Offset, last.Timestamp, recordHash(last),
 		o.applied, o.rejected, b.skipped, ids.Bytes(), events.Bytes(), created.Bytes(), offsets.Bytes(),
-		dead.offsets.Bytes(), dead.payloads.Bytes(), dead.headers.Bytes(), dead.codes.Bytes(), dead.reasons.Bytes(), dead.seen.Bytes())
+		dead.offsets.Bytes(), dead.payloads.Bytes(), dead.headers.Bytes(), dead.codes.Bytes(), dead.reasons.Bytes(), dead.seen.Bytes(),
+		b.fastReceipt(), s.group)
 	switch {
 	case err != nil:
 		return outcomes{}, fmt.Errorf("write a batch: %w", err)
@@ -328,13 +335,23 @@ func lettersOf(b batch, letters []letter) letterArrays {
 
 // skip books offsets that hold markers or nothing, from the projection's end up to next.
 func (s store) skip(ctx context.Context, epoch int64, partition int32, from, next int64) error {
-	res, err := s.db.ExecContext(ctx, s.in(`
-UPDATE {g}.projection_progress SET next_offset = $5, skipped = skipped + $6, updated_at = now()
-WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4`), s.topic, partition, epoch, from, next, next-from)
-	if err != nil {
+	outcomes := string(event.AppendRuns(nil, []event.Run{{Outcome: event.Skipped, Count: next - from}}))
+	var booked int
+	err := s.db.GetContext(ctx, &booked, s.in(`
+WITH fence AS (
+	UPDATE {g}.projection_progress SET next_offset = $5, skipped = skipped + $6, updated_at = now()
+	WHERE topic = $1 AND partition = $2 AND epoch = $3 AND next_offset = $4
+	RETURNING topic, partition
+), receipt AS (
+	INSERT INTO {g}.receipt_outbox (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes)
+	SELECT $8, coalesce(g.generation, -1), $3, $1, $2, $4, $5, $7
+	FROM fence LEFT JOIN public.generations g ON g.epoch = $3
+)
+SELECT count(*) FROM fence`), s.topic, partition, epoch, from, next, next-from, outcomes, s.group)
+	switch {
+	case err != nil:
 		return fmt.Errorf("book skipped offsets: %w", err)
-	}
-	if n, err := res.RowsAffected(); err == nil && n == 0 {
+	case booked == 0:
 		return errFenced
 	}
 	return nil

@@ -120,6 +120,7 @@ func (p *Projector) skipTail(ctx context.Context, c *claim, partition int32, nex
 		return fmt.Errorf("partition %d: %w", partition, err)
 	}
 	p.Metrics.gap(g)
+	p.Written()
 	c.next = end
 	return nil
 }

@@ -112,7 +112,7 @@ func (s *Service) feed(ctx context.Context, g Generation, l *lane, log *slog.Log
 	}
 	group := SideGroup(s.Group, g.Number)
 	projector := projection.New(projection.Options{
-		DB: s.DB, Log: s.Log, Topic: s.Topic, Group: group, Partitions: s.Partitions, Side: side, AcceptLogStart: s.AcceptLogStart,
+		DB: s.DB, Log: s.Log, Decisions: s.Decisions, Written: s.Written, Topic: s.Topic, Group: group, Partitions: s.Partitions, Side: side, AcceptLogStart: s.AcceptLogStart,
 		Ready: l, Metrics: projection.NewMetrics(prometheus.NewRegistry()), Logger: log,
 		Stop: func(err error) { l.trouble(err.Error()) },
 	})

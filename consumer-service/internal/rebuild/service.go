@@ -31,6 +31,8 @@ type Options struct {
 	DB             *sqlx.DB // with a writer's limits
 	Long           *sqlx.DB // without limits of time, for proofs, indexes and the driver's lock
 	Log            Log
+	Decisions      projection.Decisions
+	Written        func() // called when there is a new receipt in an outbox
 	Topic          string
 	Group          string // the configured name
 	Partitions     int

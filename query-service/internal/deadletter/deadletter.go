@@ -1,22 +1,26 @@
 // Package deadletter reads the records that could not be projected, by the position they have in the
-// log. What it hands out is bounded: a payload can be as large as Kafka lets a record be.
+// log, and what was decided on them. What it hands out is bounded: a payload can be as large as Kafka
+// lets a record be. So is what it looks through for one page.
 package deadletter
 
 import (
-	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 	"unicode/utf8"
 
-	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/google/uuid"
+
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
 )
 
-// ShownBytes is how much of a payload is read; headers larger than that are left out.
-const ShownBytes = 16 << 10
+// ShownBytes is how much of a payload a list has; headers larger than that are left out. WholeBytes is
+// that of one letter, and more than Kafka takes unless told.
+const (
+	ShownBytes = 16 << 10
+	WholeBytes = 4 << 20
+)
 
 // ErrNotFound says that there is no dead letter at the position.
 var ErrNotFound = errors.New("no dead letter is there")
@@ -24,12 +28,45 @@ var ErrNotFound = errors.New("no dead letter is there")
 // DeadLetter is one record that ended as rejected.
 type DeadLetter struct {
 	Position     position.Position
-	Payload      []byte // its first ShownBytes; nil where the record had no value
+	Payload      []byte // as much of it as is shown; nil where the record had no value
 	PayloadBytes int    // of the whole
 	Headers      json.RawMessage
 	ReasonCode   string
 	Reason       string
 	FirstSeenAt  time.Time // the log's own time
+	Decision     *Decision // nil while nobody has decided
+}
+
+// Decision is what was decided on a dead letter.
+type Decision struct {
+	Kind     event.Decision
+	Ticket   *uuid.UUID // of the command in its place; of a redrive only
+	Note     string
+	By       string // the id of an API key, or empty
+	At       time.Time
+	Position position.Position // of the decision
+}
+
+// State is how far a dead letter is dealt with.
+type State string
+
+// The states. All is no state but the wish to see letters in any.
+const (
+	Open      State = "open"
+	Discarded State = "discarded"
+	Redriven  State = "redriven"
+	All       State = "all"
+)
+
+// State is how far the letter is dealt with.
+func (d DeadLetter) State() State {
+	switch {
+	case d.Decision == nil:
+		return Open
+	case d.Decision.Kind == event.Redrive:
+		return Redriven
+	}
+	return Discarded
 }
 
 // Truncated reports whether Payload is only the beginning.
@@ -70,59 +107,4 @@ func (d DeadLetter) HeaderList() []Header {
 		list[i] = Header{part(m, "key"), part(m, "value")}
 	}
 	return list
-}
-
-type row struct {
-	Topic        string    `db:"topic"`
-	Partition    int32     `db:"partition"`
-	Offset       int64     `db:"offset"`
-	Payload      []byte    `db:"payload"`
-	PayloadBytes int       `db:"payload_bytes"`
-	Headers      []byte    `db:"headers"`
-	ReasonCode   string    `db:"reason_code"`
-	Reason       string    `db:"reason"`
-	FirstSeenAt  time.Time `db:"first_seen_at"`
-}
-
-const columns = `SELECT topic, partition, "offset", substring(payload FOR 16384) AS payload, coalesce(octet_length(payload), 0) AS payload_bytes,
-	CASE WHEN octet_length(headers::text) <= 16384 THEN headers::text END AS headers, reason_code, reason, first_seen_at
-FROM public.dead_letters`
-
-func (r row) deadLetter() DeadLetter {
-	return DeadLetter{
-		position.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset},
-		r.Payload, r.PayloadBytes, r.Headers, r.ReasonCode, r.Reason, r.FirstSeenAt,
-	}
-}
-
-// At returns the dead letter at p, or ErrNotFound.
-func At(ctx context.Context, s *projection.Snapshot, p position.Position) (DeadLetter, error) {
-	var r row
-	err := s.Get(ctx, &r, columns+` WHERE topic = $1 AND partition = $2 AND "offset" = $3`, p.Topic, p.Partition, p.Offset)
-	if errors.Is(err, sql.ErrNoRows) {
-		return DeadLetter{}, ErrNotFound
-	}
-	if err != nil {
-		return DeadLetter{}, fmt.Errorf("read a dead letter: %w", err)
-	}
-	return r.deadLetter(), nil
-}
-
-// List returns up to limit dead letters above after, in the order of topic, partition and offset, and
-// the position to go on after, nil where that was all. The zero position starts at the beginning.
-func List(ctx context.Context, s *projection.Snapshot, after position.Position, limit int) ([]DeadLetter, *position.Position, error) {
-	var rows []row
-	err := s.Select(ctx, &rows, columns+` WHERE (topic, partition, "offset") > ($1, $2, $3) ORDER BY topic, partition, "offset" LIMIT $4`,
-		after.Topic, after.Partition, after.Offset, limit+1)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	letters := make([]DeadLetter, 0, limit)
-	for _, r := range rows[:min(len(rows), limit)] {
-		letters = append(letters, r.deadLetter())
-	}
-	if len(rows) <= limit {
-		return letters, nil, nil
-	}
-	return letters, &letters[limit-1].Position, nil
 }

@@ -3,7 +3,11 @@ package httpapi
 import (
 	"encoding/base64"
 	"fmt"
+	"net/url"
+	"strconv"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/tidemark/tidemark/query-service/api"
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
@@ -45,6 +49,10 @@ func ticketState(t ticket.Ticket) api.Ticket {
 		Id: t.ID.String(), State: api.TicketState(t.State), Generation: t.Generation, Epoch: t.Epoch,
 		Position: place(t.Position), Reached: place(t.Reached), AsOf: moment(t.AsOf), Reason: text(t.Reason), ReasonCode: text(t.ReasonCode),
 	}
+	if t.Letter != "" {
+		letter := api.TicketDeadLetter(t.Letter)
+		a.DeadLetter, a.RedrivenAs = &letter, id(t.RedrivenAs)
+	}
 	if t.Row != nil {
 		a.EventTimestamp, a.CreatedAt = moment(&t.Row.EventTimestamp), moment(&t.Row.CreatedAt)
 		if t.State == ticket.Duplicate {
@@ -65,11 +73,34 @@ func deadLetterPage(letters []deadletter.DeadLetter, next *position.Position, li
 	return page
 }
 
+// searchPage names the page after it with everything that was asked of this one.
+func searchPage(letters []deadletter.DeadLetter, next *position.Position, f deadletter.Filter, limit int) api.DeadLetterPage {
+	page := deadLetterPage(letters, nil, limit)
+	if next == nil {
+		return page
+	}
+	q := url.Values{"state": {string(f.State)}, "after": {next.String()}, "limit": {strconv.Itoa(limit)}}
+	if f.Text != "" {
+		q.Set("q", f.Text)
+	}
+	if f.ReasonCode != "" {
+		q.Set("reason_code", f.ReasonCode)
+	}
+	if f.Partition != nil {
+		q.Set("partition", strconv.Itoa(int(*f.Partition)))
+	}
+	page.Next = text("/api/v1/deadletters?" + q.Encode())
+	return page
+}
+
 func deadLetter(l deadletter.DeadLetter) api.DeadLetter {
 	a := api.DeadLetter{
 		Position: l.Position.String(), Topic: l.Position.Topic, Partition: l.Position.Partition, Offset: l.Position.Offset,
 		PayloadEncoding: api.Utf8, PayloadBytes: l.PayloadBytes, PayloadTruncated: l.Truncated(),
-		ReasonCode: l.ReasonCode, Reason: l.Reason, FirstSeenAt: instant.Format(l.FirstSeenAt),
+		ReasonCode: l.ReasonCode, Reason: l.Reason, FirstSeenAt: instant.Format(l.FirstSeenAt), State: api.DeadLetterState(l.State()),
+	}
+	if d := l.Decision; d != nil {
+		a.Decision = &api.Decision{Decision: api.DecisionDecision(d.Kind), Note: d.Note, By: d.By, Position: d.Position.String(), DecidedAt: instant.Format(d.At), Ticket: id(d.Ticket)}
 	}
 	if l.Headers != nil {
 		var headers any = l.Headers
@@ -116,6 +147,13 @@ func projectionStatus(s projection.Status) api.Projection {
 		}
 	}
 	return a
+}
+
+func id(u *uuid.UUID) *string {
+	if u == nil {
+		return nil
+	}
+	return text(u.String())
 }
 
 func moment(t *time.Time) *string {

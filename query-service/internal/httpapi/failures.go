@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidemark/tidemark/query-service/internal/deadletter"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/position"
@@ -52,10 +53,17 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 			Status: http.StatusNotFound,
 			Detail: "no record has this id; one that was accepted may still come: send its " + position.Header + " to wait for it",
 		}, "absent", ""}
+	case errors.Is(err, deadletter.ErrNotFound):
+		return Failure{problem.Problem{
+			Status: http.StatusNotFound,
+			Detail: "there is no dead letter at this position: the record has another outcome, is not projected yet, or is not there",
+		}, "absent", ""}
 	case errors.Is(err, projection.ErrStopping):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being stopped: ask again"}, "stopping", "1"}
 	case errors.Is(err, projection.ErrTooManyWaits):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many reads are waiting for their position: ask again"}, "too_many_waits", "2"}
+	case errors.Is(err, errTooManyStreams):
+		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many event streams are open here: connect again later, or read /api/v1/projection now and then"}, "too_many_streams", "5"}
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return Failure{problem.Problem{Status: statusClientGone}, "client_gone", ""}
 	case broken(err):

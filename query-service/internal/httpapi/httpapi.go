@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
@@ -14,7 +15,9 @@ import (
 
 	"github.com/tidemark/tidemark/query-service/api"
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/recent"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
@@ -31,6 +34,8 @@ type Options struct {
 	Pacer    *projection.Pacer
 	Failures *Failures
 	Registry prometheus.Registerer
+	Streams  *Streams
+	Peers    *peer.Client
 }
 
 // Server answers the routes of the specification.
@@ -39,13 +44,16 @@ type Server struct {
 	pacer    *projection.Pacer
 	failures *Failures
 	reads    *prometheus.CounterVec
+	streams  *Streams
+	peers    *peer.Client
+	status   *recent.Value[projection.Status] // for streams
 }
 
 var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. The context is needed only while the specification is read.
 func Mount(ctx context.Context, e *gin.Engine, o Options) error {
-	s := &Server{reader: o.Reader, pacer: o.Pacer, failures: o.Failures, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+	s := &Server{reader: o.Reader, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, peers: o.Peers, status: sharedStatus(o.Reader, o.Pacer), reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
 	}, []string{"read", "outcome"})}
 	o.Registry.MustRegister(s.reads)
@@ -53,6 +61,7 @@ func Mount(ctx context.Context, e *gin.Engine, o Options) error {
 	if err != nil {
 		return err
 	}
+	e.UseRawPath = true // a dead letter's position has a slash in it, which comes escaped
 	api.RegisterHandlersWithOptions(e, s, api.GinServerOptions{
 		Middlewares: []api.MiddlewareFunc{noStore, api.MiddlewareFunc(validated)},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
@@ -160,6 +169,61 @@ func (s *Server) ListDeadLetters(c *gin.Context, p api.ListDeadLettersParams) {
 	})
 	if s.done(c, "dead_letters", "found", err) {
 		c.PureJSON(http.StatusOK, deadLetterPage(letters, next, limit))
+	}
+}
+
+// SearchDeadLetters answers a page of those that are wanted.
+func (s *Server) SearchDeadLetters(c *gin.Context, p api.SearchDeadLettersParams) {
+	f := deadletter.Filter{
+		State: deadletter.State(orElse(p.State, api.SearchDeadLettersParamsStateOpen)),
+		Text:  orElse(p.Q, ""), ReasonCode: orElse(p.ReasonCode, ""), Partition: p.Partition,
+	}
+	if !utf8.ValidString(f.Text) || strings.ContainsRune(f.Text, 0) {
+		s.refuse(c, "q: it is no text")
+		return
+	}
+	var after position.Position
+	if p.After != nil {
+		var err error
+		if after, err = position.Parse(*p.After); err != nil {
+			s.refuse(c, "after: "+err.Error())
+			return
+		}
+	}
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	limit := orElse(p.Limit, defaultLimit)
+	var letters []deadletter.DeadLetter
+	var next *position.Position
+	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		letters, next, err = deadletter.Search(ctx, snap, f, after, limit)
+		return err
+	})
+	if s.done(c, "dead_letters", "found", err) {
+		c.PureJSON(http.StatusOK, searchPage(letters, next, f, limit))
+	}
+}
+
+// GetDeadLetter answers one with all of its payload.
+func (s *Server) GetDeadLetter(c *gin.Context, letter string, p api.GetDeadLetterParams) {
+	at, err := position.Parse(letter)
+	if err != nil {
+		s.refuse(c, err.Error())
+		return
+	}
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	var found deadletter.DeadLetter
+	err = s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		found, err = deadletter.Whole(ctx, snap, at)
+		return err
+	})
+	if s.done(c, "dead_letter", "found", err) {
+		c.PureJSON(http.StatusOK, deadLetter(found))
 	}
 }
 

@@ -153,7 +153,7 @@ func TestASwapIsSeenWhole(t *testing.T) {
 		}
 	})
 	seen := map[int64]int{}
-	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
+	for begin := time.Now(); (seen[1] <= 20 || seen[1001] <= 20) && time.Since(begin) < time.Minute; {
 		err := r.Read(t.Context(), Want{Position: testdb.At(0, 0)}, func(ctx context.Context, s *Snapshot) error {
 			var at int64
 			if err := s.Get(ctx, &at, `SELECT "offset" FROM public.timestamp_records WHERE id = $1`, id); err != nil {
@@ -170,9 +170,9 @@ func TestASwapIsSeenWhole(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	require.Greater(t, swaps, 20)
-	require.Greater(t, seen[1], 20)
-	require.Greater(t, seen[1001], 20)
+	require.Greater(t, swaps, 2)
+	require.Greater(t, seen[1], 20, "reads that met the one side")
+	require.Greater(t, seen[1001], 20, "reads that met the other")
 }
 
 func TestALockThatIsNotGivenIsAnErrorSoon(t *testing.T) {

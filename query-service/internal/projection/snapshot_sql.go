@@ -11,6 +11,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
 )
 
@@ -20,8 +21,11 @@ import (
 const (
 	begin = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters IN ACCESS SHARE MODE;
-SELECT g.generation, g.epoch, p.epoch, p.first_offset, p.next_offset
-FROM public.generations g LEFT JOIN public.projection_progress p ON `
+SELECT g.generation, g.epoch, `
+	projected = `p.epoch, p.first_offset, p.next_offset FROM public.generations g LEFT JOIN public.projection_progress p ON `
+	// Decisions belong to no generation, and are read from their log's start.
+	decided = `CASE WHEN p.partition IS NOT NULL THEN g.epoch END, 0::bigint, p.next_offset
+FROM public.generations g LEFT JOIN public.decision_progress p ON `
 	noPartition  = `false`
 	onePartition = `p.topic = '%s' AND p.partition = %d`
 	serving      = ` WHERE g.state IN ('serving', 'swapping')`
@@ -33,9 +37,13 @@ const staleConnections = 100
 // open takes a connection and begins. The pool finds out that a connection is broken only when it is
 // used; then the next one is taken, since nothing has happened yet.
 func (r *Reader) open(ctx context.Context, at position.Position) (*Snapshot, error) {
-	which := noPartition
-	if at.Topic != "" {
-		which = fmt.Sprintf(onePartition, at.Topic, at.Partition)
+	which := projected + noPartition
+	switch at.Topic {
+	case "":
+	case event.DeadLetterCommandTopic:
+		which = fmt.Sprintf(decided+`p.partition = %d`, at.Partition)
+	default:
+		which = fmt.Sprintf(projected+onePartition, at.Topic, at.Partition)
 	}
 	for try := 1; ; try++ {
 		conn, err := r.db.Connx(ctx)
@@ -92,7 +100,9 @@ func (s *Snapshot) CaughtUpAt(ctx context.Context, topic string) (*time.Time, er
 // NextOffsets reads how far each partition is, for a Watch: a hint, outside any snapshot.
 func NextOffsets(db *sqlx.DB) func(context.Context) (map[Place]int64, error) {
 	return func(ctx context.Context) (map[Place]int64, error) {
-		rows, err := db.QueryContext(ctx, `SELECT topic, partition, next_offset FROM public.projection_progress`)
+		rows, err := db.QueryContext(ctx, `
+SELECT topic, partition, next_offset FROM public.projection_progress
+UNION ALL SELECT '`+event.DeadLetterCommandTopic+`', partition, next_offset FROM public.decision_progress`)
 		if err != nil {
 			return nil, fmt.Errorf("poll the progress: %w", err)
 		}

@@ -111,7 +111,7 @@ func TestPaceIsMeasuredBetweenTwoReadings(t *testing.T) {
 	t.Parallel()
 	p := &Pacer{}
 	at := func(seconds int, epoch, done, lag int64) sample {
-		return sample{noon.Add(time.Duration(seconds) * time.Second), epoch, done, lag}
+		return sample{At: noon.Add(time.Duration(seconds) * time.Second), Epoch: epoch, Done: done, Lag: lag, Partitions: []reading{{Place{"t", 0}, done, lag}}}
 	}
 	p.add(at(0, 1, 1000, 5000))
 	require.False(t, p.Pace().Known)

@@ -18,7 +18,7 @@ const (
 )
 
 // Topics that are projected; a position in any other can never be passed.
-var Topics = []string{event.TimestampCommandTopic}
+var Topics = []string{event.TimestampCommandTopic, event.DeadLetterCommandTopic}
 
 // WantError says what is wrong with a position or a wait, for whoever sent it.
 type WantError struct{ Detail string }

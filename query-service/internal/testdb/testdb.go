@@ -59,12 +59,13 @@ func (db *DB) Migrate(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, files, "consumer-service's migrations are not where they should be")
 	db.Must(t, `CREATE TABLE goose_db_version (id serial PRIMARY KEY, version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp DEFAULT now())`)
-	for i, f := range files {
+	for _, f := range files {
 		content, err := os.ReadFile(f)
 		require.NoError(t, err)
 		up, _, _ := strings.Cut(string(content), "-- +goose Down")
 		db.Must(t, up)
-		db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, i+1)
+		version, _, _ := strings.Cut(filepath.Base(f), "_")
+		db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1::bigint, true)`, version)
 	}
 	db.Must(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset)
 		SELECT $1, p, (SELECT epoch FROM generations), 0, 0 FROM generate_series(0, $2 - 1) p`, event.TimestampCommandTopic, Partitions)

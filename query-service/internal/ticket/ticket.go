@@ -42,6 +42,8 @@ type Ticket struct {
 	AsOf       *time.Time         // for unknown without a position: everything up to then was looked at
 	Reached    *position.Position // for pending: the last one passed in that partition
 	Row        *record.Record     // for applied and duplicate
+	Letter     deadletter.State   // for rejected: how far the dead letter is dealt with
+	RedrivenAs *uuid.UUID         // for rejected: the ticket of the command in its place
 }
 
 // Reader opens snapshots of the projection.
@@ -55,7 +57,7 @@ var _ Reader = (*projection.Reader)(nil)
 // ticket is then pending.
 func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ticket, error) {
 	t := Ticket{ID: id}
-	if want.Asked() {
+	if want.Position.Topic == event.TimestampCommandTopic { // another one is waited for only
 		t.Position = &want.Position
 	}
 	err := r.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) error {
@@ -66,7 +68,7 @@ func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ti
 		} else if !errors.Is(err, record.ErrNotFound) {
 			return err
 		}
-		if want.Asked() {
+		if t.Position != nil {
 			return t.decide(ctx, s)
 		}
 		return t.look(ctx, s)
@@ -88,7 +90,7 @@ func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot) error {
 	letter, err := deadletter.At(ctx, s, *t.Position)
 	switch {
 	case err == nil:
-		t.State, t.ReasonCode, t.Reason, t.Row = Rejected, letter.ReasonCode, letter.Reason, nil
+		t.reject(letter)
 		return nil
 	case !errors.Is(err, deadletter.ErrNotFound):
 		return err
@@ -105,6 +107,20 @@ func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot) error {
 		t.Reason = fmt.Sprintf("the projection has passed %s and holds neither a row nor a dead letter of this ticket there: the position is another record's, or the row was removed, which the audit shows", t.Position)
 	}
 	return nil
+}
+
+// reject is for a record that is a dead letter. One that was issued again under the same ticket, and has
+// come through, is what the client wanted.
+func (t *Ticket) reject(letter deadletter.DeadLetter) {
+	if d := letter.Decision; d != nil && d.Ticket != nil && *d.Ticket == t.ID && t.Row != nil {
+		t.State, t.Reason = Applied, fmt.Sprintf("the record at %s was a dead letter and has been issued again", letter.Position)
+		t.Position = &t.Row.Position
+		return
+	}
+	t.State, t.ReasonCode, t.Reason, t.Row, t.Letter = Rejected, letter.ReasonCode, letter.Reason, nil, letter.State()
+	if letter.Decision != nil {
+		t.RedrivenAs = letter.Decision.Ticket
+	}
 }
 
 // look is for a ticket whose position is not known.

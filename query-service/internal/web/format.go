@@ -15,15 +15,20 @@ var functions = template.FuncMap{
 	"ago":     func(t time.Time) string { return age(time.Since(t)) },
 	"instant": instant.Format,
 	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05 UTC") },
-	"day":     func(t time.Time) string { return t.UTC().Format("2 January 2006") },
+	"fine":    func(t time.Time) string { return t.UTC().Format("15:04:05.000 UTC") },
+	"day":     func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
 	"plural":  plural,
+	"some":    func(n int, one, many string) string { return plural(int64(n), one, many) },
 	// Templates hand over what a pointer points to, where a function takes it; printf would print the address.
 	"isZero": func(n int64) bool { return n == 0 },
 	"tenths": func(f float64) string { return fmt.Sprintf("%.1f", f) },
 	"whole":  func(f float64) string { return number(int64(math.Round(f))) },
+	"took":   took,
+	"secs":   func(f float64) string { return span(time.Duration(f * float64(time.Second))) },
+	"millis": func(f float64) string { return took(time.Duration(f * float64(time.Millisecond))) },
 }
 
-// number prints n with a thin gap for each thousand: 1 234 567 would break across lines, 1,234,567 does not.
+// number prints n with a comma for each thousand: 1 234 567 would break across lines, 1,234,567 does not.
 func number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	start := 0
@@ -72,5 +77,21 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%.0f h", math.Ceil(d.Hours()))
 	default:
 		return fmt.Sprintf("%.0f days", math.Ceil(d.Hours()/24))
+	}
+}
+
+// took prints how long something took, with two or three digits that mean something.
+func took(d time.Duration) string {
+	switch ms := float64(d) / float64(time.Millisecond); {
+	case ms < 0.95:
+		return "under 1 ms"
+	case ms < 9.95:
+		return fmt.Sprintf("%.1f ms", ms)
+	case ms < 999.5:
+		return fmt.Sprintf("%.0f ms", ms)
+	case d < 100*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	default:
+		return span(d)
 	}
 }

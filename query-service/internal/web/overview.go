@@ -2,40 +2,27 @@ package web
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
-	"github.com/tidemark/tidemark/shared/problem"
 	ids "github.com/tidemark/tidemark/shared/ticket"
 )
 
 const latestRecords = 8
 
 type overviewView struct {
+	statusView
 	Form       formView
-	Parts      []Part
-	Trouble    string // why there is no status
-	Status     projection.Status
-	Totals     projection.Counts
-	Behind     int64
-	BehindOK   bool // the lag is known
-	CaughtUpAt *time.Time
-	CatchingUp bool
-	Replay     replayView
-	Audit      projection.AuditSummary
-	Findings   []projection.Audit
-	Rows       []partitionRow
+	Parts      []peer.Part
 	Latest     []record.Record
 	CommandURL string
 }
@@ -43,123 +30,63 @@ type overviewView struct {
 type formView struct {
 	At      string
 	Example string
-	Refused *refusal
+	Refused *peer.Refusal
 }
-
-type replayView struct {
-	projection.Replay
-	Width string // of the bar
-	Words string
-	Busy  bool // the rate is worth telling
-}
-
-type partitionRow struct {
-	projection.Partition
-	Width   string // of the lag's bar, against the largest lag
-	Audit   *projection.Audit
-	Current bool // the audit is of this epoch
-}
-
-// Settled is what every offset passed has become.
-func (r partitionRow) Settled() int64 { return r.Applied + r.Duplicate + r.Rejected + r.Skipped }
 
 func (p *Pages) overview(c *gin.Context) { p.showOverview(c, http.StatusOK, formView{}) }
 
 func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	ctx := c.Request.Context()
 	form.Example = instant.Example
-	v := overviewView{Form: form, CommandURL: p.CommandURL}
-	var wg sync.WaitGroup
-	wg.Go(func() { v.Parts = p.parts(ctx) })
-	err := p.Reader.Read(ctx, projection.Want{}, func(ctx context.Context, s *projection.Snapshot) error {
-		var err error
-		if v.Status, err = projection.ReadStatus(ctx, s); err != nil {
-			return err
-		}
+	v := overviewView{Form: form, CommandURL: p.Peers.CommandURL}
+	v.statusView = p.status(ctx, func(ctx context.Context, s *projection.Snapshot) error {
 		page, err := record.List(ctx, s, record.Cursor{}, latestRecords)
 		v.Latest = page.Records
 		return err
 	})
-	wg.Wait()
-	if err != nil {
-		v.Trouble = p.Problem(ctx, err).Detail
-	}
-	v.Status.Pace = p.Pacer.Pace()
-	v.fill()
-	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Body: v})
+	v.Parts = p.parts()
+	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Events: projectionEvents, Refresh: v.refresh(), Body: v})
 }
 
-func (v *overviewView) fill() {
-	s := v.Status
-	v.Totals, v.CaughtUpAt, v.CatchingUp, v.Audit = s.Totals(), s.CaughtUpAt(), s.CatchingUp(), s.Audited()
-	if v.Totals.Lag != nil {
-		v.Behind, v.BehindOK = *v.Totals.Lag, true
-	}
-	v.Replay = replay(s.Replay())
-	var most int64
-	for _, p := range s.Partitions {
-		if lag := p.Lag(); lag != nil {
-			most = max(most, *lag)
-		}
-	}
-	for _, p := range s.Partitions {
-		row := partitionRow{Partition: p, Width: "0"}
-		if lag := p.Lag(); lag != nil && most > 0 {
-			row.Width = fmt.Sprintf("%.1f", 100*float64(*lag)/float64(most))
-		}
-		for _, a := range s.Audits {
-			if a.Topic == p.Topic && a.Partition == p.Partition {
-				row.Audit, row.Current = &a, a.Epoch == p.Epoch
-				if row.Current && !a.OK {
-					v.Findings = append(v.Findings, a)
-				}
-			}
-		}
-		v.Rows = append(v.Rows, row)
-	}
-}
+const projectionEvents = "/api/v1/events?watch=projection"
 
-func replay(r projection.Replay) replayView {
-	v := replayView{Replay: r, Width: "0"}
-	if r.Percent != nil {
-		v.Width = fmt.Sprintf("%.2f", *r.Percent)
+// parts is what runs, as it was seen last; a page never waits for it.
+func (p *Pages) parts() []peer.Part {
+	own := p.Ready.Reasons()
+	me := peer.Part{Name: "query-service", What: "reads the rows, shows this page", State: "up"}
+	db := peer.Part{Name: "database", What: "holds the rows", State: "up"}
+	if why, away := own["database"]; away {
+		db.State, db.Words = "away", why
+		delete(own, "database")
 	}
-	var words []string
-	v.Busy = r.Rate != nil && *r.Rate >= 1
-	if v.Busy {
-		words = append(words, number(int64(*r.Rate+0.5))+" records a second")
+	if len(own) > 0 {
+		me.State, me.Words = "unready", peer.Reasons(own)
 	}
-	switch {
-	case r.ETA != nil && *r.ETA > 0:
-		words = append(words, "level in about "+span(*r.ETA))
-	case r.ETA == nil && r.Rate != nil:
-		words = append(words, "the lag does not shrink")
-	}
-	v.Words = strings.Join(words, ", ")
-	return v
+	return append(p.Peers.Parts(), me, db)
 }
 
 // stamp posts a command to the door and leads to its ticket. The status of a refusal is the door's, so
 // that a script that posts the form can tell.
 func (p *Pages) stamp(c *gin.Context) {
-	if err := p.origin.Check(c.Request); err != nil {
-		p.fail(c, problem.Problem{Status: http.StatusForbidden, Detail: "this form was sent from another site's page; open this service's own page and send it from there"})
-		return
-	}
+	ctx := c.Request.Context()
 	at, retry := strings.TrimSpace(c.PostForm("event_timestamp")), c.PostForm("key")
 	key, err := ids.New()
 	if retry != "" {
 		key, err = ids.Parse(retry)
 	}
 	if err != nil {
-		p.showOverview(c, http.StatusBadRequest, formView{At: at, Refused: &refusal{Detail: err.Error()}})
+		p.showOverview(c, http.StatusBadRequest, formView{At: at, Refused: &peer.Refusal{Detail: err.Error()}})
 		return
 	}
-	got, err := p.knock(c.Request.Context(), at, key)
-	var refused *refusal
-	if errors.As(err, &refused) {
+	sent := time.Now()
+	got, err := p.Peers.Stamp(ctx, at, key)
+	if refused := p.refusal(ctx, err); refused != nil {
 		p.showOverview(c, refused.Status, formView{At: at, Refused: refused})
 		return
+	}
+	p.Journeys.Stamped(got.ID, sent, time.Now())
+	if place, err := position.Parse(got.Position); err == nil {
+		p.Journeys.Follow(ctx, got.ID, place)
 	}
 	c.Redirect(http.StatusSeeOther, ticketPath(got.ID, got.Position))
 }

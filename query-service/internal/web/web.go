@@ -1,19 +1,20 @@
-// Package web is the pages of Tidemark as far as reading goes: what is running, how far and how whole
-// the projection is, records, dead letters, and a form that stamps a time and shows its ticket becoming
-// a row.
+// Package web is the pages of Tidemark: what is running, how far and how whole the projection is, a form
+// that stamps a time and shows its ticket becoming a row, records, dead letters with what can be done
+// about them, and rebuilds with their proof.
 //
-// Pages are rendered here and are complete without script; the little script there is renews the parts
-// of a page that are marked as live, from the same page. A form is posted to this service, which calls
-// command-service from its own side, so that a browser needs one address only. Posts from other
-// origins are refused.
+// Pages are rendered here and are complete without script: every form is an ordinary POST to this
+// service that ends in a redirect, and a page with something under way renews itself. The little script
+// there is listens to /api/v1/events and fetches the parts of a page that are marked as live from the
+// same page, so there is one rendering. What a form asks for is done by the other services, which this
+// one calls from its own side (package peer). Posts from other origins are refused.
 package web
 
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"embed"
 	"errors"
+	"fmt"
 	"html/template"
 	"io/fs"
 	"log/slog"
@@ -21,9 +22,10 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/tidemark/tidemark/query-service/internal/journey"
+	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/auth"
-	"github.com/tidemark/tidemark/shared/certs"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -34,15 +36,15 @@ var templates embed.FS
 //go:embed assets
 var assets embed.FS
 
-// Options of the pages. All are required but CAFile.
+// Options of the pages. All are required.
 type Options struct {
-	Reader      *projection.Reader
-	Pacer       *projection.Pacer
-	Ready       *manners.Readiness // of this service
-	CommandURL  string
-	ConsumerURL string
-	CAFile      string // of the authorities that sign the other services' certificates; the system's where empty
-	Log         *slog.Logger
+	Reader   *projection.Reader
+	Pacer    *projection.Pacer
+	Peers    *peer.Client
+	Journeys *journey.Book
+	Ready    *manners.Readiness // of this service
+	Engine   *manners.Engine    // where the pages are mounted
+	Log      *slog.Logger
 	// Problem says how an error of reading is told.
 	Problem func(context.Context, error) problem.Problem
 }
@@ -50,31 +52,16 @@ type Options struct {
 // Pages renders them.
 type Pages struct {
 	Options
-	client *http.Client
-	origin *http.CrossOriginProtection
-	pages  map[string]*template.Template
+	pages map[string]*template.Template
 }
 
-// Mount adds the pages to e. The caller closes what Mount returns when no request is left.
-func Mount(e *gin.Engine, o Options) (*Pages, error) {
-	transport := &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64, ForceAttemptHTTP2: true}
-	if o.CAFile != "" {
-		pool, err := certs.Authorities("SERVICES_CA_FILE", o.CAFile)
+// Mount adds the pages to the engine.
+func Mount(o Options) (*Pages, error) {
+	p := &Pages{Options: o, pages: map[string]*template.Template{}}
+	for _, name := range []string{"overview", "ticket", "tickets", "records", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "error"} {
+		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
-			return nil, err
-		}
-		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
-	}
-	p := &Pages{
-		Options: o,
-		client:  &http.Client{Transport: passing{transport}},
-		origin:  http.NewCrossOriginProtection(),
-		pages:   map[string]*template.Template{},
-	}
-	for _, name := range []string{"overview", "ticket", "records", "deadletters", "error"} {
-		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/rows.html", "templates/"+name+".html")
-		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read the page %s: %w", name, err)
 		}
 		p.pages[name] = t
 	}
@@ -83,44 +70,70 @@ func Mount(e *gin.Engine, o Options) (*Pages, error) {
 		return nil, err
 	}
 	serve := http.StripPrefix("/assets/", http.FileServerFS(files))
+	e := o.Engine
 	e.GET("/assets/*file", func(c *gin.Context) {
 		c.Header("Cache-Control", "public, max-age=300")
 		c.Header("X-Content-Type-Options", "nosniff")
 		serve.ServeHTTP(c.Writer, c.Request)
 	})
+	e.GET("/login", p.login)
+	e.POST("/login", p.logIn)
+	e.POST("/logout", p.logOut)
 	e.GET("/", p.overview)
 	e.GET("/stamp", func(c *gin.Context) { c.Redirect(http.StatusSeeOther, "/") })
-	e.POST("/stamp", p.stamp)
 	e.GET("/tickets", p.lookUp)
 	e.GET("/tickets/:id", p.ticket)
 	e.GET("/records", p.records)
+	e.GET("/projection", p.projection)
 	e.GET("/dead-letters", p.deadLetters)
+	e.GET("/dead-letters/:topic/:place", p.deadLetter)
+	e.GET("/rebuild", p.rebuild)
+	for path, handle := range map[string]gin.HandlerFunc{
+		"/stamp":                p.stamp,
+		"/projection/audit":     p.audit,
+		"/dead-letters/review":  p.review,
+		"/dead-letters/redrive": p.redrive,
+		"/dead-letters/discard": p.discard,
+		"/rebuild":              p.startRebuild,
+		"/rebuild/prove":        p.onGeneration(p.Peers.Prove),
+		"/rebuild/swap":         p.onGeneration(p.Peers.Swap),
+		"/rebuild/drop":         p.onGeneration(p.Peers.Drop),
+	} {
+		e.POST(path, p.form, handle)
+	}
 	return p, nil
 }
 
-// passing gives requests to other services the key of the caller that they are made for.
-type passing struct{ *http.Transport }
-
-func (t passing) RoundTrip(r *http.Request) (*http.Response, error) {
-	if _, ok := auth.FromContext(r.Context()); ok {
-		r = r.Clone(r.Context()) // a transport leaves its request as it is
-		auth.PassOn(r)
+// form stands before every handler of a form and refuses what cannot be read. What another site's page
+// has sent has not come as far: the engine refuses it.
+func (p *Pages) form(c *gin.Context) {
+	if err := c.Request.ParseForm(); err != nil {
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			p.fail(c, problem.Problem{Status: http.StatusRequestEntityTooLarge, Detail: fmt.Sprintf("the form is larger than the %s bytes that are taken here: choose fewer", number(large.Limit))})
+			return
+		}
+		p.refuse(c, "the form could not be read: go back and send it again")
 	}
-	return t.Transport.RoundTrip(r)
 }
-
-// Close ends the idle connections to the other services.
-func (p *Pages) Close() { p.client.CloseIdleConnections() }
 
 type layout struct {
 	Title string
 	Here  string // the page's path in the navigation
-	Body  any
+	User  string // the name of the key that is logged in
+	// Events is what the page's script listens to; empty where the page does not change by itself.
+	Events string
+	// Refresh is the seconds after which a browser without script loads the page again; 0 for never.
+	Refresh int
+	Body    any
 }
 
 // render writes a whole page or, where the template fails, none of it.
 func (p *Pages) render(c *gin.Context, status int, name string, l layout) {
 	var b bytes.Buffer
+	if caller, ok := auth.FromContext(c.Request.Context()); ok {
+		l.User = caller.Name
+	}
 	if err := p.pages[name].Execute(&b, l); err != nil {
 		p.Log.ErrorContext(c.Request.Context(), "a page could not be rendered", "page", name, "err", err)
 		manners.Fail(c, problem.Problem{Status: http.StatusInternalServerError, Detail: "the page could not be rendered; the correlation id finds it in the service's log"})
@@ -143,6 +156,10 @@ func (p *Pages) fail(c *gin.Context, pr problem.Problem) {
 	c.Abort()
 }
 
+func (p *Pages) refuse(c *gin.Context, detail string) {
+	p.fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: detail})
+}
+
 // failed renders err, where there is one, and reports whether there was.
 func (p *Pages) failed(c *gin.Context, err error) bool {
 	if err == nil {
@@ -154,4 +171,18 @@ func (p *Pages) failed(c *gin.Context, err error) bool {
 	}
 	p.fail(c, p.Problem(c.Request.Context(), err))
 	return true
+}
+
+// refusal reads what a peer answered; what is none of a peer's answers is told as an error of this
+// service.
+func (p *Pages) refusal(ctx context.Context, err error) *peer.Refusal {
+	if err == nil {
+		return nil
+	}
+	var refused *peer.Refusal
+	if errors.As(err, &refused) {
+		return refused
+	}
+	p.Log.ErrorContext(ctx, "another service could not be asked", "err", err)
+	return &peer.Refusal{Status: http.StatusInternalServerError, Detail: "the other service could not be asked; the correlation id finds the reason in this service's log"}
 }

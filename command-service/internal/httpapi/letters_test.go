@@ -1,0 +1,169 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
+)
+
+const redrive, discard = "/api/v1/deadletters/redrive", "/api/v1/deadletters/discard"
+
+// letters writes a redrive's body: position, payload, position, payload…
+func letters(t *testing.T, parts ...string) string {
+	t.Helper()
+	list := []map[string]string{}
+	for i := 0; i < len(parts); i += 2 {
+		list = append(list, map[string]string{"position": parts[i], "payload": parts[i+1]})
+	}
+	body, err := json.Marshal(map[string]any{"letters": list, "note": "why"})
+	require.NoError(t, err)
+	return string(body)
+}
+
+// messages returns what was sent, the newest n.
+func (b *bundle) messages() []*message.Message {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]*message.Message(nil), b.sent...)
+}
+
+func TestCommandsComeBeforeTheDecisionsThatNameThem(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const n = 1000
+	var parts []string
+	for i := range n {
+		parts = append(parts, fmt.Sprintf("timestamp.command.v1/%d@%d", i%12, i/12), fmt.Sprintf(`{"command_id":%q,"event_timestamp":"2009-09-28T19:03:12Z"}`, uuid.New()))
+	}
+	w := b.post(redrive, letters(t, parts...))
+	require.Equal(t, 200, w.Code, w.Body)
+	require.Len(t, decode(t, w)["results"], n)
+	sent := b.messages()
+	require.Len(t, sent, 2*n)
+	for i, m := range sent {
+		require.Equal(t, i < n, m.Metadata["redriveOf"] != "", "record %d", i)
+	}
+}
+
+func TestATicketThatIsOneIsKeptAndAnyOtherIsMadeTheSameEachTime(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const at = "timestamp.command.v1/3@7"
+	id := uuid.NewString()
+	ticket := func(position, payload string) uuid.UUID {
+		t.Helper()
+		w := b.post(redrive, letters(t, position, payload))
+		require.Equal(t, 200, w.Code, w.Body)
+		r := decode(t, w)["results"].([]any)[0].(map[string]any)
+		got, err := uuid.Parse(r["ticket"].(string))
+		require.NoError(t, err)
+		sent := b.messages()
+		d, err := event.DecodeDeadLetterCommand(sent[len(sent)-1].Payload)
+		require.NoError(t, err)
+		require.Equal(t, got, d.CommandID)
+		require.Equal(t, position, d.Position.String())
+		require.Equal(t, "why", d.Note)
+		c, err := event.DecodeTimestampCommand(sent[len(sent)-2].Payload)
+		require.NoError(t, err)
+		require.Equal(t, got, c.CommandID)
+		return got
+	}
+	require.Equal(t, id, ticket(at, `{"command_id":"`+strings.ToUpper(id)+`","event_timestamp":"2009-09-28T19:03:12Z"}`).String())
+
+	made := ticket(at, `{"event_timestamp":"2009-09-28T19:03:12Z"}`)
+	require.EqualValues(t, 8, made.Version())
+	for _, payload := range []string{
+		`{"event_timestamp":"2009-09-28T21:03:12+02:00"}`, `{"command_id":7,"event_timestamp":"2009-09-28T19:03:12Z"}`,
+		`{"command_id":null,"event_timestamp":"2009-09-28T19:03:12Z"}`, `{"command_id":"","event_timestamp":"2009-09-28T19:03:12Z"}`,
+		`{"command_id":"00000000-0000-0000-0000-000000000000","event_timestamp":"2009-09-28T19:03:12Z","more":1}`,
+	} {
+		require.Equal(t, made, ticket(at, payload), payload)
+	}
+	require.NotEqual(t, made, ticket("timestamp.command.v1/3@8", `{"event_timestamp":"2009-09-28T19:03:12Z"}`))
+	require.NotEqual(t, made, ticket(at, `{"event_timestamp":"2009-09-28T19:03:13Z"}`))
+}
+
+func TestEachBrokenLetterIsNamedAndNothingIsWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const good = `{"event_timestamp":"2009-09-28T19:03:12Z"}`
+	w := b.post(redrive, letters(t,
+		"timestamp.command.v1/3@1", good,
+		"timestamp.command.v1/3@2", `{"event_timestamp":"yesterday"}`,
+		"timestamp.command.v1/3@3", `{"command_id":"x"}`,
+		"timestamp.command.v1/3@4", `{"event_timestamp":7}`,
+		"timestamp.command.v1/3@5", `poison`,
+		"timestamp.command.v1/3@1", good,
+		"timestamp.command.v1/12@1", good,
+		"timestamp.command.v1/3@100", good,
+		"elsewhere/3@1", good,
+		"3@1", good,
+	))
+	require.Equal(t, 422, w.Code, w.Body)
+	require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+	p := decode(t, w)
+	require.Equal(t, "/problems/broken-letters", p["type"])
+	found := p["errors"].([]any)
+	for i, want := range [][2]string{
+		{"timestamp.command.v1/3@2", "event_timestamp"}, {"timestamp.command.v1/3@3", "no event_timestamp"},
+		{"timestamp.command.v1/3@4", "no JSON object"}, {"timestamp.command.v1/3@5", "no JSON object"},
+		{"timestamp.command.v1/3@1", "twice"}, {"timestamp.command.v1/12@1", "12 partitions"},
+		{"timestamp.command.v1/3@100", "ends at offset 100"}, {"elsewhere/3@1", "in the topic timestamp.command.v1"}, {"3@1", "is no position"},
+	} {
+		e := found[i].(map[string]any)
+		require.Equal(t, want[0], e["position"])
+		require.Contains(t, e["reason"], want[1])
+	}
+	require.Len(t, found, 9)
+	w = b.post(discard, `{"positions":["timestamp.command.v1/3@1","timestamp.command.v1/3@100"]}`)
+	require.Equal(t, 422, w.Code, w.Body)
+	require.Empty(t, b.messages())
+
+	for path, body := range map[string]string{
+		redrive: `{"letters":[]}`, discard: `{"positions":[]}`, redrive + "?": `{"letters":[{"position":"timestamp.command.v1/3@1"}]}`,
+		discard + "?": `{"positions":["timestamp.command.v1/3@1"],"nota":"x"}`, redrive + "?a": "",
+	} {
+		require.Equal(t, 400, b.post(path, body).Code, body)
+	}
+	require.Empty(t, b.messages())
+}
+
+func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	body := letters(t, "timestamp.command.v1/3@1", `{"event_timestamp":"2009-09-28T19:03:12Z"}`)
+	b.failTopics(map[string]error{event.TimestampCommandTopic: kafka.ErrNotSent})
+	w := b.post(redrive, body)
+	require.Equal(t, 503, w.Code)
+	require.Equal(t, "/problems/log-away", decode(t, w)["type"])
+	for _, failing := range []map[string]error{
+		{event.TimestampCommandTopic: fmt.Errorf("no answer")},
+		{event.DeadLetterCommandTopic: fmt.Errorf("no answer")},
+		{event.DeadLetterCommandTopic: kafka.ErrNotSent}, // the command is in the log
+	} {
+		b.failTopics(failing)
+		w := b.post(redrive, body)
+		require.Equal(t, 503, w.Code)
+		p := decode(t, w)
+		require.Equal(t, "/problems/outcome-unknown", p["type"], failing)
+		require.Contains(t, p["detail"], "0 of 1 letters are decided on")
+		require.NotEmpty(t, w.Header().Get("Retry-After"))
+	}
+	b.failTopics(map[string]error{event.DeadLetterCommandTopic: kafka.ErrNotSent})
+	require.Equal(t, "/problems/log-away", decode(t, b.post(discard, `{"positions":["timestamp.command.v1/3@1"]}`))["type"], "nothing of it was written")
+
+	b.failTopics(nil)
+	b.decisions.Shut(fmt.Errorf("the topic could expire"))
+	n := len(b.messages())
+	p := decode(t, b.post(redrive, body))
+	require.Equal(t, "/problems/log-unsafe", p["type"])
+	require.Len(t, b.messages(), n, "no command without its decision")
+}

@@ -1,0 +1,322 @@
+package decision
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/consumer-service/migrations"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// heldLog is a log of decisions in memory. Two records are given at a time.
+type heldLog struct {
+	mu      sync.Mutex
+	start   int64
+	records map[int32][]kafka.Record
+	away    error
+	asked   int
+}
+
+func (l *heldLog) add(partition int32, at time.Time, value []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.records == nil {
+		l.records = map[int32][]kafka.Record{}
+	}
+	l.records[partition] = append(l.records[partition], kafka.Record{Offset: int64(len(l.records[partition])), Timestamp: at, Value: value})
+}
+
+// mark adds a transaction's marker, which nobody is given.
+func (l *heldLog) mark(partition int32) {
+	l.add(partition, day, nil)
+	l.records[partition][len(l.records[partition])-1].Key = []byte("marker")
+}
+
+func (l *heldLog) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.away = err
+}
+
+func (l *heldLog) Bounds(_ context.Context, _ string, partitions []int32) (map[int32]kafka.Bounds, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := map[int32]kafka.Bounds{}
+	for _, p := range partitions {
+		out[p] = kafka.Bounds{Start: l.start, Stable: int64(len(l.records[p]))}
+	}
+	return out, l.away
+}
+
+func (l *heldLog) StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error) {
+	bounds, err := l.Bounds(ctx, topic, partitions)
+	out := map[int32]int64{}
+	for p, b := range bounds {
+		out[p] = b.Stable
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked++
+	return out, err
+}
+
+func (l *heldLog) ReadFrom(_ context.Context, _ string, p int32, offset int64) ([]kafka.Record, int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rest := l.records[p][min(offset, int64(len(l.records[p]))):]
+	rest = rest[:min(2, len(rest))]
+	next := offset + int64(len(rest))
+	rest = slices.DeleteFunc(slices.Clone(rest), func(r kafka.Record) bool { return r.Key != nil })
+	return rest, next, l.away
+}
+
+// heldStore remembers how far it was saved.
+type heldStore struct {
+	mu    sync.Mutex
+	next  map[int32]int64
+	saved int
+	away  error
+}
+
+func (s *heldStore) Save(_ context.Context, partition int32, next int64, decisions []Decision) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away != nil {
+		return s.away
+	}
+	if s.next == nil {
+		s.next = map[int32]int64{}
+	}
+	s.next[partition] = next
+	s.saved += len(decisions)
+	return nil
+}
+
+func (s *heldStore) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = err
+}
+
+func (s *heldStore) Progress(context.Context) (map[int32]int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.next), s.away
+}
+
+var day = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func about(partition int32, offset int64) position.Position {
+	return position.Position{Topic: event.TimestampCommandTopic, Partition: partition, Offset: offset}
+}
+
+func discard(partition int32, offset int64) []byte {
+	return event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: about(partition, offset), Decision: event.Discard})
+}
+
+func redrive(partition int32, offset int64, id uuid.UUID, note string) []byte {
+	return event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: about(partition, offset), Decision: event.Redrive, CommandID: id, Note: note})
+}
+
+// run starts a book; its refusal, if any, is sent.
+func run(t *testing.T, log Log, store Store) (*Book, chan string) {
+	t.Helper()
+	refused := make(chan string, 1)
+	b := New(Options{
+		Log: log, Store: store, Topic: event.DeadLetterCommandTopic, Partitions: 3, Logger: slog.New(slog.DiscardHandler),
+		Refuse: func(reason string) { refused <- reason },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); b.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return b, refused
+}
+
+func TestWhoCatchesUpKnowsEverythingThatWasThere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log, store := &heldLog{}, &heldStore{}
+		for i := range int64(101) {
+			log.add(int32(i%3), day, discard(7, i))
+		}
+		log.add(1, day, []byte("no decision"))
+		for p := range int32(3) {
+			log.mark(p)
+		}
+		b, _ := run(t, log, store)
+		require.NoError(t, b.CatchUp(t.Context()))
+		require.Len(t, b.Of(event.TimestampCommandTopic, 7, 0, 1000), 101)
+		require.Len(t, b.Of(event.TimestampCommandTopic, 7, 10, 20), 10)
+		require.Equal(t, map[int64]event.Decision{99: event.Discard, 100: event.Discard}, b.Of(event.TimestampCommandTopic, 7, 99, 1_000_000))
+		require.Nil(t, b.Of(event.TimestampCommandTopic, 7, 101, 200))
+		require.Nil(t, b.Of(event.TimestampCommandTopic, 6, 0, 1000))
+		require.Nil(t, b.Of("another", 7, 0, 1000))
+		require.Equal(t, 101, store.saved)
+
+		for i := range int64(10) {
+			log.add(2, day, discard(8, i))
+		}
+		require.NoError(t, b.CatchUp(t.Context()), "not only what was there at the start")
+		require.Len(t, b.Of(event.TimestampCommandTopic, 8, 0, 1000), 10)
+		log.add(0, day, discard(9, 0))
+		time.Sleep(time.Second) // it follows the log, though nobody asks
+		synctest.Wait()
+		require.Len(t, b.Of(event.TimestampCommandTopic, 9, 0, 1), 1)
+	})
+}
+
+func TestNobodyIsCaughtUpWhileSomethingIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log, store := &heldLog{}, &heldStore{}
+		log.add(0, day, discard(7, 0))
+		store.fail(errors.New("no database"))
+		b, _ := run(t, log, store)
+		behind := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			return b.CatchUp(ctx)
+		}
+		require.ErrorIs(t, behind(), context.DeadlineExceeded)
+		store.fail(nil)
+		log.fail(errors.New("no broker"))
+		require.ErrorContains(t, behind(), "no broker")
+		before := log.asked
+		time.Sleep(20 * time.Second)
+		require.Less(t, log.asked-before, 15, "it waits longer and longer")
+		log.fail(nil)
+		require.NoError(t, behind())
+		require.Len(t, b.Of(event.TimestampCommandTopic, 7, 0, 1), 1)
+	})
+}
+
+func TestTheFirstDecisionHoldsInWhateverOrderTheyAreRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &heldLog{}
+		id := uuid.New()
+		log.add(0, day.Add(2), redrive(7, 0, id, ""))
+		log.add(1, day.Add(1), discard(7, 0)) // the first by time
+		log.add(2, day.Add(3), redrive(7, 0, id, ""))
+		log.add(2, day, discard(7, 1)) // the same time: the partition decides
+		log.add(0, day, redrive(7, 1, id, ""))
+		log.add(0, day, discard(7, 1)) // the same partition: the offset does
+		b, _ := run(t, log, &heldStore{})
+		require.NoError(t, b.CatchUp(t.Context()))
+		require.Equal(t, map[int64]event.Decision{0: event.Discard, 1: event.Redrive}, b.Of(event.TimestampCommandTopic, 7, 0, 10))
+	})
+}
+
+func TestAnotherLogIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		start, saved int64
+		words        string
+	}{
+		"shorter than what was read": {0, 3, "ends at offset 2 and this database has read up to 3"},
+		"without its beginning":      {1, 0, "starts at offset 1, not at 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				log, store := &heldLog{start: tc.start}, &heldStore{next: map[int32]int64{0: tc.saved}}
+				log.add(0, day, discard(7, 0))
+				log.add(0, day, discard(7, 1))
+				b, refused := run(t, log, store)
+				require.Contains(t, <-refused, tc.words)
+				require.Zero(t, store.saved)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				require.Error(t, b.CatchUp(ctx))
+			})
+		})
+	}
+}
+
+func database(t *testing.T) *sqlx.DB {
+	t.Helper()
+	c := config.DefaultPostgres()
+	c.URL = postgrestest.New(t)
+	db, err := postgres.Open(c, "test", postgres.WriterLimits)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	require.NoError(t, migrations.Apply(t.Context(), db))
+	return db
+}
+
+// Whatever the order and however often they are saved, by however many, the tables have the first decision.
+func TestTheTablesHaveTheFirstDecision(t *testing.T) {
+	t.Parallel()
+	db := database(t)
+	id := uuid.New()
+	decision := func(value []byte, at time.Time, partition int32, offset int64) Decision {
+		c, err := event.DecodeDeadLetterCommand(value)
+		require.NoError(t, err)
+		return Decision{c, at, partition, offset}
+	}
+	all := []Decision{
+		decision(redrive(7, 0, id, "first\x00"), day, 1, 5),
+		decision(discard(7, 0), day.Add(time.Millisecond), 0, 0),
+		decision(discard(7, 0), day, 1, 6),
+		decision(discard(7, 0), day, 2, 0),
+		decision(discard(8, 9), day, 2, 1),
+	}
+	dump := func() (lines []string) {
+		require.NoError(t, db.SelectContext(t.Context(), &lines, `SELECT concat_ws('|', d.*::text) FROM dead_letter_decisions d ORDER BY topic, partition, "offset"`))
+		return lines
+	}
+	want := []string{
+		`(timestamp.command.v1,7,0,redrive,` + id.String() + `,first,"","2026-01-02 03:04:05+00",1,5)`,
+		`(timestamp.command.v1,8,9,discard,,"","","2026-01-02 03:04:05+00",2,1)`,
+	}
+	for i := range all {
+		_, err := db.Exec(`TRUNCATE dead_letter_decisions, decision_progress`)
+		require.NoError(t, err)
+		var savers sync.WaitGroup
+		for n := range 2 {
+			savers.Go(func() { // another process, from another place on
+				s := &Postgres{db}
+				for k := range all {
+					d := all[(i+n+k)%len(all)]
+					if err := s.Save(t.Context(), d.Partition, d.Offset+1, []Decision{d}); err != nil {
+						t.Error(err)
+					}
+				}
+				if err := s.Save(t.Context(), 0, 1, all); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		savers.Wait()
+		require.Equal(t, want, dump())
+	}
+	next, err := (&Postgres{db}).Progress(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[int32]int64{0: 1, 1: 7, 2: 2}, next, "it never goes back")
+
+	// What a hand changed is healed by the next process that reads everything.
+	_, err = db.Exec(`UPDATE dead_letter_decisions SET note = 'changed'; DELETE FROM dead_letter_decisions WHERE partition = 8`)
+	require.NoError(t, err)
+	require.NoError(t, (&Postgres{db}).Save(t.Context(), 0, 1, all))
+	require.Equal(t, want, dump())
+}

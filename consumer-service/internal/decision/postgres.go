@@ -1,0 +1,125 @@
+package decision
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/postgres"
+)
+
+// Postgres is the store of a database: one for all of its generations.
+type Postgres struct{ DB *sqlx.DB }
+
+var _ Store = (*Postgres)(nil)
+
+// Save implements Store. Nothing is written where the tables have it already, so a process that starts
+// and reads everything again costs reads only. Rows are taken in the order of their keys: two processes
+// that save the same never wait for each other in a circle.
+func (p *Postgres) Save(ctx context.Context, partition int32, next int64, decisions []Decision) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tx, err := p.DB.BeginTxx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	if err := save(ctx, tx, first(decisions)); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `
+INSERT INTO public.decision_progress AS p (partition, next_offset) VALUES ($1, $2)
+ON CONFLICT (partition) DO UPDATE SET next_offset = excluded.next_offset WHERE p.next_offset < excluded.next_offset`, partition, next); err != nil {
+		return fmt.Errorf("note how far decisions are read: %w", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// first leaves one decision a position, in the order of positions: one statement cannot touch a row twice.
+func first(decisions []Decision) []Decision {
+	sorted := slices.Clone(decisions)
+	slices.SortFunc(sorted, func(a, b Decision) int {
+		c := cmp.Or(
+			cmp.Compare(a.Position.Topic, b.Position.Topic), cmp.Compare(a.Position.Partition, b.Position.Partition),
+			cmp.Compare(a.Position.Offset, b.Position.Offset))
+		switch {
+		case c != 0:
+			return c
+		case a.before(b):
+			return -1
+		}
+		return 1
+	})
+	return slices.CompactFunc(sorted, func(a, b Decision) bool { return a.Position == b.Position })
+}
+
+func save(ctx context.Context, tx *sqlx.Tx, decisions []Decision) error {
+	n := len(decisions)
+	if n == 0 {
+		return nil
+	}
+	topics, partitions, offsets := postgres.Texts(n), postgres.Int8s(n), postgres.Int8s(n)
+	kinds, commands, notes, by := postgres.Texts(n), postgres.Texts(n), postgres.Texts(n), postgres.Texts(n)
+	times, places, at := postgres.Timestamps(n), postgres.Int8s(n), postgres.Int8s(n)
+	for _, d := range decisions {
+		topics.Text(d.Position.Topic)
+		partitions.Int8(int64(d.Position.Partition))
+		offsets.Int8(d.Position.Offset)
+		kinds.Text(string(d.Decision))
+		command := ""
+		if d.Decision == event.Redrive {
+			command = d.CommandID.String()
+		}
+		commands.Text(command)
+		notes.Text(held(d.Note))
+		by.Text(held(d.By))
+		times.Timestamp(d.At)
+		places.Int8(int64(d.Partition))
+		at.Int8(d.Offset)
+	}
+	if _, err := tx.ExecContext(ctx, `
+INSERT INTO public.dead_letter_decisions AS d (topic, partition, "offset", decision, command_id, note, decided_by, decided_at, decision_partition, decision_offset)
+SELECT r.topic, r.partition, r."offset", r.decision, nullif(r.command_id, '')::uuid, r.note, r.decided_by, r.decided_at, r.decision_partition, r.decision_offset
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::bigint[], $10::bigint[])
+	AS r (topic, partition, "offset", decision, command_id, note, decided_by, decided_at, decision_partition, decision_offset)
+ON CONFLICT (topic, partition, "offset") DO UPDATE SET decision = excluded.decision, command_id = excluded.command_id, note = excluded.note,
+	decided_by = excluded.decided_by, decided_at = excluded.decided_at,
+	decision_partition = excluded.decision_partition, decision_offset = excluded.decision_offset
+WHERE (excluded.decided_at, excluded.decision_partition, excluded.decision_offset) <= (d.decided_at, d.decision_partition, d.decision_offset)
+	AND (excluded.decision, excluded.command_id, excluded.note, excluded.decided_by, excluded.decided_at, excluded.decision_partition, excluded.decision_offset)
+		IS DISTINCT FROM (d.decision, d.command_id, d.note, d.decided_by, d.decided_at, d.decision_partition, d.decision_offset)`,
+		topics.Bytes(), partitions.Bytes(), offsets.Bytes(), kinds.Bytes(), commands.Bytes(), notes.Bytes(), by.Bytes(), times.Bytes(), places.Bytes(), at.Bytes()); err != nil {
+		return fmt.Errorf("write decisions: %w", err)
+	}
+	return nil
+}
+
+// held is a text as Postgres can hold it: without the one character that it cannot.
+func held(s string) string {
+	out := []rune(s)
+	return string(slices.DeleteFunc(out, func(r rune) bool { return r == 0 }))
+}
+
+// Progress implements Store.
+func (p *Postgres) Progress(ctx context.Context) (map[int32]int64, error) {
+	var rows []struct {
+		Partition int32 `db:"partition"`
+		Next      int64 `db:"next_offset"`
+	}
+	if err := p.DB.SelectContext(ctx, &rows, `SELECT partition, next_offset FROM public.decision_progress`); err != nil {
+		return nil, fmt.Errorf("read how far decisions are read: %w", err)
+	}
+	out := make(map[int32]int64, len(rows))
+	for _, r := range rows {
+		out[r.Partition] = r.Next
+	}
+	return out, nil
+}

@@ -1,0 +1,171 @@
+package security_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/certs/certstest"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/kafka"
+)
+
+func TestMain(m *testing.M) { os.Exit(story.Main(m)) }
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+const user, password = "tidemark", "correct-horse-battery"
+
+// secured is a broker that wants TLS and SASL, and who signed its certificate.
+type secured struct {
+	*stack.Kafka
+	ca *certstest.Authority
+}
+
+// startSecured starts a broker for this test alone.
+func startSecured(t *testing.T) secured {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the first one on a machine fetches Kafka
+	defer cancel()
+	ca := certstest.New(t)
+	pair := ca.Issue(t)
+	k, err := stack.StartKafka(ctx, stack.KafkaOptions{FastStart: true, Secure: &stack.Secured{
+		Cert: pair.Cert, Key: pair.Key, CA: ca.File, Users: map[string]string{user: password},
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(k.LogTail())
+		}
+		require.NoError(t, k.Close(context.Background())) // the test's context has ended
+	})
+	return secured{k, ca}
+}
+
+func (s secured) config(mechanism string) config.Kafka {
+	return config.Kafka{
+		Brokers: s.SecureBrokers(), Partitions: 1, ReplicationFactor: 1, CAFile: s.ca.File,
+		SASLMechanism: mechanism, SASLUsername: user, SASLPassword: password,
+	}
+}
+
+// roundTrip writes a record by the publisher, so by a flight, and reads it as a member of a group, after the reader has
+// made and judged the topic: every way that Tidemark connects to a broker.
+func roundTrip(t *testing.T, k config.Kafka) {
+	t.Helper()
+	topic := kafka.TopicSpec{Name: "t-" + uuid.NewString(), Partitions: 1, ReplicationFactor: 1}
+	reader := kafka.NewReader(k, "test")
+	defer func() { require.NoError(t, reader.Close()) }()
+	require.NoError(t, reader.EnsureForever(t.Context(), topic))
+	require.Eventually(t, func() bool { return reader.CheckForever(t.Context(), topic) == nil }, story.Patience, 20*time.Millisecond)
+
+	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: k, ClientID: "test", Producer: "test/1", Log: quiet()})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, publisher.Close()) }()
+	require.Eventually(t, func() bool { return publisher.State() == nil }, story.Patience, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return publisher.PublishAll(topic.Name, kafka.NewMessage("key", []byte("value"), ""))[0].Err == nil
+	}, story.Patience, 50*time.Millisecond)
+
+	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
+		Kafka: k, ClientID: "test", Group: topic.Name, BatchSize: 10, Log: quiet(),
+		SetUp: func(kafka.Session) error { return nil }, CleanUp: func() {},
+	})
+	require.NoError(t, err)
+	batches, err := subscriber.Subscribe(t.Context(), topic.Name)
+	require.NoError(t, err)
+	var taken sync.WaitGroup
+	taken.Go(func() {
+		b := <-batches
+		if b == nil || string(b.Records[0].Value) != "value" {
+			t.Error("another record came", b)
+			return
+		}
+		b.Done(b.Records[0].Offset+1, "")
+	})
+	taken.Wait()
+	require.NoError(t, subscriber.Close())
+}
+
+func TestEveryClientSpeaksTLSAndSASL(t *testing.T) {
+	s := startSecured(t)
+	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
+		t.Run(mechanism, func(t *testing.T) { roundTrip(t, s.config(mechanism)) })
+	}
+	t.Run("certificate", func(t *testing.T) {
+		pair := s.ca.Issue(t)
+		k := config.Kafka{Brokers: s.CertificateBrokers(), CAFile: s.ca.File, CertFile: pair.Cert, KeyFile: pair.Key}
+		roundTrip(t, k)
+		k.CertFile, k.KeyFile = "", ""
+		_, err := kafka.NewClient(k, "test")
+		require.ErrorContains(t, err, "KAFKA_TLS_CERT_FILE")
+	})
+
+	// What does not fit is refused in words that name the setting, the file and the reason, and never the password.
+	other := certstest.New(t)
+	nonsense := filepath.Join(t.TempDir(), "nonsense.pem")
+	require.NoError(t, os.WriteFile(nonsense, []byte("nonsense"), 0o600))
+	expired := s.ca.IssueFor(t, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour), "localhost")
+	for name, tc := range map[string]struct {
+		change func(*config.Kafka)
+		words  []string
+	}{
+		"another authority":   {func(k *config.Kafka) { k.CAFile = other.File }, []string{"not signed by any authority in " + other.File, "KAFKA_TLS_CA_FILE"}},
+		"no authority":        {func(k *config.Kafka) { k.CAFile, k.TLS = "", true }, []string{"not signed by any authority of this system", "KAFKA_TLS_CA_FILE"}},
+		"a missing file":      {func(k *config.Kafka) { k.CAFile = "/none/ca.pem" }, []string{"KAFKA_TLS_CA_FILE: there is no file /none/ca.pem"}},
+		"a file of nonsense":  {func(k *config.Kafka) { k.CAFile = nonsense }, []string{"KAFKA_TLS_CA_FILE", nonsense, "no certificate"}},
+		"an old certificate":  {func(k *config.Kafka) { k.CertFile, k.KeyFile = expired.Cert, expired.Key }, []string{"KAFKA_TLS_CERT_FILE", expired.Cert, "has expired"}},
+		"another password":    {func(k *config.Kafka) { k.SASLPassword = "hunter2" }, []string{"refuse KAFKA_SASL_USERNAME=tidemark", "SCRAM-SHA-512"}},
+		"another user":        {func(k *config.Kafka) { k.SASLUsername = "nobody" }, []string{"refuse KAFKA_SASL_USERNAME=nobody"}},
+		"another mechanism":   {func(k *config.Kafka) { k.SASLMechanism = "PLAIN"; k.SASLPassword = "hunter2" }, []string{"refuse KAFKA_SASL_USERNAME=tidemark", "PLAIN"}},
+		"TLS to a plain port": {func(k *config.Kafka) { k.Brokers = s.Brokers() }, []string{"that do not speak TLS at KAFKA_BROKERS=" + s.Brokers()[0]}},
+		"plain to a TLS port": {func(k *config.Kafka) { k.CAFile = "" }, []string{"that want TLS (KAFKA_TLS)"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := s.config("SCRAM-SHA-512")
+			tc.change(&k)
+			_, err := kafka.NewClient(k, "test")
+			require.Error(t, err)
+			for _, w := range tc.words {
+				require.ErrorContains(t, err, w)
+			}
+			for _, secret := range []string{password, "hunter2"} {
+				require.NotContains(t, fmt.Sprint(err), secret)
+			}
+			// The publisher says the same on /ready.
+			states := make(chan error, 1)
+			publisher, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: k, ClientID: "test", Producer: "test/1", Log: quiet(), OnState: func(err error) {
+				select {
+				case states <- err:
+				default:
+				}
+			}})
+			require.NoError(t, err)
+			said := <-states
+			for _, w := range tc.words {
+				require.ErrorContains(t, said, w)
+			}
+			require.NoError(t, publisher.Close())
+			require.False(t, strings.Contains(said.Error(), password))
+		})
+	}
+}
+
+const (
+	patience = story.Patience
+	tick     = 20 * time.Millisecond
+)
+
+var early, late = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)

@@ -1,0 +1,197 @@
+package app
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/query-service/internal/testdb"
+)
+
+const oneLetter = "/api/v1/deadletters/timestamp.command.v1%2F"
+
+// decide plays the consumer, which has read one more decision of a partition.
+func decide(t *testing.T, db *testdb.DB, letter, decision string, command any) {
+	t.Helper()
+	var partition, offset int
+	_, err := fmt.Sscanf(letter, "%d@%d", &partition, &offset)
+	require.NoError(t, err)
+	db.Must(t, `WITH at AS (
+			INSERT INTO decision_progress VALUES (5, 1) ON CONFLICT (partition) DO UPDATE SET next_offset = decision_progress.next_offset + 1 RETURNING next_offset - 1 AS o
+		) INSERT INTO dead_letter_decisions SELECT 'timestamp.command.v1', $1, $2, $3, $4, 'why', 'ops-1', '2026-01-03T00:00:00Z', 5, o FROM at`,
+		partition, offset, decision, command)
+}
+
+func TestDeadLettersAreFound(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	for i := range 4 {
+		db.Reject(t, 1, fmt.Appendf(nil, "broken %d", i), `[{"key":"producer","value":"x"}]`, fmt.Sprint("The reason is ", i)) // 1@0 to 1@3
+	}
+	db.Reject(t, 2, []byte{0, 255, 'x'}, `[]`, "no text") // 2@0
+	db.Reject(t, 2, nil, `[]`, "no value")                // 2@1
+	db.Must(t, `UPDATE dead_letters SET reason_code = 'refused' WHERE partition = 1 AND "offset" = 3`)
+	ticket := uuid.New()
+	decide(t, db, "1@1", "redrive", ticket)
+	decide(t, db, "1@2", "discard", nil)
+	decide(t, db, "3@7", "discard", nil) // of no letter at all
+
+	found := func(query string) (positions []string, next string) {
+		t.Helper()
+		a := s.get(t, "/api/v1/deadletters"+query)
+		require.Equal(t, 200, a.status, a.body)
+		o := a.object(t)
+		for _, item := range o["items"].([]any) {
+			positions = append(positions, strings.TrimPrefix(item.(map[string]any)["position"].(string), "timestamp.command.v1/"))
+		}
+		next, _ = o["next"].(string)
+		return positions, next
+	}
+	for query, want := range map[string][]string{
+		"":                         {"1@0", "1@3", "2@0", "2@1"},
+		"?state=open":              {"1@0", "1@3", "2@0", "2@1"},
+		"?state=redriven":          {"1@1"},
+		"?state=discarded":         {"1@2"},
+		"?state=all":               {"1@0", "1@1", "1@2", "1@3", "2@0", "2@1"},
+		"?state=all&partition=2":   {"2@0", "2@1"},
+		"?state=all&partition=3":   nil,
+		"?reason_code=refused":     {"1@3"},
+		"?state=all&q=broken+2":    {"1@2"},
+		"?state=all&q=Broken+2":    nil, // payloads are bytes
+		"?state=all&q=REASON+IS+1": {"1@1"},
+		"?state=all&q=x":           {"2@0"},
+		"?state=all&q=%25":         nil, // no pattern
+		"?state=open&q=broken":     {"1@0", "1@3"},
+		"?state=all&after=" + url.QueryEscape("timestamp.command.v1/1@2"):                {"1@3", "2@0", "2@1"},
+		"?state=all&partition=2&after=" + url.QueryEscape("timestamp.command.v1/2@0"):    {"2@1"},
+		"?state=all&partition=1&after=" + url.QueryEscape("timestamp.command.v1/2@0"):    nil,
+		"?state=all&partition=1&after=" + url.QueryEscape("timestamp.command.v1/0@1000"): {"1@0", "1@1", "1@2", "1@3"},
+	} {
+		got, next := found(query)
+		require.Equal(t, want, got, query)
+		require.Empty(t, next, query)
+	}
+	for _, query := range []string{"?state=open", "?state=all&q=o", "?reason_code=decode&partition=1&state=all"} {
+		want, _ := found(query)
+		var got []string
+		pages := 0
+		for next := query + "&limit=1"; next != ""; pages++ {
+			require.Less(t, pages, 10)
+			var page []string
+			page, next = found(next)
+			require.LessOrEqual(t, len(page), 1)
+			got = append(got, page...)
+			next = strings.TrimPrefix(next, "/api/v1/deadletters")
+		}
+		require.Equal(t, want, got, query)
+		require.Equal(t, len(want), pages, query)
+	}
+	for path, words := range map[string]string{
+		"?state=lost": `"state"`, "?q=%00": "no text", "?q=%ff": "no text", "?partition=-1": `"partition"`, "?reason_code=A": `"reason_code"`, "?after=x": "after: ", "?limit=501": `"limit"`,
+	} {
+		a := s.get(t, "/api/v1/deadletters"+path)
+		require.Equal(t, 400, a.status, path+a.body)
+		require.Contains(t, a.object(t)["detail"], words, path)
+	}
+
+	a := s.get(t, oneLetter+"1@1")
+	require.Equal(t, 200, a.status, a.body)
+	o := a.object(t)
+	require.Equal(t, "redriven", o["state"])
+	require.Equal(t, map[string]any{
+		"decision": "redrive", "ticket": ticket.String(), "note": "why", "by": "ops-1", "position": "deadletter.command.v1/5@0", "decided_at": "2026-01-03T00:00:00Z",
+	}, o["decision"])
+	o = s.get(t, oneLetter+"1%402").object(t)
+	require.Equal(t, "discarded", o["state"])
+	require.NotContains(t, o["decision"], "ticket")
+	o = s.get(t, oneLetter+"2@0").object(t)
+	require.Equal(t, []any{"open", "base64", "AP94", nil}, []any{o["state"], o["payload_encoding"], o["payload"], o["decision"]})
+	require.Nil(t, s.get(t, oneLetter+"2@1").object(t)["payload"])
+	require.Equal(t, 404, s.get(t, oneLetter+"3@7").status)
+	require.Equal(t, 400, s.get(t, "/api/v1/deadletters/42").status)
+}
+
+// A list shows the beginning of a large payload; who wants to mend it needs all of it.
+func TestOneDeadLetterIsWhole(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	payload := strings.Repeat("0123456789abcdef", 60_000)
+	db.Reject(t, 0, []byte(payload), `[]`, "large")
+	item := s.get(t, "/api/v1/deadletters").object(t)["items"].([]any)[0].(map[string]any)
+	require.Equal(t, payload[:16<<10], item["payload"])
+	require.Equal(t, true, item["payload_truncated"])
+	o := s.get(t, oneLetter+"0@0").object(t)
+	require.Equal(t, payload, o["payload"])
+	require.Equal(t, false, o["payload_truncated"])
+}
+
+// A search looks at a bounded number of letters a page, and comes to the rare one all the same.
+func TestASearchForWhatIsRareGoesOnOverPages(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	db.Must(t, `INSERT INTO dead_letters SELECT 'timestamp.command.v1', n % 4, n, 'common', '[]', 'decode', 'it is broken', now() FROM generate_series(0, 24999) n`)
+	db.Must(t, `UPDATE dead_letters SET payload = 'a needle' WHERE partition = 3 AND "offset" = 20003`)
+	var got []any
+	pages := 0
+	for path := "/api/v1/deadletters?q=needle"; path != ""; pages++ {
+		require.Less(t, pages, 10)
+		o := s.get(t, path).object(t)
+		got = append(got, o["items"].([]any)...)
+		path, _ = o["next"].(string)
+	}
+	require.Len(t, got, 1)
+	require.Equal(t, 3, pages)
+}
+
+func TestAReadWaitsForADecision(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	db.Reject(t, 1, []byte("{"), `[]`, "broken")
+	const at = "&position=deadletter.command.v1/5@0"
+	for _, path := range []string{"/api/v1/deadletters?wait=30ms", oneLetter + "1@0?wait=30ms", "/api/v1/projection?wait=0"} {
+		a := s.get(t, path+at)
+		require.Equal(t, 504, a.status, a.body)
+		require.Equal(t, "none", a.object(t)["reached"])
+	}
+	done := make(chan struct{})
+	time.AfterFunc(50*time.Millisecond, func() { defer close(done); decide(t, db, "1@0", "discard", nil) })
+	o := s.get(t, oneLetter+"1@0?wait=10s"+at).object(t)
+	<-done
+	require.Equal(t, "discarded", o["state"])
+	a := s.get(t, "/api/v1/deadletters?wait=0&position=deadletter.command.v1/5@1")
+	require.Equal(t, "deadletter.command.v1/5@0", a.object(t)["reached"])
+}
+
+func TestTheTicketOfADeadLetterThatWasIssuedAgain(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	db.Reject(t, 1, []byte("{"), `[]`, "broken")
+	same, other := uuid.New(), uuid.New()
+	ticket := func() map[string]any {
+		t.Helper()
+		a := s.get(t, "/api/v1/tickets/"+same.String()+"?position=timestamp.command.v1/1@0")
+		require.Equal(t, 200, a.status, a.body)
+		return a.object(t)
+	}
+	require.Equal(t, []any{"rejected", "open", nil}, []any{ticket()["state"], ticket()["dead_letter"], ticket()["redriven_as"]})
+
+	decide(t, db, "1@0", "redrive", other)
+	require.Equal(t, []any{"rejected", "redriven", other.String()}, []any{ticket()["state"], ticket()["dead_letter"], ticket()["redriven_as"]})
+
+	db.Must(t, `UPDATE dead_letter_decisions SET command_id = $1`, same)
+	require.Equal(t, []any{"rejected", "redriven", same.String()}, []any{ticket()["state"], ticket()["dead_letter"], ticket()["redriven_as"]})
+	require.NoError(t, db.Project(t.Context(), 2, testdb.Row{ID: same, Stamp: stamp}))
+	o := ticket()
+	require.Equal(t, []any{"applied", "timestamp.command.v1/2@0", "2009-09-28T19:03:12.123456Z"}, []any{o["state"], o["position"], o["event_timestamp"]})
+	require.Contains(t, o["reason"], "issued again")
+
+	db.Must(t, `UPDATE dead_letter_decisions SET decision = 'discard', command_id = NULL`)
+	require.Equal(t, []any{"rejected", "discarded", nil}, []any{ticket()["state"], ticket()["dead_letter"], ticket()["redriven_as"]})
+	// A position of decisions is waited for, and is no command's.
+	require.Equal(t, "applied", s.get(t, "/api/v1/tickets/"+same.String()+"?position=deadletter.command.v1/5@0").object(t)["state"])
+}

@@ -1,0 +1,296 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/query-service/api"
+	"github.com/tidemark/tidemark/query-service/internal/peer"
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/recent"
+	"github.com/tidemark/tidemark/query-service/internal/ticket"
+	"github.com/tidemark/tidemark/shared/problem"
+)
+
+const (
+	mostStreams  = 256
+	streamFor    = 10 * time.Minute // then the client connects again, perhaps to another process
+	eventsEvery  = time.Second
+	beatEvery    = 15 * time.Second // as the specification says
+	writeWithin  = 10 * time.Second // a client that takes no bytes for so long has gone
+	ticketWait   = 10 * time.Second
+	ticketsEvery = time.Second // for a ticket without a position, which cannot be waited for
+)
+
+// Streams holds the event streams that are open: at most mostStreams, none after Stop.
+type Streams struct {
+	mu      sync.Mutex
+	free    int
+	beat    time.Duration
+	stopped bool
+	stop    chan struct{}
+	open    prometheus.Gauge
+}
+
+// NewStreams registers its metric.
+func NewStreams(registry prometheus.Registerer) *Streams {
+	s := &Streams{free: mostStreams, beat: beatEvery, stop: make(chan struct{}), open: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tidemark_query_streams", Help: "Event streams that are open.",
+	})}
+	registry.MustRegister(s.open)
+	return s
+}
+
+// Stop ends every stream, and those to come. It may be called again.
+func (s *Streams) Stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped {
+		s.stopped = true
+		close(s.stop)
+	}
+}
+
+func (s *Streams) take() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.stopped:
+		return projection.ErrStopping
+	case s.free == 0:
+		return errTooManyStreams
+	}
+	s.free--
+	s.open.Inc()
+	return nil
+}
+
+func (s *Streams) giveBack() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free++
+	s.open.Dec()
+}
+
+var errTooManyStreams = errors.New("too many event streams are open")
+
+// StreamEvents tells what changes until the client leaves, its time is over or the service stops.
+func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
+	watch := orElse(p.Watch, nil)
+	st := stream{
+		server:      s,
+		projection:  slices.Contains(watch, api.StreamEventsParamsWatchProjection),
+		generations: slices.Contains(watch, api.StreamEventsParamsWatchGenerations),
+		last:        map[string][]byte{},
+	}
+	if p.Ticket != nil {
+		id, ok := s.id(c, *p.Ticket)
+		if !ok {
+			return
+		}
+		wait := ticketWait.String()
+		if st.want, ok = s.want(c, nil, p.Position, &wait); !ok {
+			return
+		}
+		st.ticket = &id
+	}
+	if !st.projection && !st.generations && st.ticket == nil {
+		s.refuse(c, "nothing is watched: name watch=projection, watch=generations or a ticket")
+		return
+	}
+	if err := s.streams.take(); err != nil {
+		s.done(c, "events", "", err)
+		return
+	}
+	defer s.streams.giveBack()
+	s.reads.WithLabelValues("events", "streamed").Inc()
+
+	ctx, cancel := context.WithTimeout(c.Request.Context(), streamFor)
+	defer cancel()
+	st.out, st.ctl = c.Writer, http.NewResponseController(c.Writer)
+	h := c.Writer.Header()
+	h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	h.Set("Cache-Control", "no-store, no-transform")
+	h.Set("X-Accel-Buffering", "no")
+	c.Status(http.StatusOK)
+	st.run(ctx)
+}
+
+// stream is one client's.
+type stream struct {
+	server                  *Server
+	projection, generations bool
+	ticket                  *uuid.UUID
+	want                    projection.Want
+	out                     gin.ResponseWriter
+	ctl                     *http.ResponseController
+	last                    map[string][]byte // what was sent of each event
+}
+
+// event is one to send; a nil body is a heartbeat.
+type event struct {
+	name string
+	body any
+}
+
+func (st *stream) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	tickets := make(chan event)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer cancel()
+	if st.ticket != nil {
+		following.Go(func() { st.follow(ctx, tickets) })
+	}
+	if st.write("retry: 2000\n\n") != nil {
+		return
+	}
+	tick := time.NewTicker(eventsEvery)
+	defer tick.Stop()
+	beat := time.NewTicker(st.server.streams.beat)
+	defer beat.Stop()
+	for now := true; ; {
+		if now && st.look(ctx) != nil {
+			return
+		}
+		now = false
+		select {
+		case <-ctx.Done():
+			return
+		case <-st.server.streams.stop:
+			return
+		case <-tick.C:
+			now = st.projection || st.generations
+		case <-beat.C:
+			if st.write(": beat\n\n") != nil {
+				return
+			}
+		case e := <-tickets:
+			if st.send(e) != nil {
+				return
+			}
+			if e.name == "end" && !st.projection && !st.generations {
+				return
+			}
+		}
+	}
+}
+
+// look sends what has changed of the projection and the generations.
+func (st *stream) look(ctx context.Context) error {
+	if st.projection {
+		status, err := st.server.status.Get(ctx)
+		if err := st.send(st.told(ctx, "projection", projectionStatus(status), err)); err != nil {
+			return err
+		}
+	}
+	if st.generations {
+		list, err := st.server.peers.Generations(ctx)
+		e := event{"generations", map[string]any{"generations": orNone(list)}}
+		var refused *peer.Refusal
+		if errors.As(err, &refused) {
+			e = event{"trouble", problem.Problem{Status: refused.Status, Detail: refused.Detail}}
+		} else if err != nil {
+			e = st.told(ctx, "", nil, err)
+		}
+		return st.send(e)
+	}
+	return nil
+}
+
+func orNone(list []peer.Generation) []peer.Generation {
+	if list == nil {
+		return []peer.Generation{}
+	}
+	return list
+}
+
+func (st *stream) told(ctx context.Context, name string, body any, err error) event {
+	if err != nil {
+		return event{"trouble", st.server.failures.Of(ctx, err).Problem}
+	}
+	return event{name, body}
+}
+
+// follow hands on each state of the ticket, until it is an outcome.
+func (st *stream) follow(ctx context.Context, out chan<- event) {
+	want := st.want
+	want.Wait = 0 // as things are, first
+	for {
+		t, err := ticket.Find(ctx, st.server.reader, *st.ticket, want)
+		want.Wait = st.want.Wait
+		if errors.Is(err, projection.ErrStopping) || ctx.Err() != nil {
+			return
+		}
+		events := []event{st.told(ctx, "ticket", ticketState(t), err)}
+		settled := err == nil && t.State != ticket.Pending && (t.State != ticket.Unknown || st.want.Asked())
+		if settled {
+			events = append(events, event{"end", struct{}{}})
+		}
+		for _, e := range events {
+			select {
+			case out <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if settled {
+			return
+		}
+		if err != nil || !st.want.Asked() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(ticketsEvery):
+			}
+		}
+	}
+}
+
+// send writes an event unless the last one of its name was the same.
+func (st *stream) send(e event) error {
+	body, err := json.Marshal(e.body) // one line: JSON escapes what would break it
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(body, st.last[e.name]) {
+		return nil
+	}
+	if e.name == "trouble" { // so that the end of it is told, too
+		clear(st.last)
+	} else {
+		delete(st.last, "trouble")
+	}
+	st.last[e.name] = body
+	return st.write("event: " + e.name + "\ndata: " + string(body) + "\n\n")
+}
+
+func (st *stream) write(text string) error {
+	_ = st.ctl.SetWriteDeadline(time.Now().Add(writeWithin)) // the server's own bound is for answers that end
+	if _, err := st.out.WriteString(text); err != nil {
+		return err
+	}
+	return st.ctl.Flush()
+}
+
+// sharedStatus is what streams read of the projection, all of them once.
+func sharedStatus(reader *projection.Reader, pacer *projection.Pacer) *recent.Value[projection.Status] {
+	return &recent.Value[projection.Status]{For: eventsEvery / 2, Patience: 6 * time.Second, Read: func(ctx context.Context) (status projection.Status, err error) {
+		err = reader.Read(ctx, projection.Want{}, func(ctx context.Context, s *projection.Snapshot) (err error) {
+			status, err = projection.ReadStatus(ctx, s)
+			return err
+		})
+		status.Pace = pacer.Pace()
+		return status, err
+	}}
+}

@@ -1,0 +1,141 @@
+package httpapi
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/query-service/api"
+	"github.com/tidemark/tidemark/query-service/internal/peer"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// streaming is a server of event streams about generations, which consumer-service lists as list says. Its
+// bounds on reading and writing are shorter than any stream here lasts.
+type streaming struct {
+	*Server
+	url  string
+	list atomic.Value
+}
+
+func newStreaming(t *testing.T) *streaming {
+	t.Helper()
+	s := &streaming{}
+	s.list.Store(`{"generations":[{"generation":0,"state":"serving"}]}`)
+	consumer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		text := s.list.Load().(string)
+		if text == "" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_, _ = io.WriteString(w, text)
+	}))
+	t.Cleanup(consumer.Close)
+	peers, err := peer.NewClient(peer.Options{CommandURL: consumer.URL, ConsumerURL: consumer.URL, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(peers.Close)
+	registry := prometheus.NewRegistry()
+	s.Server = &Server{
+		peers: peers, streams: NewStreams(registry), failures: NewFailures(slog.New(slog.DiscardHandler)),
+		reads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "reads"}, []string{"read", "outcome"}),
+	}
+	s.streams.beat = 30 * time.Millisecond
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.ContextWithFallback = true
+	e.GET("/events", func(c *gin.Context) {
+		watch := []api.StreamEventsParamsWatch{api.StreamEventsParamsWatchGenerations}
+		s.StreamEvents(c, api.StreamEventsParams{Watch: &watch})
+	})
+	server := httptest.NewUnstartedServer(e)
+	server.Config.ReadTimeout, server.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	server.Start()
+	t.Cleanup(server.Close)
+	s.url = server.URL + "/events"
+	return s
+}
+
+func (s *streaming) open(t *testing.T) (*http.Response, *bufio.Reader) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
+	require.NoError(t, err)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	res, err := transport.RoundTrip(req)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = res.Body.Close() })
+	return res, bufio.NewReader(res.Body)
+}
+
+// next reads lines until one begins with prefix, and returns it and how many heartbeats came before.
+func next(t *testing.T, r *bufio.Reader, prefix string) (string, int) {
+	t.Helper()
+	for beats := 0; ; {
+		line, err := r.ReadString('\n')
+		require.NoError(t, err, "before %q", prefix)
+		if strings.HasPrefix(line, prefix) {
+			return strings.TrimSpace(line), beats
+		}
+		if strings.HasPrefix(line, ":") {
+			beats++
+		}
+	}
+}
+
+func TestAStreamOutlivesTheServersBoundsAndBeats(t *testing.T) {
+	t.Parallel()
+	s := newStreaming(t)
+	res, r := s.open(t)
+	require.Equal(t, 200, res.StatusCode)
+	require.Equal(t, "text/event-stream; charset=utf-8", res.Header.Get("Content-Type"))
+	require.Equal(t, "no", res.Header.Get("X-Accel-Buffering"))
+	require.Contains(t, res.Header.Get("Cache-Control"), "no-transform")
+	next(t, r, "retry: ")
+	next(t, r, "event: generations")
+	data, _ := next(t, r, "data: ")
+	require.Contains(t, data, `"state":"serving"`)
+
+	s.list.Store(`{"generations":[{"generation":1,"state":"filling"}]}`)
+	data, beats := next(t, r, "data: ")
+	require.Contains(t, data, `"state":"filling"`)
+	require.Greater(t, beats, 3, "nothing between takes a quiet connection for dead")
+
+	s.list.Store("")
+	next(t, r, "event: trouble")
+	data, _ = next(t, r, "data: ")
+	require.Contains(t, data, "consumer-service answered with status 503")
+	s.list.Store(`{"generations":[{"generation":1,"state":"filling"}]}`)
+	next(t, r, "event: generations") // the end of the trouble is told, though nothing else has changed
+}
+
+func TestStreamsAreBoundedAndEndWithTheService(t *testing.T) {
+	t.Parallel()
+	s := newStreaming(t)
+	s.streams.free = 1
+	_, r := s.open(t)
+	next(t, r, "data: ")
+	refused, _ := s.open(t)
+	require.Equal(t, 503, refused.StatusCode)
+	require.Equal(t, "5", refused.Header.Get("Retry-After"))
+
+	s.streams.Stop()
+	_, err := io.Copy(io.Discard, r)
+	require.NoError(t, err, "it ends in order, not cut")
+	require.Eventually(t, func() bool { s.streams.mu.Lock(); defer s.streams.mu.Unlock(); return s.streams.free == 1 }, 5*time.Second, time.Millisecond)
+	after, _ := s.open(t)
+	require.Equal(t, 503, after.StatusCode)
+}

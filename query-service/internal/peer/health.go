@@ -1,0 +1,132 @@
+package peer
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	healthEvery    = 2 * time.Second
+	healthPatience = 700 * time.Millisecond
+)
+
+// Part is something that runs, or should.
+type Part struct {
+	Name  string
+	What  string
+	State string // up, unready, away, or asked while there was no answer yet
+	Words string // why it is not up
+	URL   string // of its own documents; empty for the database
+}
+
+// health is what the peers said last. Pages show that and never wait for it.
+type health struct {
+	mu    sync.Mutex
+	parts []Part
+	seen  time.Time     // when a page last wanted it
+	now   chan struct{} // a page wants it, and it is old
+}
+
+// Parts returns the state of the two peers as it was some seconds ago at most while somebody looks;
+// the first look after a while is answered with what was known before.
+func (c *Client) Parts() []Part {
+	c.health.mu.Lock()
+	parts := slices.Clone(c.health.parts)
+	c.health.seen = time.Now()
+	c.health.mu.Unlock()
+	select {
+	case c.health.now <- struct{}{}:
+	default: // it is told already
+	}
+	if parts == nil {
+		parts = c.peers()
+	}
+	return parts
+}
+
+func (c *Client) peers() []Part {
+	return []Part{
+		{Name: command, What: "takes commands in", URL: c.CommandURL, State: "asked"},
+		{Name: consumer, What: "turns the log into rows", URL: c.ConsumerURL, State: "asked"},
+	}
+}
+
+// WatchHealth asks the peers at once and then again while pages are looked at, until ctx ends.
+func (c *Client) WatchHealth(ctx context.Context) {
+	for {
+		parts := c.peers()
+		asking, cancel := context.WithTimeout(ctx, healthPatience)
+		var wg sync.WaitGroup
+		for i := range parts {
+			wg.Go(func() { c.ask(asking, &parts[i]) })
+		}
+		wg.Wait()
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		c.health.mu.Lock()
+		c.health.parts = parts
+		idle := time.Since(c.health.seen) > 2*healthEvery
+		c.health.mu.Unlock()
+		pause := time.After(healthEvery)
+		if !idle {
+			select {
+			case <-ctx.Done():
+				return
+			case <-pause:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.health.now:
+		case <-time.After(10 * healthEvery): // so that the first page after a quiet hour is not a day old
+		}
+	}
+}
+
+func (c *Client) ask(ctx context.Context, part *Part) {
+	part.State, part.Words = "away", "it does not answer at "+part.URL
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, part.URL+"/ready", nil)
+	if err != nil {
+		return
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return
+	}
+	defer func() { _ = res.Body.Close() }()
+	var body struct {
+		Status  string            `json:"status"`
+		Missing map[string]string `json:"missing"`
+	}
+	err = json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&body)
+	switch {
+	case res.StatusCode == http.StatusOK && err == nil:
+		part.State, part.Words = "up", ""
+	case res.StatusCode == http.StatusServiceUnavailable && err == nil:
+		part.State, part.Words = "unready", cmp.Or(Reasons(body.Missing), "it does not say why")
+	default:
+		part.Words = fmt.Sprintf("something else answers at %s, with status %d", part.URL, res.StatusCode)
+	}
+}
+
+// Reasons joins what a readiness says is missing.
+func Reasons(missing map[string]string) string {
+	var out []string
+	for _, part := range slices.Sorted(maps.Keys(missing)) {
+		out = append(out, part+": "+missing[part])
+	}
+	return strings.Join(out, "; ")
+}

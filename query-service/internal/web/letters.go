@@ -1,0 +1,410 @@
+package web
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/peer"
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/problem"
+)
+
+const (
+	mostInBulk   = 1000 // what command-service takes in one request
+	mostEditable = 25   // payloads that one page shows to be edited one by one
+)
+
+// letterFilter is the search above the list, as it stands in the address.
+type letterFilter struct {
+	State     string // open, redriven, discarded or all
+	Text      string
+	Reason    string
+	Partition string
+}
+
+var letterStates = []string{"open", "redriven", "discarded", "all"}
+
+func readFilter(get func(string) string) letterFilter {
+	f := letterFilter{State: get("state"), Text: strings.TrimSpace(get("q")), Reason: strings.TrimSpace(get("reason_code")), Partition: strings.TrimSpace(get("partition"))}
+	if !slices.Contains(letterStates, f.State) {
+		f.State = "open"
+	}
+	return f
+}
+
+func (f letterFilter) query() url.Values {
+	q := url.Values{}
+	for name, value := range map[string]string{"q": f.Text, "reason_code": f.Reason, "partition": f.Partition} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	if f.State != "open" {
+		q.Set("state", f.State)
+	}
+	return q
+}
+
+// Searching reports whether anything but the state narrows the list.
+func (f letterFilter) Searching() bool { return f.Text != "" || f.Reason != "" || f.Partition != "" }
+
+// Clear is the address of the list without the search.
+func (f letterFilter) Clear() string { return letterFilter{State: f.State}.With(f.State) }
+
+// With is the address of the list with another state.
+func (f letterFilter) With(state string) string { f.State = state; return lettersPath(f.query()) }
+
+func lettersPath(q url.Values) string {
+	if len(q) == 0 {
+		return "/dead-letters"
+	}
+	return "/dead-letters?" + readable.Replace(q.Encode())
+}
+
+// readable keeps positions as people know them: a query may hold both characters as they are.
+var readable = strings.NewReplacer("%2F", "/", "%40", "@")
+
+type letterView struct {
+	deadletter.DeadLetter
+	Shown    string
+	Encoding string // text or base64
+	Size     int64
+	State    string // open, redriven or discarded
+}
+
+// Open reports whether nothing was decided yet.
+func (l letterView) Open() bool { return l.State == "open" }
+
+// Path is that of the letter's own page.
+func (l letterView) Path() string { return "/dead-letters/" + l.Position.String() }
+
+// Editable reports whether what is shown is the whole payload, as text.
+func (l letterView) Editable() bool { return l.Encoding == "text" && !l.Truncated() }
+
+// reissued is the payload after a replacement; empty where the old one is not shown as it is, which
+// command-service refuses: it has to be written anew.
+func (l letterView) reissued(find, replace string) string {
+	switch {
+	case !l.Editable():
+		return ""
+	case find == "":
+		return l.Shown
+	default:
+		return strings.ReplaceAll(l.Shown, find, replace)
+	}
+}
+
+func viewLetter(l deadletter.DeadLetter) letterView {
+	v := letterView{DeadLetter: l, Encoding: "text", Size: int64(l.PayloadBytes), State: "open"}
+	var isText bool
+	if v.Shown, isText = l.Text(); !isText {
+		v.Shown, v.Encoding = base64.StdEncoding.EncodeToString(l.Payload), "base64"
+	}
+	return v
+}
+
+type deadLettersView struct {
+	Filter  letterFilter
+	States  []string
+	Letters []letterView
+	First   bool
+	Next    string
+	Done    string
+	Refused *peer.Refusal
+}
+
+func (p *Pages) deadLetters(c *gin.Context) {
+	v := deadLettersView{}
+	if n, err := strconv.ParseInt(c.Query("count"), 10, 32); err == nil && n > 0 {
+		switch c.Query("done") {
+		case "redriven":
+			v.Done = plural(n, "dead letter was re-issued as a new command", "dead letters were re-issued as new commands")
+		case "discarded":
+			v.Done = plural(n, "dead letter was discarded", "dead letters were discarded")
+		}
+	}
+	p.showLetters(c, http.StatusOK, v)
+}
+
+func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
+	v.Filter, v.States = readFilter(c.Query), letterStates
+	var after position.Position
+	if text := c.Query("after"); text != "" {
+		var err error
+		if after, err = position.Parse(text); err != nil {
+			p.refuse(c, err.Error())
+			return
+		}
+	}
+	letters, next, err := p.listLetters(c.Request.Context(), p.wantDecision(c), v.Filter, after, pageLimit)
+	if p.failed(c, err) {
+		return
+	}
+	v.First = after.Topic == ""
+	for _, l := range letters {
+		v.Letters = append(v.Letters, viewLetter(l))
+	}
+	if next != nil {
+		q := v.Filter.query()
+		q.Set("after", next.String())
+		v.Next = lettersPath(q)
+	}
+	p.render(c, status, "deadletters", layout{Title: "Dead letters", Here: "/dead-letters", Body: v})
+}
+
+type deadLetterView struct {
+	Letter  letterView
+	Payload string // to be re-issued, as it was sent where that was refused
+	Note    string
+	Refused *peer.Refusal
+}
+
+func (p *Pages) deadLetter(c *gin.Context) {
+	p.showLetter(c, http.StatusOK, c.Param("topic")+"/"+c.Param("place"), deadLetterView{})
+}
+
+func (p *Pages) showLetter(c *gin.Context, status int, at string, v deadLetterView) {
+	place, err := position.Parse(at)
+	if err != nil {
+		p.refuse(c, err.Error())
+		return
+	}
+	letter, err := p.readLetter(c.Request.Context(), p.wantDecision(c), place)
+	if errors.Is(err, deadletter.ErrNotFound) {
+		p.fail(c, problem.Problem{Status: http.StatusNotFound, Title: "No dead letter is there", Detail: fmt.Sprintf("the record at %s was not rejected, or has not been read yet; the list of dead letters has all that were", place)})
+		return
+	}
+	if p.failed(c, err) {
+		return
+	}
+	v.Letter = viewLetter(letter)
+	if v.Refused == nil && v.Letter.Editable() {
+		v.Payload = v.Letter.Shown
+	}
+	p.render(c, status, "deadletter", layout{Title: "Dead letter " + at, Here: "/dead-letters", Body: v})
+}
+
+type reviewView struct {
+	Letters       []reviewLetter // the first of them, with their payloads
+	Positions     []string       // of all
+	Find, Replace string         // applied to what is shown
+	Note          string
+	Each          bool // each payload can be edited
+	Changed       int  // payloads that the replacement changes
+	Unseen        bool // it was sent with a replacement that had not been shown
+	Refused       *peer.Refusal
+}
+
+type reviewLetter struct {
+	letterView
+	New   string
+	Wrong string // why command-service refused it
+}
+
+// More is how many are not shown.
+func (v reviewView) More() int { return len(v.Positions) - len(v.Letters) }
+
+// review shows what was chosen in the list with what it would be re-issued as: a form of its own, since
+// a thousand payloads are not edited on a list.
+func (p *Pages) review(c *gin.Context) {
+	positions, ok := p.chosen(c)
+	if !ok {
+		return
+	}
+	p.showReview(c, http.StatusOK, reviewView{
+		Positions: positions, Find: c.PostForm("find"), Replace: c.PostForm("replace"), Note: c.PostForm("note"),
+	}, nil)
+}
+
+// showReview fills v with the letters; edited has payloads that were sent already.
+func (p *Pages) showReview(c *gin.Context, status int, v reviewView, edited map[string]string) {
+	letters, ok := p.read(c, v.Positions)
+	if !ok {
+		return
+	}
+	wrong := map[string]string{}
+	if v.Refused != nil {
+		for _, e := range v.Refused.Errors {
+			wrong[e.Position] = e.Reason
+		}
+	}
+	v.Each = len(letters) <= mostEditable
+	for _, l := range letters {
+		r := reviewLetter{letterView: l, New: l.reissued(v.Find, v.Replace), Wrong: wrong[l.Position.String()]}
+		if l.Editable() && r.New != l.Shown {
+			v.Changed++
+		}
+		if sent, was := edited[l.Position.String()]; was {
+			r.New = sent
+		}
+		if len(v.Letters) < mostEditable && (v.Each || len(wrong) == 0 || r.Wrong != "") {
+			v.Letters = append(v.Letters, r)
+		}
+	}
+	p.render(c, status, "review", layout{Title: "Re-issue dead letters", Here: "/dead-letters", Body: v})
+}
+
+// chosen are the positions that the form names: those that were ticked, or all that the search finds.
+func (p *Pages) chosen(c *gin.Context) ([]string, bool) {
+	positions := c.PostFormArray("position")
+	if c.PostForm("all") != "" {
+		f := readFilter(func(name string) string { return c.PostForm("search_" + name) })
+		letters, _, err := p.listLetters(c.Request.Context(), projection.Want{}, f, position.Position{}, mostInBulk)
+		if p.failed(c, err) {
+			return nil, false
+		}
+		positions = positions[:0]
+		for _, l := range letters {
+			positions = append(positions, l.Position.String())
+		}
+	}
+	switch {
+	case len(positions) == 0:
+		p.refuse(c, "no dead letter is chosen: tick some in the list and send it again")
+	case len(positions) > mostInBulk:
+		p.refuse(c, fmt.Sprintf("%d dead letters are chosen: at most %d are taken at once", len(positions), mostInBulk))
+	default:
+		return positions, true
+	}
+	return nil, false
+}
+
+// read reads the letters at these positions, in their order.
+func (p *Pages) read(c *gin.Context, positions []string) ([]letterView, bool) {
+	views := make([]letterView, 0, len(positions))
+	for _, text := range positions {
+		place, err := position.Parse(text)
+		if err != nil {
+			p.refuse(c, err.Error())
+			return nil, false
+		}
+		l, err := p.readLetter(c.Request.Context(), projection.Want{}, place)
+		if errors.Is(err, deadletter.ErrNotFound) {
+			p.refuse(c, fmt.Sprintf("there is no dead letter at %s: load the list anew", place))
+			return nil, false
+		}
+		if p.failed(c, err) {
+			return nil, false
+		}
+		views = append(views, viewLetter(l))
+	}
+	return views, true
+}
+
+// redrive re-issues dead letters as new commands, with the payloads of the form or, where it has none
+// for a position, the letter's own after the replacement. One letter leads to its ticket, several to
+// the list.
+func (p *Pages) redrive(c *gin.Context) {
+	ctx := c.Request.Context()
+	positions, ok := p.chosen(c)
+	if !ok {
+		return
+	}
+	payloads := c.PostFormArray("payload") // beside position, where each can be edited
+	edited := map[string]string{}
+	if len(payloads) == len(positions) {
+		for i, at := range positions {
+			edited[at] = strings.ReplaceAll(payloads[i], "\r\n", "\n") // a form sends line ends as CRLF
+		}
+	}
+	find, replace, note := c.PostForm("find"), c.PostForm("replace"), strings.TrimSpace(c.PostForm("note"))
+	single := c.PostForm("single") != ""
+	if find != c.PostForm("applied_find") || replace != c.PostForm("applied_replace") {
+		p.showReview(c, http.StatusOK, reviewView{Positions: positions, Find: find, Replace: replace, Note: note, Unseen: true}, nil)
+		return // nothing is re-issued that was not shown before
+	}
+	letters := make([]peer.Letter, 0, len(positions))
+	if len(edited) == 0 {
+		views, ok := p.read(c, positions)
+		if !ok {
+			return
+		}
+		for _, l := range views {
+			letters = append(letters, peer.Letter{Position: l.Position.String(), Payload: l.reissued(find, replace)})
+		}
+	} else {
+		for _, at := range positions {
+			letters = append(letters, peer.Letter{Position: at, Payload: edited[at]})
+		}
+	}
+	done, err := p.Peers.Redrive(ctx, letters, note)
+	if refused := p.refusal(ctx, err); refused != nil {
+		if single {
+			p.showLetter(c, refused.Status, positions[0], deadLetterView{Payload: letters[0].Payload, Note: note, Refused: refused})
+			return
+		}
+		p.showReview(c, refused.Status, reviewView{Positions: positions, Find: find, Replace: replace, Note: note, Refused: refused}, edited)
+		return
+	}
+	if len(done.Results) == 1 && done.Results[0].Ticket != "" {
+		r := done.Results[0]
+		c.Redirect(http.StatusSeeOther, "/tickets/"+url.PathEscape(r.Ticket)+"?position="+r.Command)
+		return
+	}
+	c.Redirect(http.StatusSeeOther, afterDecision("redriven", len(letters), done.Position))
+}
+
+// discard closes dead letters without a command.
+func (p *Pages) discard(c *gin.Context) {
+	ctx := c.Request.Context()
+	positions, ok := p.chosen(c)
+	if !ok {
+		return
+	}
+	note := strings.TrimSpace(c.PostForm("note"))
+	done, err := p.Peers.Discard(ctx, positions, note)
+	if refused := p.refusal(ctx, err); refused != nil {
+		if c.PostForm("single") != "" {
+			p.showLetter(c, refused.Status, positions[0], deadLetterView{Note: note, Refused: refused})
+			return
+		}
+		p.showLetters(c, refused.Status, deadLettersView{Refused: refused})
+		return
+	}
+	c.Redirect(http.StatusSeeOther, afterDecision("discarded", len(positions), done.Position))
+}
+
+// afterDecision is the list, once it has the decision in it.
+func afterDecision(done string, count int, at string) string {
+	q := "/dead-letters?done=" + done + "&count=" + strconv.Itoa(count)
+	if at != "" {
+		q += "&position=" + readable.Replace(url.QueryEscape(at))
+	}
+	return q
+}
+
+// wantDecision is the position of a decision that the page should show, with patience for it.
+func (p *Pages) wantDecision(c *gin.Context) projection.Want {
+	want, err := projection.ParseWant("", c.Query("position"), "", projection.DefaultWait)
+	if err != nil {
+		return projection.Want{} // a page that shows what there is beats one that refuses
+	}
+	return want
+}
+
+func (p *Pages) listLetters(ctx context.Context, want projection.Want, f letterFilter, after position.Position, limit int) (letters []deadletter.DeadLetter, next *position.Position, err error) {
+	err = p.Reader.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) (err error) {
+		letters, next, err = deadletter.List(ctx, s, after, limit)
+		return err
+	})
+	return letters, next, err
+}
+
+func (p *Pages) readLetter(ctx context.Context, want projection.Want, at position.Position) (letter deadletter.DeadLetter, err error) {
+	err = p.Reader.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) (err error) {
+		letter, err = deadletter.At(ctx, s, at)
+		return err
+	})
+	return letter, err
+}

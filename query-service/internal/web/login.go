@@ -1,0 +1,109 @@
+package web
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/tidemark/tidemark/shared/auth"
+	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/problem"
+)
+
+// keyCookie carries the key of whoever has logged in. A browser keeps it from every script and from every
+// request that another site causes, and forgets it when it is closed.
+const keyCookie = "tidemark_key"
+
+// Key finds the key of a request: its Authorization header, or the cookie of the login.
+func Key(c *gin.Context) string {
+	if key := auth.Bearer(c.Request); key != "" {
+		return key
+	}
+	cookie, err := c.Request.Cookie(keyCookie)
+	if err != nil { // there is none
+		return ""
+	}
+	return cookie.Value
+}
+
+// Refuse answers a request that was not let in. Whoever looks at pages is led to the login and back, or
+// reads why on a page; everybody else gets the problem.
+func (p *Pages) Refuse(c *gin.Context, pr problem.Problem) {
+	switch {
+	case strings.HasPrefix(c.FullPath(), "/api/") || !strings.Contains(c.GetHeader("Accept"), "text/html"):
+		manners.Fail(c, pr)
+	case pr.Status == http.StatusUnauthorized:
+		next := "/"
+		if c.Request.Method == http.MethodGet {
+			next = c.Request.URL.RequestURI()
+		}
+		c.Header("Cache-Control", "no-store")
+		c.Header("WWW-Authenticate", "")
+		c.Redirect(http.StatusSeeOther, "/login?next="+url.QueryEscape(next))
+	default:
+		p.fail(c, pr)
+	}
+}
+
+type loginView struct {
+	Next    string
+	Refused string
+}
+
+// login shows the form, where keys are on.
+func (p *Pages) login(c *gin.Context) {
+	next := within(c.Query("next"))
+	if !p.Engine.Locked() {
+		c.Redirect(http.StatusSeeOther, next)
+		return
+	}
+	p.render(c, http.StatusOK, "login", layout{Title: "Log in", Body: loginView{Next: next}})
+}
+
+// logIn takes the key from the form into a cookie. Wrong keys are counted with all others of the address.
+func (p *Pages) logIn(c *gin.Context) {
+	next := within(c.PostForm("next"))
+	if !p.Engine.Locked() {
+		c.Redirect(http.StatusSeeOther, next)
+		return
+	}
+	key := strings.TrimSpace(c.PostForm("key"))
+	_, wait, ok := p.Engine.Admit(c, key)
+	switch {
+	case ok:
+		p.setKey(c, key, 0)
+		c.Redirect(http.StatusSeeOther, next)
+	case wait > 0:
+		c.Header("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+		p.render(c, http.StatusTooManyRequests, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "Too many wrong keys came from here. Wait a little."}})
+	default:
+		p.render(c, http.StatusUnauthorized, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "This is no key that is in force."}})
+	}
+}
+
+func (p *Pages) logOut(c *gin.Context) {
+	p.setKey(c, "", -1)
+	c.Redirect(http.StatusSeeOther, "/login")
+}
+
+func (p *Pages) setKey(c *gin.Context, key string, maxAge int) {
+	c.Header("Cache-Control", "no-store")
+	http.SetCookie(c.Writer, &http.Cookie{
+		Name: keyCookie, Value: key, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		// A front that ends TLS says so; who says it without one only locks its own cookie away.
+		Secure: c.Request.TLS != nil || strings.EqualFold(c.GetHeader("X-Forwarded-Proto"), "https"),
+	})
+}
+
+// within keeps a redirect on this site: a path, and nothing that a browser takes for a host.
+func within(next string) string {
+	u, err := url.Parse(next)
+	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(u.Path, "/") || strings.HasPrefix(u.Path, "//") || strings.ContainsRune(next, '\\') {
+		return "/"
+	}
+	return u.RequestURI()
+}

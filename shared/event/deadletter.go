@@ -1,0 +1,95 @@
+package event
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/ticket"
+)
+
+// DeadLetterCommandTopic is the topic of DeadLetterCommand, keyed by the dead letter's position, kept forever.
+const DeadLetterCommandTopic = "deadletter.command.v1"
+
+// HeaderRedriveOf stands on a command that was made of a dead letter, and names that one's position.
+const HeaderRedriveOf = "redriveOf"
+
+// Decision is what was made of a dead letter.
+type Decision string
+
+// The decisions.
+const (
+	Redrive Decision = "redrive" // a new command was written in its place
+	Discard Decision = "discard" // nothing more will be done about it
+)
+
+// DeadLetterCommand decides on one dead letter. Of several about one position the first is the decision:
+// the one with the lowest log time, partition and offset.
+type DeadLetterCommand struct {
+	Position  position.Position // of the dead letter
+	Decision  Decision
+	CommandID uuid.UUID // of the new command; of a redrive only
+	Note      string    // an operator's words
+	By        string    // the id of the API key, or empty
+}
+
+type deadLetterCommand struct {
+	Position  *string `json:"position"`
+	Decision  *string `json:"decision"`
+	CommandID *string `json:"command_id,omitempty"`
+	Note      string  `json:"note"`
+	By        string  `json:"by"`
+}
+
+// AppendDeadLetterCommand appends the record value of c:
+// {"position":"<topic/partition@offset>","decision":"redrive","command_id":"<uuid>","note":"…","by":"…"},
+// without command_id where it is a discard.
+func AppendDeadLetterCommand(dst []byte, c DeadLetterCommand) []byte {
+	at, decision := c.Position.String(), string(c.Decision)
+	raw := deadLetterCommand{Position: &at, Decision: &decision, Note: c.Note, By: c.By}
+	if c.Decision == Redrive {
+		id := c.CommandID.String()
+		raw.CommandID = &id
+	}
+	return appendJSON(dst, raw)
+}
+
+// DecodeDeadLetterCommand reads a record value. Members that it does not know are ignored, so that a newer
+// producer may add some. An error means that the record decides nothing, now and in every rebuild.
+func DecodeDeadLetterCommand(value []byte) (DeadLetterCommand, error) {
+	if value == nil {
+		return DeadLetterCommand{}, errors.New("the record has no value")
+	}
+	var raw deadLetterCommand
+	if err := json.Unmarshal(value, &raw); err != nil {
+		return DeadLetterCommand{}, fmt.Errorf("the value is no JSON object of a dead letter command: %w", err)
+	}
+	switch {
+	case raw.Position == nil:
+		return DeadLetterCommand{}, errors.New("the value has no position")
+	case raw.Decision == nil:
+		return DeadLetterCommand{}, errors.New("the value has no decision")
+	}
+	c := DeadLetterCommand{Decision: Decision(*raw.Decision), Note: raw.Note, By: raw.By}
+	var err error
+	if c.Position, err = position.Parse(*raw.Position); err != nil {
+		return DeadLetterCommand{}, fmt.Errorf("position: %w", err)
+	}
+	switch c.Decision {
+	case Discard:
+		return c, nil
+	case Redrive:
+	default:
+		return DeadLetterCommand{}, fmt.Errorf("the decision %.40q is neither redrive nor discard", *raw.Decision)
+	}
+	if raw.CommandID == nil {
+		return DeadLetterCommand{}, errors.New("the value is a redrive without a command_id")
+	}
+	if c.CommandID, err = ticket.Parse(*raw.CommandID); err != nil {
+		return DeadLetterCommand{}, fmt.Errorf("command_id: %w", err)
+	}
+	return c, nil
+}
