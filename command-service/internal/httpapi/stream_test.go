@@ -46,7 +46,14 @@ func (b *bundle) serve(t *testing.T) string {
 	return s.URL
 }
 
-func streamTo(t *testing.T, url string, body io.Reader) *http.Response {
+// reply is a response that is closed with the test.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+	Body       io.Reader
+}
+
+func streamTo(t *testing.T, url string, body io.Reader) reply {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/api/v1/timestamps", body)
 	require.NoError(t, err)
@@ -59,7 +66,7 @@ func streamTo(t *testing.T, url string, body io.Reader) *http.Response {
 	res, err := client.Do(r)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = res.Body.Close() })
-	return res
+	return reply{res.StatusCode, res.Header, res.Body}
 }
 
 func answers(t *testing.T, body io.Reader) []said {

@@ -236,7 +236,7 @@ func TestRefusedLinesAreNamedAndTheOthersGoOn(t *testing.T) {
 
 func TestARunThatGivesUpSaysHowToGoOn(t *testing.T) {
 	t.Parallel()
-	d := &doorway{judge: func(line int, id string) map[string]any {
+	d := &doorway{judge: func(line int, _ string) map[string]any {
 		if line > 100 {
 			return map[string]any{"type": "/problems/log-away", "status": 503, "detail": "the log is away"}
 		}
