@@ -68,7 +68,7 @@ func TestPagesNeedALogin(t *testing.T) {
 	require.Contains(t, page.body, `name="next" value="/records?before=01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"`)
 	require.NotContains(t, page.body, "Log out")
 	a = s.post(t, "/login", url.Values{"key": {keys["write"][:30]}, "next": {"/records"}})
-	require.Equal(t, 401, a.status)
+	require.Equal(t, 422, a.status)
 	require.Contains(t, a.body, "no key that is in force")
 	require.Empty(t, a.header.Get("Set-Cookie"))
 

@@ -78,6 +78,8 @@ type run struct {
 	stack   *lifecycle.Stack
 	fail    context.CancelCauseFunc
 	running Running
+
+	authorities string // CA file of the services' certificates, where they speak HTTPS
 }
 
 // Run starts everything and serves until ctx ends, which is no error, or until any part of it ends, which is one.
@@ -191,6 +193,7 @@ func (r *run) services(ctx context.Context) error {
 	r.running.CommandURL = baseURL(configs.command.HTTP)
 	r.running.ConsumerURL = baseURL(configs.consumer.HTTP)
 	r.running.QueryURL = baseURL(configs.query.HTTP)
+	r.authorities = configs.query.CAFile
 	if err := r.start(ctx, consumer.Name, func(ctx context.Context, log *slog.Logger) error {
 		return consumer.Run(ctx, consumer.Options{Config: configs.consumer, Log: log})
 	}); err != nil {
@@ -258,7 +261,9 @@ func (r *run) awaitSchema(ctx context.Context, c config.Postgres) {
 
 // awaitReady returns once all services are ready.
 func (r *run) awaitReady(ctx context.Context) error {
-	c := client.New(client.Services{CommandURL: r.running.CommandURL, ConsumerURL: r.running.ConsumerURL, QueryURL: r.running.QueryURL})
+	c := client.New(client.Services{
+		CommandURL: r.running.CommandURL, ConsumerURL: r.running.ConsumerURL, QueryURL: r.running.QueryURL, CAFile: r.authorities,
+	})
 	defer c.Close()
 	tell := time.Now().Add(time.Second)
 	for {
@@ -337,7 +342,7 @@ func baseURL(h config.HTTP) string {
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, strconv.Itoa(h.ServerPort))
+	return h.Scheme() + "://" + net.JoinHostPort(host, strconv.Itoa(h.ServerPort))
 }
 
 func pause(ctx context.Context, d time.Duration) {

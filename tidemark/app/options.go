@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	command "github.com/tidemark/tidemark/command-service/app"
 	consumer "github.com/tidemark/tidemark/consumer-service/app"
@@ -52,7 +54,33 @@ func (o Options) configs(on Running) (configs, error) {
 	c.command.QueryURL = baseURL(c.query.HTTP)
 	c.consumer.QueryURL = baseURL(c.query.HTTP)
 	c.query.CommandURL, c.query.ConsumerURL = baseURL(c.command.HTTP), baseURL(c.consumer.HTTP)
+	if err := meetByTLS(&c.query); err != nil {
+		errs = append(errs, err)
+	}
 	return c, errors.Join(distinct(errs)...)
+}
+
+// meetByTLS lets the services of one process reach each other by HTTPS: unless another authority is named, they trust the
+// certificate that they show themselves. It must be for the address that they meet at.
+func meetByTLS(c *query.Config) error {
+	if c.TLSCertFile == "" {
+		return nil
+	}
+	if c.CAFile == "" {
+		c.CAFile = c.TLSCertFile
+	}
+	pair, err := c.Certificate().Load(time.Now())
+	if err != nil {
+		return nil // told already
+	}
+	u, err := url.Parse(baseURL(c.HTTP))
+	if err != nil {
+		return nil // an address that cannot be bound is told already
+	}
+	if err := pair.Leaf.VerifyHostname(u.Hostname()); err != nil {
+		return fmt.Errorf("TLS_CERT_FILE: the certificate in %s is not for %s, where the services reach each other: have it issued for that address too", c.TLSCertFile, u.Hostname())
+	}
+	return nil
 }
 
 // distinct drops errors that say what another one said: most settings belong to more than one service.

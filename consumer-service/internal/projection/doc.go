@@ -28,7 +28,13 @@
 // offset reset. Starting over is one transaction under the generation row's lock: a new epoch and zero
 // progress for every partition. It fences every writer of the epoch before. Rows stay and are recognised
 // as their own records' when these come again; dead letters go, since the code may have learned to read
-// them.
+// them. What was decided on a dead letter is known before a session projects anything, and holds: its
+// record is rejected again, whatever the code could do with it.
+//
+// # Receipts
+//
+// Each batch, and each range of offsets that is booked as skipped, leaves a receipt in the outbox, in the
+// statement that moves the fence and reading from it.
 //
 // # Generations
 //

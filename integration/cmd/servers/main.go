@@ -71,6 +71,9 @@ func fetchOnly(ctx context.Context) error {
 	if _, err := stack.Classpath(ctx); err != nil {
 		return err
 	}
+	if _, err := stack.Schemathesis(ctx); err != nil {
+		return err
+	}
 	database, err := stack.StartPostgres(ctx)
 	if err != nil {
 		return err
