@@ -31,7 +31,7 @@ func (b *bundle) side(t *testing.T, s *Side) *bundle {
 		SELECT topic, partition, (SELECT epoch FROM generations WHERE generation = 1), 0, 0 FROM public.projection_progress`)
 	at := &bundle{log: b.log, ready: httpapi.NewReadiness(), stopped: make(chan error, 8), url: b.url}
 	at.Projector = New(Options{
-		DB: b.DB, Log: b.log, Topic: topic, Group: "group-1.g1", Partitions: b.Partitions, AuditInterval: time.Second, Ready: at.ready, Side: s,
+		DB: b.DB, Log: b.log, Decisions: b.decided, Topic: topic, Group: "group-1.g1", Partitions: b.Partitions, AuditInterval: time.Second, Ready: at.ready, Side: s,
 		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(err error) { at.stopped <- err },
 	})
 	return at
