@@ -5,6 +5,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
+# Static programs, as the image holds them, and one build cache for everything.
+export CGO_ENABLED := 0
+
 LINTER := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
@@ -14,7 +17,7 @@ MODULES = $(shell go list -m -f '{{.Dir}}')
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install what tests need (a Java runtime, Maven, psql, Kafka's jars), or say what to install
+setup: ## install what tests need (a Java runtime, Maven, psql, Chromium, Kafka's jars), or say what to install
 	@./tools/setup
 
 build: ## every program into bin/

@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/term"
+
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/tidemark/internal/cli"
 )
@@ -19,8 +21,10 @@ func run() int {
 	// The first signal stops cleanly; a second one, while that goes on, ends the process.
 	context.AfterFunc(ctx, stop)
 	return cli.Run(ctx, os.Args[1:], cli.Surroundings{
-		Environ: config.Environ(os.Environ()),
-		Out:     os.Stdout,
-		Err:     os.Stderr,
+		Environ:  config.Environ(os.Environ()),
+		In:       os.Stdin,
+		Out:      os.Stdout,
+		Err:      os.Stderr,
+		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
 	})
 }

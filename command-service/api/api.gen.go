@@ -216,6 +216,9 @@ type ServerInterface interface {
 	// StampInstant Stamp the instant in the path
 	// (POST /api/v1/timestamp/{instant})
 	StampInstant(c *gin.Context, instant string, params StampInstantParams)
+	// StampStream Stamp many instants in one stream
+	// (POST /api/v1/timestamps)
+	StampStream(c *gin.Context)
 	// StampApp The older alias of POST /api/v1/timestamp
 	// (POST /app)
 	StampApp(c *gin.Context, params StampAppParams)
@@ -345,6 +348,19 @@ func (siw *ServerInterfaceWrapper) StampInstant(c *gin.Context) {
 	siw.Handler.StampInstant(c, instant, params)
 }
 
+// StampStream operation middleware
+func (siw *ServerInterfaceWrapper) StampStream(c *gin.Context) {
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.StampStream(c)
+}
+
 // StampApp operation middleware
 func (siw *ServerInterfaceWrapper) StampApp(c *gin.Context) {
 
@@ -414,6 +430,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 
 	router.POST(options.BaseURL+"/api/v1/timestamp", wrapper.Stamp)
 	router.POST(options.BaseURL+"/api/v1/timestamp/:instant", wrapper.StampInstant)
+	router.POST(options.BaseURL+"/api/v1/timestamps", wrapper.StampStream)
 	router.POST(options.BaseURL+"/app", wrapper.StampApp)
 	router.POST(options.BaseURL+"/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
 	router.POST(options.BaseURL+"/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)

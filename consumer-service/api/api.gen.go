@@ -228,7 +228,7 @@ type Proof struct {
 
 // Rebuild defines model for Rebuild.
 type Rebuild struct {
-	// Swap Prove and swap as soon as it is level with the log; else it stays ready. Not with `to`.
+	// Swap Prove and swap as soon as it is level with the log, which is so unless told otherwise; with false it stays ready. Not with `to`.
 	Swap *bool `json:"swap,omitempty"`
 
 	// RateLimit Most records a second.

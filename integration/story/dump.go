@@ -44,6 +44,10 @@ func ReadDump(ctx context.Context, db *sql.DB) (_ Dump, err error) {
 		return Dump{}, fmt.Errorf("dump: %w", err)
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
+	// Names find their tables anew in each statement, and a swap of generations moves tables under a snapshot.
+	if _, err := tx.ExecContext(ctx, `LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters IN ACCESS SHARE MODE`); err != nil {
+		return Dump{}, fmt.Errorf("dump: %w", err)
+	}
 	var d Dump
 	for query, text := range map[string]*string{rowsSQL: &d.Rows, outcomesSQL: &d.Outcomes, deadLettersSQL: &d.DeadLetters, decisionsSQL: &d.Decisions} {
 		if *text, err = lines(ctx, tx, query); err != nil {

@@ -48,6 +48,11 @@ func AppendTimestampCommand(dst []byte, c TimestampCommand) []byte {
 	return append(dst, commandTail...)
 }
 
+// CommandIDOf returns the command id in a value that AppendTimestampCommand wrote, without decoding it.
+func CommandIDOf(written string) string {
+	return written[len(commandHead) : len(commandHead)+uuidLen]
+}
+
 // DecodeTimestampCommand reads a record value: a JSON object with command_id (a UUID) and
 // event_timestamp (an RFC 3339 instant); other members are ignored, so that a newer producer may add
 // some. An error means that the record can never be read and belongs among the dead letters; its text

@@ -47,6 +47,9 @@ func newAccess(o Options, s scopes, keys *auth.Keyring) *access {
 	if o.HTTP.RateLimit > 0 {
 		a.limits = auth.NewLimits(float64(o.HTTP.RateLimit), 2*o.HTTP.RateLimit)
 	}
+	for _, reason := range []string{"key", "scope", "rate", "origin"} { // there from the start, so that an alert sees the first one
+		a.refused.WithLabelValues(reason)
+	}
 	if a.key == nil {
 		a.key = func(c *gin.Context) string { return auth.Bearer(c.Request) }
 	}

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -111,6 +112,10 @@ func (e *Engine) Watch(ctx context.Context) {
 }
 
 func newGin(o Options, a *access) (*gin.Engine, error) {
+	streams, err := readStreams(o.Spec)
+	if err != nil {
+		return nil, err
+	}
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.ContextWithFallback = true // else a handler's context never ends
@@ -124,7 +129,7 @@ func newGin(o Options, a *access) (*gin.Engine, error) {
 	if o.Tracer != nil {
 		e.Use(traced(o.Tracer))
 	}
-	e.Use(measure(o.Registry), recovered(o.Log), a.serve, bounded(o.MaxBody, o.MaxBodies))
+	e.Use(measure(o.Registry), recovered(o.Log), endless(streams), a.serve, bounded(o.MaxBody, o.MaxBodies, streams))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -220,8 +225,12 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(most int64, routes map[string]int64) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64, streams streams) gin.HandlerFunc {
 	return func(c *gin.Context) {
+		if streams.has(c) {
+			c.Next()
+			return
+		}
 		limit, ok := routes[c.FullPath()]
 		if !ok {
 			limit = most
@@ -234,5 +243,44 @@ func bounded(most int64, routes map[string]int64) gin.HandlerFunc {
 			c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, limit)
 		}
 		c.Next()
+	}
+}
+
+// streams are the routes whose bodies are read line by line and so may be of any length: method and shape of the path.
+type streams map[string]bool
+
+func (s streams) has(c *gin.Context) bool {
+	return len(s) > 0 && s[c.Request.Method+" "+shape(specPath(c.FullPath()))]
+}
+
+// readStreams finds them in the specification.
+func readStreams(spec []byte) (streams, error) {
+	doc, err := openapi3.NewLoader().LoadFromData(spec)
+	if err != nil {
+		return nil, fmt.Errorf("read the specification: %w", err)
+	}
+	found := streams{}
+	for path, item := range doc.Paths.Map() {
+		for method, operation := range item.Operations() {
+			if isStream(operation) {
+				found[method+" "+shape(path)] = true
+			}
+		}
+	}
+	return found, nil
+}
+
+// endless has the answer of a stream go out at once, whatever it is: net/http would else wait for the rest of a body
+// that its client keeps open while it waits for the answer.
+func endless(streams streams) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if !streams.has(c) {
+			c.Next()
+			return
+		}
+		control := http.NewResponseController(c.Writer)
+		_ = control.EnableFullDuplex() // the handler asks again, and sees the error
+		c.Next()
+		_ = control.SetReadDeadline(time.Now().Add(time.Second)) // of what net/http still reads of the body then
 	}
 }

@@ -28,6 +28,11 @@ const spec = `
 openapi: 3.0.3
 info: {title: t, version: "1"}
 paths:
+  /stream:
+    post:
+      x-scope: write
+      requestBody: {content: {application/x-ndjson: {schema: {type: string}}}}
+      responses: {"200": {description: ok}}
   /health: {get: {x-scope: none, responses: {"200": {description: ok}}}}
   /ready: {get: {x-scope: none, responses: {"200": {description: ok}}}}
   /metrics: {get: {x-scope: read, responses: {"200": {description: ok}}}}
@@ -69,6 +74,14 @@ func setupWith(t *testing.T, h config.HTTP) (*Engine, *Readiness) {
 	}
 	e.POST("/echo/:name", validated, echo)
 	e.POST("/echo/:name/", validated, echo)
+	e.POST("/stream", validated, func(c *gin.Context) {
+		n, err := io.Copy(io.Discard, c.Request.Body)
+		if err != nil {
+			FailBody(c, err)
+			return
+		}
+		c.String(200, "%d", n)
+	})
 	e.GET("/panic", func(*gin.Context) { panic("secret text") })
 	return e, ready
 }
@@ -120,6 +133,27 @@ func TestABodyOfUnknownLengthIsBounded(t *testing.T) {
 	w := httptest.NewRecorder()
 	e.ServeHTTP(w, r)
 	require.Equal(t, 413, w.Code)
+}
+
+func TestAStreamIsNeitherBoundedNorReadByAnyoneButItsHandler(t *testing.T) {
+	t.Parallel()
+	e, _ := setup(t)
+	w := call(e, "POST", "/stream", strings.Repeat("{}\n", 100), "Content-Type", StreamType)
+	require.Equal(t, 200, w.Code)
+	require.Equal(t, "300", w.Body.String())
+
+	s := httptest.NewServer(e)
+	defer s.Close()
+	body, open := io.Pipe() // it stays open
+	r, err := http.NewRequestWithContext(t.Context(), "POST", s.URL+"/stream", body)
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "text/plain")
+	go func() { _, _ = io.WriteString(open, "some\n") }()
+	res, err := s.Client().Do(r)
+	require.NoError(t, err, "the answer does not wait for the body")
+	require.Equal(t, 415, res.StatusCode)
+	require.NoError(t, res.Body.Close())
+	require.NoError(t, open.Close())
 }
 
 func TestCorrelationIDIsTheClientsOrMade(t *testing.T) {

@@ -16,9 +16,9 @@ import (
 )
 
 // Validated returns a middleware that refuses, with 400, a request that the specification does not
-// allow: the generated server checks neither required members nor lengths. Routes that the
-// specification does not name pass. Gin has found the route already, so it is looked up by its pattern
-// and not matched a second time.
+// allow: the generated server checks neither required members nor lengths. The body of a stream (see
+// StreamType) is left to its handler, unread. Routes that the specification does not name pass. Gin has
+// found the route already, so it is looked up by its pattern and not matched a second time.
 func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(spec)
 	if err != nil {
@@ -27,10 +27,12 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 	if err := doc.Validate(ctx); err != nil {
 		return nil, fmt.Errorf("the specification is not valid: %w", err)
 	}
-	routes := map[string]*routers.Route{}
+	routes, streams := map[string]*routers.Route{}, map[*routers.Route]bool{}
 	for path, item := range doc.Paths.Map() {
 		for method, operation := range item.Operations() {
-			routes[method+" "+path] = &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: operation}
+			route := &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: operation}
+			routes[method+" "+path] = route
+			streams[route] = isStream(operation)
 		}
 	}
 	options := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
@@ -45,8 +47,18 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 		for _, p := range c.Params {
 			params[p.Key] = p.Value
 		}
+		request := c.Request
+		if streams[route] {
+			if kind := c.ContentType(); kind != "" && kind != StreamType {
+				Fail(c, problem.Problem{Status: http.StatusUnsupportedMediaType, Detail: fmt.Sprintf("the Content-Type is %s: this takes %s", kind, StreamType)})
+				return
+			}
+			bodiless := *c.Request // the library reads bodies whole, for its check of security requirements too
+			bodiless.Body, bodiless.ContentLength = http.NoBody, 0
+			request = &bodiless
+		}
 		err := openapi3filter.ValidateRequest(c.Request.Context(), &openapi3filter.RequestValidationInput{
-			Request: c.Request, PathParams: params, Route: route, Options: options,
+			Request: request, PathParams: params, Route: route, Options: options,
 		})
 		if err == nil {
 			c.Next()
@@ -59,6 +71,14 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 		}
 		Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: what(err)})
 	}, nil
+}
+
+// StreamType is the content type by which the specification says that a body is a stream of lines: it may be without
+// end, and is read by its handler, line by line.
+const StreamType = "application/x-ndjson"
+
+func isStream(o *openapi3.Operation) bool {
+	return o.RequestBody != nil && o.RequestBody.Value != nil && o.RequestBody.Value.Content[StreamType] != nil
 }
 
 // specPath turns gin's /a/:b/ and /a/*b into the specification's /a/{b}.

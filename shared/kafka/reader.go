@@ -96,7 +96,10 @@ func (r *Reader) ClusterID(context.Context) (string, error) {
 	return *res.ClusterID, nil
 }
 
-// Partitions returns how many partitions topic has.
+// ErrNoTopic says that a topic is not there.
+var ErrNoTopic = sarama.ErrUnknownTopicOrPartition
+
+// Partitions returns how many partitions topic has; the error is ErrNoTopic where it is not there.
 func (r *Reader) Partitions(_ context.Context, topic string) (int, error) {
 	c, err := r.connect()
 	if err != nil {
@@ -437,4 +440,10 @@ func opened(b *sarama.Broker, c *sarama.Config) error {
 	}
 	_, err := b.Connected()
 	return err
+}
+
+// FirstStampedFrom returns, of each partition, the offset of the first record whose time is t or later; -1 where there
+// is none.
+func (r *Reader) FirstStampedFrom(ctx context.Context, topic string, partitions []int32, t time.Time) (map[int32]int64, error) {
+	return r.ends(ctx, topic, partitions, t.UnixMilli())
 }

@@ -35,7 +35,7 @@ func Main[C Listens](name string, c *C, level func(*C) string, run func(context.
 		return 1
 	}
 	if mode == "--healthcheck" {
-		if err := healthy(ctx, (*c).Address()); err != nil {
+		if err := healthy(ctx, *c); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

@@ -91,10 +91,11 @@ const (
 	abandoned
 )
 
+// command is what one caller waits for: one message, or many that stay together.
 type command struct {
-	message  *message.Message
+	messages []*message.Message
 	state    atomic.Int32
-	result   chan kafka.Result // of capacity 1: the group never waits for a caller
+	results  chan []kafka.Result // of capacity 1: the group never waits for a caller
 	deadline *time.Timer
 	span     trace.Span // nil where nobody traces it
 }
@@ -184,10 +185,10 @@ func (d *Door) accept(ctx context.Context, m *message.Message, span trace.Span) 
 	}
 	var why error
 	select {
-	case r := <-c.result:
+	case r := <-c.results:
 		c.deadline.Stop()
 		d.used.Put(c) // nobody else has it any more
-		return outcome(r)
+		return outcome(r[0])
 	case <-c.deadline.C:
 		why = fmt.Errorf("no answer within %s", d.options.Deadline)
 	case <-ctx.Done():
@@ -197,8 +198,8 @@ func (d *Door) accept(ctx context.Context, m *message.Message, span trace.Span) 
 		return position.Position{}, fmt.Errorf("%w: %w", ErrAway, why)
 	}
 	select { // the result may have come at the same moment
-	case r := <-c.result:
-		return outcome(r)
+	case r := <-c.results:
+		return outcome(r[0])
 	default:
 		return position.Position{}, fmt.Errorf("%w: %w", ErrUnknown, why)
 	}
@@ -208,9 +209,9 @@ func (d *Door) accept(ctx context.Context, m *message.Message, span trace.Span) 
 func (d *Door) newCommand(m *message.Message) *command {
 	c, ok := d.used.Get().(*command)
 	if !ok {
-		return &command{message: m, result: make(chan kafka.Result, 1), deadline: time.NewTimer(d.options.Deadline)}
+		return &command{messages: []*message.Message{m}, results: make(chan []kafka.Result, 1), deadline: time.NewTimer(d.options.Deadline)}
 	}
-	c.message = m
+	c.messages[0] = m
 	c.state.Store(queued)
 	c.deadline.Reset(d.options.Deadline)
 	return c
@@ -244,10 +245,10 @@ func (d *Door) run() {
 			}
 		}
 		group, msgs = group[:0], msgs[:0]
-		for c, more := first, true; more; c, more = d.next(len(group)) {
+		for c, more := first, true; more; c, more = d.next(len(msgs)) {
 			if c.state.CompareAndSwap(queued, handedOver) {
 				group = append(group, c)
-				msgs = append(msgs, c.message)
+				msgs = append(msgs, c.messages...)
 			}
 		}
 		if len(group) == 0 {
@@ -256,17 +257,19 @@ func (d *Door) run() {
 		d.groups.Add(1) // whoever comes from now on goes with the next one
 		start := time.Now()
 		results := d.options.Log.PublishAll(d.options.Topic, msgs...)
-		d.options.Metrics.flown(len(group), time.Since(start))
+		d.options.Metrics.flown(len(msgs), time.Since(start))
 		if d.options.Tracer != nil {
 			d.flew(group, results, start)
 		}
-		for i, c := range group {
-			c.result <- results[i]
+		for _, c := range group {
+			n := len(c.messages)
+			c.results <- results[:n:n]
+			results = results[n:]
 		}
 	}
 }
 
-// next returns another command for a group of n, if there is one and it has room.
+// next returns another caller's for a group of n messages, if there is one and it has room.
 func (d *Door) next(n int) (*command, bool) {
 	if n >= d.options.MaxGroup {
 		return nil, false

@@ -27,7 +27,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		away: commands.WithLabelValues("away"), busy: commands.WithLabelValues("busy"), shut: commands.WithLabelValues("shut"),
 		group: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tidemark_command_group_size", Help: "Commands that shared one flight to the log.",
-			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096},
 		}),
 		produce: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tidemark_command_produce_seconds", Help: "Time until the log acknowledged a group, or did not.",
@@ -62,6 +62,18 @@ func (m *Metrics) count(err error) {
 	default:
 		m.away.Inc()
 	}
+}
+
+func (m *Metrics) countAll(outcomes []Outcome) {
+	accepted := 0
+	for _, o := range outcomes {
+		if o.Err == nil {
+			accepted++
+			continue
+		}
+		m.count(o.Err)
+	}
+	m.accepted.Add(float64(accepted))
 }
 
 // outcomeOf names what became of a command.

@@ -46,10 +46,12 @@ func (d *Door) acceptTraced(ctx context.Context, m *message.Message) (position.P
 func (d *Door) flew(group []*command, results []kafka.Result, start time.Time) {
 	var links []trace.Link
 	var failed error
-	for i, c := range group {
+	for _, c := range group {
 		if c.span != nil {
 			links = append(links, trace.Link{SpanContext: c.span.SpanContext()})
 		}
+	}
+	for i := range results {
 		if results[i].Err != nil {
 			failed = results[i].Err
 		}
@@ -61,7 +63,7 @@ func (d *Door) flew(group []*command, results []kafka.Result, start time.Time) {
 	_, span := d.options.Tracer.Start(context.Background(), "send "+d.options.Topic, trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithTimestamp(start), trace.WithLinks(links...), trace.WithAttributes(semconv.MessagingSystemKafka,
 			semconv.MessagingDestinationName(d.options.Topic), semconv.MessagingOperationName("send"), semconv.MessagingOperationTypeSend,
-			semconv.MessagingBatchMessageCount(len(group))))
+			semconv.MessagingBatchMessageCount(len(results))))
 	if failed != nil {
 		span.RecordError(failed)
 		span.SetStatus(codes.Error, "not every command was acknowledged")

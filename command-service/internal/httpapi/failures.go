@@ -46,8 +46,28 @@ func (f *failures) of(ctx context.Context, err error, a attempt) failure {
 		badInstant *instant.Error
 		badKey     *door.KeyError
 		shut       *door.ShutError
+		badLine    *lineError
 	)
 	switch {
+	case errors.As(err, &badLine):
+		return failure{Problem: problem.Problem{
+			Type: "/problems/bad-line", Title: "Line not accepted", Status: badLine.status, Detail: badLine.Error(),
+		}}
+	case errors.Is(err, errIdle):
+		return failure{Problem: problem.Problem{
+			Type: "/problems/stream-idle", Title: "Nothing came", Status: http.StatusRequestTimeout,
+			Detail: "the stream was ended because no line came for too long; the lines that were answered stay as they were answered",
+		}}
+	case errors.Is(err, errBodyBroken):
+		return failure{Problem: problem.Problem{
+			Type: "/problems/body-broken", Title: "The body broke off", Status: http.StatusBadRequest,
+			Detail: "the body could not be read to its end; the lines that were answered stay as they were answered, the others were not read",
+		}}
+	case errors.Is(err, errStopping):
+		return failure{problem.Problem{
+			Type: "/problems/stopping", Title: "The service is being stopped", Status: http.StatusServiceUnavailable,
+			Detail: "the service is being stopped; the lines that were answered stay as they were answered, send the others again",
+		}, "5"}
 	case errors.As(err, &badInstant):
 		return failure{Problem: problem.Problem{
 			Type: "/problems/bad-instant", Title: "Instant not accepted", Status: http.StatusBadRequest, Detail: badInstant.Error(),

@@ -37,13 +37,20 @@ type Server struct {
 	queryURL string
 	failures *failures
 	now      func() time.Time
+	limits   limits
+	stopping <-chan struct{} // closed when streams must come to an end
 }
 
 var _ api.ServerInterface = (*Server)(nil)
 
-// Mount adds the API to e. QueryURL is where tickets are read. The context is needed only while the
-// specification is read.
+// Mount adds the API to e. QueryURL is where tickets are read. Streams that are still open end when ctx does.
 func Mount(ctx context.Context, e *gin.Engine, d *door.Door, letters *deadletter.Desk, queryURL string, log *slog.Logger) error {
+	return mount(ctx, e, &Server{
+		door: d, letters: letters, queryURL: queryURL, failures: &failures{log: log}, now: time.Now, limits: defaultLimits, stopping: ctx.Done(),
+	})
+}
+
+func mount(ctx context.Context, e *gin.Engine, s *Server) error {
 	validated, err := manners.Validated(ctx, api.Spec)
 	if err != nil {
 		return err
@@ -52,7 +59,7 @@ func Mount(ctx context.Context, e *gin.Engine, d *door.Door, letters *deadletter
 	// +02:00 as a space.
 	e.UseEscapedPath, e.UnescapePathValues = true, false
 	wrapper := api.ServerInterfaceWrapper{
-		Handler:            &Server{door: d, letters: letters, queryURL: queryURL, failures: &failures{log: log}, now: time.Now},
+		Handler:            s,
 		HandlerMiddlewares: []api.MiddlewareFunc{api.MiddlewareFunc(validated)},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
@@ -61,6 +68,7 @@ func Mount(ctx context.Context, e *gin.Engine, d *door.Door, letters *deadletter
 	e.POST("/api/v1/timestamp", wrapper.Stamp)
 	e.POST("/api/v1/timestamp/", wrapper.Stamp)
 	e.POST("/api/v1/timestamp/:instant", wrapper.StampInstant)
+	e.POST("/api/v1/timestamps", wrapper.StampStream)
 	e.POST("/app", wrapper.StampApp)
 	e.POST("/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
 	e.POST("/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)
@@ -106,23 +114,20 @@ func (s *Server) stampBody(c *gin.Context, status int, key *api.IdempotencyKey) 
 func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.IdempotencyKey) {
 	ctx := c.Request.Context()
 	now := s.now()
-	at, wish := instant.Cut(now), door.Wish{Route: route, Instant: door.Now}
-	if caller, ok := auth.FromContext(ctx); ok {
-		wish.Caller = caller.ID
-	}
+	at, wanted, caller := instant.Cut(now), door.Now, callerOf(ctx)
 	if text != nil {
 		var err error
 		if at, err = instant.Parse(*text); err != nil {
 			s.fail(c, err, attempt{})
 			return
 		}
-		wish.Instant = instant.Format(at)
+		wanted = instant.Format(at)
 	}
 	a := attempt{}
 	if key != nil {
 		a.key = *key
 	}
-	id, err := s.door.Ticket(a.key, wish, now)
+	id, err := s.door.Ticket(a.key, wish(caller, wanted), now)
 	if err != nil {
 		s.fail(c, err, a)
 		return
@@ -140,6 +145,17 @@ func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.Idempo
 	h[position.Header] = []string{written}
 	h["Cache-Control"] = []string{"no-store"}
 	c.Data(status, "application/json; charset=utf-8", []byte(`{"id":"`+a.ticket+`"}`))
+}
+
+// wish is what a key is bound to.
+func wish(caller, instant string) door.Wish {
+	return door.Wish{Caller: caller, Route: route, Instant: instant}
+}
+
+// callerOf is the id of the key that was shown, or empty.
+func callerOf(ctx context.Context) string {
+	caller, _ := auth.FromContext(ctx)
+	return caller.ID
 }
 
 func (s *Server) fail(c *gin.Context, err error, a attempt) {

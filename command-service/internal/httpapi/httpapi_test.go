@@ -41,6 +41,7 @@ type bundle struct {
 	engine    *gin.Engine
 	door      *door.Door
 	decisions *door.Door
+	server    *Server
 
 	mu     sync.Mutex
 	err    error
@@ -116,7 +117,10 @@ func setup(t *testing.T) *bundle {
 	letters := deadletter.New(deadletter.Options{
 		Commands: b.door, Decisions: b.decisions, Ends: b, Topic: event.TimestampCommandTopic, Partitions: 12, Deadline: 5 * time.Second,
 	})
-	require.NoError(t, Mount(t.Context(), b.engine, b.door, letters, "http://read.example:7082", quiet))
+	b.server = &Server{
+		door: b.door, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),
+	}
+	require.NoError(t, mount(t.Context(), b.engine, b.server))
 	return b
 }
 

@@ -43,6 +43,8 @@ type Store interface {
 	Save(ctx context.Context, partition int32, next int64, decisions []Decision) error
 	// Progress returns up to where each partition is saved.
 	Progress(ctx context.Context) (map[int32]int64, error)
+	// Misplaced returns those decisions whose record is projected and no dead letter.
+	Misplaced(ctx context.Context, decisions []Decision) ([]position.Position, error)
 }
 
 // Decision is one record of the log of decisions.
@@ -296,10 +298,23 @@ func (b *Book) take(ctx context.Context, partition int32, next int64, records []
 	if err := b.options.Store.Save(ctx, partition, next, decisions); err != nil {
 		return err
 	}
+	b.warn(ctx, decisions)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.next[partition] = next
 	close(b.moved)
 	b.moved = make(chan struct{})
 	return nil
+}
+
+// warn tells of decisions on what is no dead letter: a rebuild will reject those records, and the tables are
+// until then not what the log says.
+func (b *Book) warn(ctx context.Context, decisions []Decision) {
+	misplaced, err := b.options.Store.Misplaced(ctx, decisions)
+	if err != nil {
+		b.options.Logger.Debug("cannot look for dead letters", "err", err) // nothing depends on it
+	}
+	for _, at := range misplaced {
+		b.options.Logger.Error("a decision is about a record that is no dead letter: a rebuild will reject it", "position", at.String())
+	}
 }

@@ -123,6 +123,10 @@ func (s *heldStore) Progress(context.Context) (map[int32]int64, error) {
 	return maps.Clone(s.next), s.away
 }
 
+func (s *heldStore) Misplaced(context.Context, []Decision) ([]position.Position, error) {
+	return nil, nil
+}
+
 var day = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func about(partition int32, offset int64) position.Position {
@@ -310,6 +314,7 @@ func TestTheTablesHaveTheFirstDecision(t *testing.T) {
 		savers.Wait()
 		require.Equal(t, want, dump())
 	}
+	require.NoError(t, (&Postgres{db}).Save(t.Context(), 1, 3, nil)) // by a process that has only begun to read
 	next, err := (&Postgres{db}).Progress(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, map[int32]int64{0: 1, 1: 7, 2: 2}, next, "it never goes back")
@@ -319,4 +324,20 @@ func TestTheTablesHaveTheFirstDecision(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, (&Postgres{db}).Save(t.Context(), 0, 1, all))
 	require.Equal(t, want, dump())
+}
+
+func TestADecisionOnWhatIsNoDeadLetterIsTold(t *testing.T) {
+	t.Parallel()
+	db := database(t)
+	_, err := db.Exec(`
+INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset, applied, rejected) VALUES ('timestamp.command.v1', 7, 1, 0, 10, 9, 1);
+INSERT INTO dead_letters (topic, partition, "offset", headers, reason_code, reason, first_seen_at) VALUES ('timestamp.command.v1', 7, 3, '[]', 'decode', '', now())`)
+	require.NoError(t, err)
+	var some []Decision
+	for _, at := range []position.Position{about(7, 3), about(7, 4), about(7, 10), about(8, 0)} { // a letter, a row, not read yet, no such partition
+		some = append(some, Decision{DeadLetterCommand: event.DeadLetterCommand{Position: at, Decision: event.Discard}})
+	}
+	misplaced, err := (&Postgres{db}).Misplaced(t.Context(), some)
+	require.NoError(t, err)
+	require.Equal(t, []position.Position{about(7, 4)}, misplaced)
 }

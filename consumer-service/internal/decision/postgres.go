@@ -10,6 +10,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
 )
 
@@ -18,8 +19,8 @@ type Postgres struct{ DB *sqlx.DB }
 
 var _ Store = (*Postgres)(nil)
 
-// Save implements Store. Nothing is written where the tables have it already, so a process that starts
-// and reads everything again costs reads only. Rows are taken in the order of their keys: two processes
+// Save implements Store. Nothing changes where the tables have it already, as when a process starts and
+// reads everything again. Rows are taken in the order of their keys: two processes
 // that save the same never wait for each other in a circle.
 func (p *Postgres) Save(ctx context.Context, partition int32, next int64, decisions []Decision) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -120,6 +121,39 @@ func (p *Postgres) Progress(ctx context.Context) (map[int32]int64, error) {
 	out := make(map[int32]int64, len(rows))
 	for _, r := range rows {
 		out[r.Partition] = r.Next
+	}
+	return out, nil
+}
+
+// Misplaced implements Store, for the generation that serves.
+func (p *Postgres) Misplaced(ctx context.Context, decisions []Decision) ([]position.Position, error) {
+	n := len(decisions)
+	if n == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	topics, partitions, offsets := postgres.Texts(n), postgres.Int8s(n), postgres.Int8s(n)
+	for _, d := range decisions {
+		topics.Text(d.Position.Topic)
+		partitions.Int8(int64(d.Position.Partition))
+		offsets.Int8(d.Position.Offset)
+	}
+	var rows []struct {
+		Topic     string `db:"topic"`
+		Partition int32  `db:"partition"`
+		Offset    int64  `db:"offset"`
+	}
+	if err := p.DB.SelectContext(ctx, &rows, `
+SELECT r.topic, r.partition, r."offset" FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS r (topic, partition, "offset")
+JOIN public.projection_progress g ON g.topic = r.topic AND g.partition = r.partition AND r."offset" >= g.first_offset AND r."offset" < g.next_offset
+WHERE NOT EXISTS (SELECT FROM public.dead_letters l WHERE l.topic = r.topic AND l.partition = r.partition AND l."offset" = r."offset")`,
+		topics.Bytes(), partitions.Bytes(), offsets.Bytes()); err != nil {
+		return nil, fmt.Errorf("look for decisions on what is no dead letter: %w", err)
+	}
+	out := make([]position.Position, len(rows))
+	for i, r := range rows {
+		out[i] = position.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"sync"
@@ -37,6 +38,8 @@ func (p *Projector) reread(ctx context.Context, partition int32, c *claim) (int6
 	for torn := 0; ; {
 		g, had, err := p.store.standing(ctx, partition)
 		switch {
+		case p.Side != nil && errors.Is(err, sql.ErrNoRows):
+			return 0, fmt.Errorf("generation %d is gone", p.Side.Generation)
 		case err != nil:
 			p.Logger.Error("cannot read the projection's state", "err", err)
 			p.Ready.Unready(PartDatabase, reason(err))

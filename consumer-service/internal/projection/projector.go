@@ -127,6 +127,10 @@ func (p *Projector) SetUp(s kafka.Session) error {
 		case ctx.Err() != nil:
 			return nil // a session that is over is no error; the next one sets up again
 		case errors.Is(err, errSwapping):
+			p.Ready.Unready(PartClaims, "waiting to set up: "+err.Error())
+			if err := p.store.takeBack(ctx); err != nil {
+				p.Logger.Warn("cannot take the mark of a swap back", "err", err)
+			}
 			if pause(ctx, swapPoll) != nil {
 				return nil
 			}

@@ -109,11 +109,11 @@ func TestTheReceiptOfACarefulBatchSaysWhatBecameOfEachRecord(t *testing.T) {
 	want := ""
 	for i := range 40 {
 		at := day
-		switch {
-		case i == 7 || i == 8 || i == 30:
+		switch i {
+		case 7, 8, 30:
 			at = day.AddDate(-30, 0, 0)
 			want += "r"
-		case i == 3 || i == 20:
+		case 3, 20:
 			b.log.add(0, day, value(id, day))
 			want += map[bool]string{true: "a", false: "d"}[i == 3]
 			continue

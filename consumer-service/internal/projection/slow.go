@@ -56,6 +56,7 @@ func (s store) writeSlow(ctx context.Context, epoch int64, b batch, careful bool
 		switch {
 		case err == nil:
 			*w = judged
+			job.out.fates = job.fates
 			return job.out, nil
 		case errors.Is(err, errTakes) && !whole:
 			continue

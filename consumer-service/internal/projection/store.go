@@ -253,7 +253,10 @@ FROM {g}.projection_progress WHERE topic = $1 AND partition = ANY ($2::bigint[])
 }
 
 // outcomes counts what became of a batch's records.
-type outcomes struct{ applied, duplicate, rejected int64 }
+type outcomes struct {
+	applied, duplicate, rejected int64
+	fates                        []event.Outcome // of each record; nil where they are what the batch's own fates are
+}
 
 // writeFast moves the fence, and whatever it inserts reads from the fence: no fence, no row.
 const writeFast = `

@@ -59,13 +59,15 @@ func (p *Projector) traceBatch(b batch, o outcomes, err error, start, wrote time
 	if err != nil {
 		return // the commands wait
 	}
-	became := outcomesOf(b, o)
+	if o.fates == nil {
+		o.fates = b.fates()
+	}
 	for i, record := range traced {
 		at := position.Position{Topic: p.Topic, Partition: b.partition, Offset: b.records[record].Offset}
 		_, command := p.Tracer.Start(trace.ContextWithRemoteSpanContext(context.Background(), links[i].SpanContext), "row of "+p.Topic,
 			trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(start), trace.WithLinks(trace.Link{SpanContext: batch.SpanContext()}),
 			trace.WithAttributes(topic...), trace.WithAttributes(
-				attribute.String("tidemark.position", at.String()), attribute.String("tidemark.outcome", became[record]),
+				attribute.String("tidemark.position", at.String()), attribute.String("tidemark.outcome", string(o.fates[record])),
 				attribute.Float64("tidemark.log_to_row_seconds", end.Sub(b.records[record].Timestamp).Seconds())))
 		command.End(trace.WithTimestamp(end))
 	}
@@ -79,26 +81,4 @@ func parentOf(r kafka.Record) trace.SpanContext {
 		}
 	}
 	return trace.SpanContext{}
-}
-
-// outcomesOf names what became of each record of a batch that is written. Where only the counts tell, and they do not
-// tell which, it says so.
-func outcomesOf(b batch, o outcomes) []string {
-	rest := "applied or duplicate"
-	switch refused := o.rejected - int64(len(b.letters)); {
-	case refused > 0:
-		rest = "applied, duplicate or rejected"
-	case o.duplicate == 0:
-		rest = "applied"
-	case o.applied == 0:
-		rest = "duplicate"
-	}
-	out := make([]string, len(b.records))
-	for i := range out {
-		out[i] = rest
-	}
-	for _, l := range b.letters {
-		out[l.record] = "rejected"
-	}
-	return out
 }

@@ -163,6 +163,9 @@ func (s *Service) one(ctx context.Context, g Generation) (moved bool, err error)
 	case Serving:
 		s.Metrics.serving.Set(float64(g.Number))
 		return false, s.tidyUp(ctx, g)
+	case Swapping: // this process drives and swaps nothing now: whoever set the mark is dead, or was stopped
+		s.Logger.Warn("the mark of a swap is taken back", "generation", g.Number)
+		return true, s.takeBack(ctx, g.Number, g.Epoch)
 	case Dropping:
 		return true, s.drop(ctx, g)
 	case Filling:

@@ -21,5 +21,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		swaps:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tidemark_rebuild_swaps_total", Help: "Swaps of generations: done, or given up for the time being."}, []string{"outcome"}),
 	}
 	r.MustRegister(m.serving, m.lag, m.stalled, m.proofs, m.swaps)
+	for _, o := range []string{outcome(true), outcome(false)} { // there from the start, so that an alert sees the first one
+		m.proofs.WithLabelValues(o)
+	}
 	return m
 }

@@ -68,6 +68,7 @@ func (h *history) stalled() *time.Time {
 // sample notes once a second how the generations at the side come along.
 func (s *Service) sample(ctx context.Context) {
 	seen := map[int]*history{}
+	defer s.Metrics.lag.Reset() // whoever drives next shows it
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {

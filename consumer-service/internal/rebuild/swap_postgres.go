@@ -273,9 +273,13 @@ func (w *swapping) unfence(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	_, _ = w.conn.ExecContext(ctx, `ROLLBACK`) // where the connection is gone, so is the transaction
-	if _, err := w.DB.ExecContext(ctx, `
-UPDATE public.generations SET state = 'serving', swapping_since = NULL WHERE generation = $1 AND state = 'swapping' AND epoch = $2`,
-		w.serving.Number, w.mark); err != nil {
+	return w.takeBack(ctx, w.serving.Number, w.mark)
+}
+
+// takeBack ends the mark that bears this epoch, and no other.
+func (s *Service) takeBack(ctx context.Context, number int, mark int64) error {
+	if _, err := s.DB.ExecContext(ctx, `
+UPDATE public.generations SET state = 'serving', swapping_since = NULL WHERE generation = $1 AND state = 'swapping' AND epoch = $2`, number, mark); err != nil {
 		return fmt.Errorf("take the mark back: %w", err)
 	}
 	return nil

@@ -27,20 +27,35 @@ const (
 
 // letterFilter is the search above the list, as it stands in the address.
 type letterFilter struct {
-	State     string // open, redriven, discarded or all
+	State     deadletter.State
 	Text      string
 	Reason    string
-	Partition string
+	Partition string // empty or a number
 }
 
-var letterStates = []string{"open", "redriven", "discarded", "all"}
+var letterStates = []deadletter.State{deadletter.Open, deadletter.Redriven, deadletter.Discarded, deadletter.All}
 
+// readFilter leaves out what no letter can match by its form, as a byte that no text has.
 func readFilter(get func(string) string) letterFilter {
-	f := letterFilter{State: get("state"), Text: strings.TrimSpace(get("q")), Reason: strings.TrimSpace(get("reason_code")), Partition: strings.TrimSpace(get("partition"))}
+	f := letterFilter{State: deadletter.State(get("state")), Text: get("q"), Reason: strings.TrimSpace(get("reason_code")), Partition: strings.TrimSpace(get("partition"))}
 	if !slices.Contains(letterStates, f.State) {
-		f.State = "open"
+		f.State = deadletter.Open
+	}
+	f.Text = strings.ToValidUTF8(strings.ReplaceAll(f.Text, "\x00", ""), "")
+	f.Reason = strings.ToValidUTF8(strings.ReplaceAll(f.Reason, "\x00", ""), "")
+	if _, err := strconv.ParseUint(f.Partition, 10, 31); err != nil {
+		f.Partition = ""
 	}
 	return f
+}
+
+func (f letterFilter) filter() deadletter.Filter {
+	wanted := deadletter.Filter{State: f.State, Text: f.Text, ReasonCode: f.Reason}
+	if n, err := strconv.ParseInt(f.Partition, 10, 32); err == nil { // readFilter has seen to it, where there is any
+		partition := int32(n)
+		wanted.Partition = &partition
+	}
+	return wanted
 }
 
 func (f letterFilter) query() url.Values {
@@ -50,8 +65,8 @@ func (f letterFilter) query() url.Values {
 			q.Set(name, value)
 		}
 	}
-	if f.State != "open" {
-		q.Set("state", f.State)
+	if f.State != deadletter.Open {
+		q.Set("state", string(f.State))
 	}
 	return q
 }
@@ -63,7 +78,10 @@ func (f letterFilter) Searching() bool { return f.Text != "" || f.Reason != "" |
 func (f letterFilter) Clear() string { return letterFilter{State: f.State}.With(f.State) }
 
 // With is the address of the list with another state.
-func (f letterFilter) With(state string) string { f.State = state; return lettersPath(f.query()) }
+func (f letterFilter) With(state deadletter.State) string {
+	f.State = state
+	return lettersPath(f.query())
+}
 
 func lettersPath(q url.Values) string {
 	if len(q) == 0 {
@@ -80,11 +98,10 @@ type letterView struct {
 	Shown    string
 	Encoding string // text or base64
 	Size     int64
-	State    string // open, redriven or discarded
 }
 
 // Open reports whether nothing was decided yet.
-func (l letterView) Open() bool { return l.State == "open" }
+func (l letterView) Open() bool { return l.Decision == nil }
 
 // Path is that of the letter's own page.
 func (l letterView) Path() string { return "/dead-letters/" + l.Position.String() }
@@ -106,7 +123,7 @@ func (l letterView) reissued(find, replace string) string {
 }
 
 func viewLetter(l deadletter.DeadLetter) letterView {
-	v := letterView{DeadLetter: l, Encoding: "text", Size: int64(l.PayloadBytes), State: "open"}
+	v := letterView{DeadLetter: l, Encoding: "text", Size: int64(l.PayloadBytes)}
 	var isText bool
 	if v.Shown, isText = l.Text(); !isText {
 		v.Shown, v.Encoding = base64.StdEncoding.EncodeToString(l.Payload), "base64"
@@ -116,13 +133,16 @@ func viewLetter(l deadletter.DeadLetter) letterView {
 
 type deadLettersView struct {
 	Filter  letterFilter
-	States  []string
+	States  []deadletter.State
 	Letters []letterView
 	First   bool
 	Next    string
 	Done    string
 	Refused *peer.Refusal
 }
+
+// Choosing reports whether one of those shown can still be decided.
+func (v deadLettersView) Choosing() bool { return slices.ContainsFunc(v.Letters, letterView.Open) }
 
 func (p *Pages) deadLetters(c *gin.Context) {
 	v := deadLettersView{}
@@ -280,26 +300,34 @@ func (p *Pages) chosen(c *gin.Context) ([]string, bool) {
 	return nil, false
 }
 
-// read reads the letters at these positions, in their order.
+// read reads the letters at these positions, in their order, in one snapshot.
 func (p *Pages) read(c *gin.Context, positions []string) ([]letterView, bool) {
 	views := make([]letterView, 0, len(positions))
-	for _, text := range positions {
-		place, err := position.Parse(text)
-		if err != nil {
+	places := make([]position.Position, len(positions))
+	for i, text := range positions {
+		var err error
+		if places[i], err = position.Parse(text); err != nil {
 			p.refuse(c, err.Error())
 			return nil, false
 		}
-		l, err := p.readLetter(c.Request.Context(), projection.Want{}, place)
-		if errors.Is(err, deadletter.ErrNotFound) {
-			p.refuse(c, fmt.Sprintf("there is no dead letter at %s: load the list anew", place))
-			return nil, false
-		}
-		if p.failed(c, err) {
-			return nil, false
-		}
-		views = append(views, viewLetter(l))
 	}
-	return views, true
+	var missing position.Position
+	err := p.Reader.Read(c.Request.Context(), projection.Want{}, func(ctx context.Context, s *projection.Snapshot) error {
+		for _, place := range places {
+			l, err := deadletter.At(ctx, s, place)
+			if err != nil {
+				missing = place
+				return err
+			}
+			views = append(views, viewLetter(l))
+		}
+		return nil
+	})
+	if errors.Is(err, deadletter.ErrNotFound) {
+		p.refuse(c, fmt.Sprintf("there is no dead letter at %s: load the list anew", missing))
+		return nil, false
+	}
+	return views, !p.failed(c, err)
 }
 
 // redrive re-issues dead letters as new commands, with the payloads of the form or, where it has none
@@ -395,7 +423,7 @@ func (p *Pages) wantDecision(c *gin.Context) projection.Want {
 
 func (p *Pages) listLetters(ctx context.Context, want projection.Want, f letterFilter, after position.Position, limit int) (letters []deadletter.DeadLetter, next *position.Position, err error) {
 	err = p.Reader.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) (err error) {
-		letters, next, err = deadletter.List(ctx, s, after, limit)
+		letters, next, err = deadletter.Search(ctx, s, f.filter(), after, limit)
 		return err
 	})
 	return letters, next, err

@@ -74,7 +74,7 @@ func (p *Pages) ticket(c *gin.Context) {
 		v.Made = &made
 	}
 	l := layout{Title: "Ticket " + id.String(), Here: "/tickets"}
-	if t.State == ticket.Pending {
+	if t.State == ticket.Pending && t.Position != nil {
 		p.Journeys.Follow(ctx, id, *t.Position)
 		v.Behind = t.Position.Offset + 1
 		if t.Reached != nil {
@@ -83,8 +83,8 @@ func (p *Pages) ticket(c *gin.Context) {
 	}
 	if v.Changing() {
 		q := url.Values{"ticket": {id.String()}}
-		if t.Position != nil {
-			q.Set("position", t.Position.String())
+		if want.Asked() {
+			q.Set("position", want.Position.String())
 		}
 		l.Events, l.Refresh = "/api/v1/events?"+q.Encode(), 1
 		if t.State == ticket.Unknown {

@@ -40,7 +40,9 @@ Exit status:
 // Surroundings are what a command sees of the process it runs in.
 type Surroundings struct {
 	Environ  map[string]string
+	In       io.Reader // of `stamp --file -` and the like
 	Out, Err io.Writer
+	Terminal bool // Err is a terminal that may show a progress bar
 }
 
 // ended is how a command that was understood came to its end.
@@ -64,6 +66,23 @@ type command struct {
 
 // Run carries out one command line and returns its exit status.
 func Run(ctx context.Context, args []string, around Surroundings) int {
+	root := newRoot(around)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ok
+	}
+	var e *ended
+	if !errors.As(err, &e) { // cobra's own: it did not get as far as running a command
+		fmt.Fprintf(around.Err, "tidemark: %v\nTry: tidemark --help\n", err)
+		return misused
+	}
+	fmt.Fprintf(around.Err, "tidemark: %v\n", e.err)
+	return e.status
+}
+
+// newRoot returns the whole command line.
+func newRoot(around Surroundings) *cobra.Command {
 	c := &command{Surroundings: around}
 	root := &cobra.Command{
 		Use:           "tidemark",
@@ -72,27 +91,18 @@ func Run(ctx context.Context, args []string, around Surroundings) int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(c.up(), c.env(), c.keys(), c.stamp(), c.ticket(), c.status())
-	root.SetArgs(args)
+	root.AddCommand(c.deadletters(), c.rebuild(), c.audit(), c.doctor(), c.completion())
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return ok
-	}
-	var e *ended
-	if !errors.As(err, &e) { // cobra's own: it did not get as far as running a command
-		fmt.Fprintf(c.Err, "tidemark: %v\nTry: tidemark --help\n", err)
-		return misused
-	}
-	fmt.Fprintf(c.Err, "tidemark: %v\n", e.err)
-	return e.status
+	return root
 }
 
 // withOutput adds the choice between text and JSON.
 func (c *command) withOutput(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().StringVarP(&c.output, "output", "o", "text", "text or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if c.output != "text" && c.output != "json" {
 			return fmt.Errorf("--output %q: must be text or json", c.output)

@@ -19,19 +19,32 @@ type stamped struct {
 }
 
 func (c *command) stamp() *cobra.Command {
-	var key string
-	var wait time.Duration
+	var key, file string
+	var from int64
+	var wait, patience time.Duration
 	cmd := &cobra.Command{
-		Use:   "stamp [INSTANT]",
-		Short: "Send a timestamp command and print its ticket",
+		Use:   "stamp [INSTANT | --file FILE]",
+		Short: "Send timestamp commands and print their tickets",
 		Long: `Send a timestamp command and print its ticket and its position in the log.
 
 INSTANT is an RFC 3339 instant, now where none is given. Every command is sent with a key, so that one whose outcome is
 unknown can be repeated: with the same key and instant it is the same command and makes one row, however often it is sent.
+
+With --file every line of a file is a command: an RFC 3339 instant, or JSON as the bulk stream takes it ("…" or
+{"event_timestamp":"…","id":"…"}, both members optional); empty lines are passed over. The lines go over one stream, and
+again when it breaks or the log is away, for as long as --retry-for lasts without a line accepted. Every line has a key,
+its own id or one made of --key, its number and its content: a run that did not get to its end says how to go on, and
+nothing counts twice. --output json prints a line for each: its number, ticket, position and key, or its error.
 ` + exitStatuses,
-		Example: "  tidemark stamp 2009-09-28T19:03:12Z --wait",
+		Example: "  tidemark stamp 2009-09-28T19:03:12Z --wait\n  tidemark stamp --file instants.txt --output json > tickets.ndjson\n  tail -f instants.txt | tidemark stamp --file -",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if file != "" {
+				if len(args) > 0 || wait > 0 {
+					return end(misused, "--file takes the instants from the file: give neither INSTANT nor --wait")
+				}
+				return c.stampFile(cmd.Context(), file, key, from, patience)
+			}
 			var instant string
 			if len(args) == 1 {
 				instant = args[0]
@@ -68,6 +81,9 @@ unknown can be repeated: with the same key and instant it is the same command an
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "", "key of the command (a UUID); a fresh one where none is given")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "stamp each line of a file; - is the standard input")
+	cmd.Flags().Int64Var(&from, "from-line", 1, "with --file: pass over the lines before this one")
+	cmd.Flags().DurationVar(&patience, "retry-for", time.Minute, "with --file: how long to go on trying while nothing is accepted")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long for the row; --wait alone means 5s")
 	cmd.Flags().Lookup("wait").NoOptDefVal = "5s"
 	return c.withOutput(cmd)

@@ -30,27 +30,31 @@ settings from the environment too. Logs go to the standard error output, warning
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			began := time.Now()
+			say := c.Out
+			if c.output == "json" { // where everything is, once it is up; words for people go elsewhere
+				say = c.Err
+			}
 			options := app.Options{
 				DataDir: dataDir, Ports: ports, Environ: c.Environ, LogTo: c.Err,
 				Waiting: func(reasons []string) {
-					fmt.Fprintf(c.Out, "Waiting: %s\n", strings.Join(reasons, "; "))
+					fmt.Fprintf(say, "Waiting: %s\n", strings.Join(reasons, "; "))
 				},
 				Ready: func(r app.Running) { c.welcome(r, time.Since(began)) },
 			}
 			if err := options.Validate(); err != nil {
 				return &ended{misused, err}
 			}
-			fmt.Fprintf(c.Out, "Starting Tidemark on %s\n", dataDir)
+			fmt.Fprintf(say, "Starting Tidemark on %s\n", dataDir)
 			if brokers := c.Environ["KAFKA_BROKERS"]; brokers != "" {
-				fmt.Fprintf(c.Out, "KAFKA_BROKERS is set: using Kafka at %s, no embedded broker (unset it to have one)\n", brokers)
+				fmt.Fprintf(say, "KAFKA_BROKERS is set: using Kafka at %s, no embedded broker (unset it to have one)\n", brokers)
 			}
 			if url := c.Environ["DB_URL"]; url != "" {
-				fmt.Fprintf(c.Out, "DB_URL is set: using %s, no private PostgreSQL (unset it to have one)\n", config.MaskURL(url))
+				fmt.Fprintf(say, "DB_URL is set: using %s, no private PostgreSQL (unset it to have one)\n", config.MaskURL(url))
 			}
 			if err := app.Run(cmd.Context(), options); err != nil {
 				return &ended{failed, err}
 			}
-			fmt.Fprintln(c.Out, "Stopped. The data stays in", dataDir)
+			fmt.Fprintln(say, "Stopped. The data stays in", dataDir)
 			return nil
 		},
 	}
@@ -61,10 +65,15 @@ settings from the environment too. Logs go to the standard error output, warning
 	flags.IntVar(&ports.Query, "query-port", ports.Query, "port of query-service and the pages")
 	flags.IntVar(&ports.Kafka, "kafka-port", ports.Kafka, "port of the embedded broker")
 	flags.IntVar(&ports.Postgres, "postgres-port", ports.Postgres, "port of the private PostgreSQL")
-	return cmd
+	return c.withOutput(cmd)
 }
 
 func (c *command) welcome(r app.Running, took time.Duration) {
+	if c.output == "json" {
+		r.DBURL = config.MaskURL(r.DBURL) // tidemark env has it whole
+		c.print(r)
+		return
+	}
 	fmt.Fprintf(c.Out, `Tidemark is up, after %.1f s.
 
   page      %[2]s/
@@ -97,12 +106,16 @@ kcat or a service run by hand can join it. DB_URL holds the database's password.
 			if err != nil {
 				return &ended{failed, err}
 			}
+			if c.output == "json" {
+				c.print(map[string]string{"KAFKA_BROKERS": running.KafkaBrokers, "DB_URL": running.DBURL})
+				return nil
+			}
 			fmt.Fprintf(c.Out, "export KAFKA_BROKERS=%s\nexport DB_URL=%s\n", quoted(running.KafkaBrokers), quoted(running.DBURL))
 			return nil
 		},
 	}
 	c.dataFlag(cmd, &dataDir)
-	return cmd
+	return c.withOutput(cmd)
 }
 
 func (c *command) dataFlag(cmd *cobra.Command, dir *string) {

@@ -29,11 +29,12 @@ import (
 )
 
 const (
-	maxAnswer   = 8 << 20
-	patience    = 20 * time.Second // for an answer that need not wait for anything
-	longestWait = 30 * time.Second // that query-service grants one request
-	waitMargin  = 5 * time.Second
-	retryPause  = 250 * time.Millisecond
+	maxAnswer     = 8 << 20
+	patience      = 20 * time.Second // for an answer that need not wait for anything
+	longestWait   = 30 * time.Second // that query-service grants one request
+	waitMargin    = 5 * time.Second
+	auditPatience = 10 * time.Minute // it counts whole tables
+	retryPause    = 250 * time.Millisecond
 )
 
 // Services are the base URLs of the services.
@@ -94,14 +95,26 @@ type Problem struct {
 	Title    string `json:"title"`
 	Status   int    `json:"status"`
 	Detail   string `json:"detail"`
-	Ticket   string `json:"ticket"`
-	RetryKey string `json:"retry_key"`
+	Ticket   string `json:"ticket,omitempty"`
+	RetryKey string `json:"retry_key,omitempty"`
+	Errors   []struct {
+		Position string `json:"position"`
+		Reason   string `json:"reason"`
+	} `json:"errors,omitempty"`
+}
+
+// Words are what the problem says, without who says it.
+func (p *Problem) Words() string {
+	if p.Detail != "" {
+		return p.Detail
+	}
+	return p.Title
 }
 
 func (p *Problem) Error() string {
-	text := p.Detail
-	if text == "" {
-		text = p.Title
+	text := p.Words()
+	for _, e := range p.Errors {
+		text += "\n  " + e.Position + ": " + e.Reason
 	}
 	return fmt.Sprintf("%s answered %d: %s", p.Service, p.Status, text)
 }
@@ -298,29 +311,84 @@ func (c *Client) Ready(ctx context.Context) []Service {
 	return services
 }
 
-// do sends one request and decodes a JSON answer into what into points to: that of a success, and that of a failure which
-// is no problem document. Every status but 2xx is a *Problem.
+// Clocks asks each service that answers what time it is, and returns how far each is ahead of this machine. HTTP tells
+// whole seconds, so half a second is no difference.
+func (c *Client) Clocks(ctx context.Context) map[string]time.Duration {
+	ahead := map[string]time.Duration{}
+	for name, base := range map[string]string{"command-service": c.services.CommandURL, "consumer-service": c.services.ConsumerURL, "query-service": c.services.QueryURL} {
+		asked := time.Now()
+		header, err := c.do(ctx, waitMargin, http.MethodGet, name, base, "/health", nil, nil, new(any))
+		if err != nil {
+			continue
+		}
+		if at, err := http.ParseTime(header.Get("Date")); err == nil {
+			ahead[name] = at.Add(time.Second / 2).Sub(asked.Add(time.Since(asked) / 2))
+		}
+	}
+	return ahead
+}
+
+// request is one call of a service.
+type request struct {
+	within  time.Duration
+	method  string
+	service string
+	base    string
+	path    string
+	query   url.Values
+	header  http.Header
+	body    any // as JSON; nil is none
+}
+
+// do is call for a request without a body.
 func (c *Client) do(ctx context.Context, within time.Duration, method, service, base, path string, query url.Values, header http.Header, into any) (http.Header, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	target := strings.TrimRight(base, "/") + path
-	if len(query) > 0 {
-		target += "?" + query.Encode()
+	return c.call(ctx, request{within, method, service, base, path, query, header, nil}, into)
+}
+
+// new makes the request, with the API key.
+func (c *Client) new(ctx context.Context, r request, body io.Reader) (*http.Request, error) {
+	target := strings.TrimRight(r.base, "/") + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, nil)
+	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", service, err)
+		return nil, fmt.Errorf("%s: %w", r.service, err)
 	}
-	for name, values := range header {
+	for name, values := range r.header {
 		req.Header[name] = values
 	}
-	req.Header.Set("Accept", "application/json, "+problem.ContentType)
 	if c.services.APIKey != "" {
 		req.Header.Set("Authorization", "Bearer "+c.services.APIKey)
 	}
+	return req, nil
+}
+
+// call sends one request and decodes a JSON answer into what into points to: that of a success, and that of a failure which
+// is no problem document. Every status but 2xx is a *Problem.
+func (c *Client) call(ctx context.Context, r request, into any) (http.Header, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.within)
+	defer cancel()
+	var content io.Reader
+	if r.body != nil {
+		text, err := json.Marshal(r.body)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", r.service, err)
+		}
+		content = bytes.NewReader(text)
+	}
+	req, err := c.new(ctx, r, content)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json, "+problem.ContentType)
+	if r.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	sent := r.method != http.MethodGet
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, &Unreachable{Service: service, URL: base, Sent: method == http.MethodPost, Err: certs.Untrusted(unwrapped(err), "TIDEMARK_CA_FILE", c.services.CAFile)}
+		return nil, &Unreachable{Service: r.service, URL: r.base, Sent: sent, Err: certs.Untrusted(unwrapped(err), "TIDEMARK_CA_FILE", c.services.CAFile)}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -328,15 +396,23 @@ func (c *Client) do(ctx context.Context, within time.Duration, method, service, 
 		if err == nil {
 			err = fmt.Errorf("more than %d bytes", maxAnswer)
 		}
-		return nil, &Unreachable{Service: service, URL: base, Sent: method == http.MethodPost, Err: fmt.Errorf("read answer: %w", err)}
+		return nil, &Unreachable{Service: r.service, URL: r.base, Sent: sent, Err: fmt.Errorf("read answer: %w", err)}
 	}
-	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if resp.StatusCode/100 == 2 {
-		if err := json.Unmarshal(body, into); err != nil {
-			return nil, fmt.Errorf("%s at %s answered %d with something else than expected (%q): is it Tidemark's %s?", service, base, resp.StatusCode, excerpt(body), service)
-		}
+	if resp.StatusCode/100 != 2 {
+		return nil, refusal(r.service, resp, body, into)
+	}
+	if _, any := into.(*any); any { // whatever it says
 		return resp.Header, nil
 	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return nil, fmt.Errorf("%s at %s answered %d with something else than expected (%q): is it Tidemark's %s?", r.service, r.base, resp.StatusCode, excerpt(body), r.service)
+	}
+	return resp.Header, nil
+}
+
+// refusal reads an answer that is no success. One in plain JSON is decoded into what into points to.
+func refusal(service string, resp *http.Response, body []byte, into any) *Problem {
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	refused := &Problem{Service: service, Status: resp.StatusCode, Title: http.StatusText(resp.StatusCode)}
 	switch kind {
 	case problem.ContentType:
@@ -347,7 +423,7 @@ func (c *Client) do(ctx context.Context, within time.Duration, method, service, 
 	default:
 		refused.Detail = excerpt(body)
 	}
-	return nil, refused
+	return refused
 }
 
 // Unreachable says that a service gave no answer.

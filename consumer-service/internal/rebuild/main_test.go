@@ -1,0 +1,174 @@
+package rebuild
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/consumer-service/migrations"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const topic = event.TimestampCommandTopic
+
+// heldLog is a log of which only times and offsets matter. What a projector would ask it is left out.
+type heldLog struct {
+	projection.Log
+	times map[int32][]time.Time // by partition, the log time of each offset
+
+	mu      sync.Mutex
+	members map[string]bool // groups that cannot be deleted yet
+	deleted []string
+}
+
+func (l *heldLog) Bounds(context.Context, string, []int32) (map[int32]kafka.Bounds, error) {
+	out := map[int32]kafka.Bounds{}
+	for p, times := range l.times {
+		out[p] = kafka.Bounds{Stable: int64(len(times))}
+	}
+	return out, nil
+}
+
+func (l *heldLog) RecordAt(_ context.Context, _ string, p int32, offset int64) (kafka.Record, bool, error) {
+	return kafka.Record{Offset: offset, Timestamp: l.times[p][offset]}, true, nil
+}
+
+func (l *heldLog) OffsetsAt(_ context.Context, _ string, _ []int32, at time.Time) (map[int32]int64, error) {
+	out := map[int32]int64{}
+	for p, times := range l.times {
+		for out[p] < int64(len(times)) && times[out[p]].Before(at) {
+			out[p]++
+		}
+	}
+	return out, nil
+}
+
+func (l *heldLog) DeleteGroup(_ context.Context, group string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.members[group] {
+		return kafka.ErrGroupInUse
+	}
+	l.deleted = append(l.deleted, group)
+	return nil
+}
+
+// bundle is a service on a database of its own. Nothing feeds its generations but copied.
+type bundle struct {
+	*Service
+	log *heldLog
+	url string
+}
+
+var day = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// rows in each of the partitions, the last of them dead letters.
+const (
+	partitions = 2
+	perEach    = 50
+	dead       = 5
+)
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	c := config.DefaultPostgres()
+	c.URL = postgrestest.New(t)
+	open := func(limits postgres.Limits) *sqlx.DB {
+		db, err := postgres.Open(c, "test", limits)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, db.Close()) })
+		return db
+	}
+	db, long := open(postgres.WriterLimits), open(postgres.Limits{})
+	require.NoError(t, migrations.Apply(t.Context(), db))
+	log := &heldLog{times: map[int32][]time.Time{}, members: map[string]bool{}}
+	b := &bundle{log: log, url: c.URL, Service: New(Options{
+		DB: db, Long: long, Log: log, Topic: topic, Group: "group-1", Partitions: partitions,
+		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})}
+	b.exec(t, `UPDATE generations SET group_name = 'group-1', cluster_id = 'cluster-1'`)
+	for p := range int32(partitions) {
+		for o := range perEach {
+			log.times[p] = append(log.times[p], day.Add(time.Duration(o)*time.Second))
+			if o < perEach-dead {
+				b.exec(t, `INSERT INTO timestamp_records (id, event_timestamp, created_at, partition, "offset") VALUES ($1, $2, $2, $3, $4)`,
+					uuid.NewSHA1(uuid.Nil, fmt.Append(nil, p, o)), log.times[p][o], p, o)
+			} else {
+				b.exec(t, `INSERT INTO dead_letters (topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at) VALUES ($1, $2, $3, 'x', '[]', 'decode', 'no', $4)`,
+					topic, p, o, log.times[p][o])
+			}
+		}
+		b.exec(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset, applied, rejected, log_end, caught_up_at)
+			SELECT $1, $2, epoch, 0, $3, $4, $5, $3, now() FROM generations`, topic, p, perEach, perEach-dead, dead)
+	}
+	return b
+}
+
+func (b *bundle) exec(t *testing.T, query string, args ...any) {
+	t.Helper()
+	_, err := b.DB.ExecContext(t.Context(), query, args...)
+	require.NoError(t, err)
+}
+
+func (b *bundle) one(t *testing.T, dest any, query string, args ...any) {
+	t.Helper()
+	require.NoError(t, b.DB.GetContext(t.Context(), dest, query, args...))
+}
+
+// copied fills a generation as its lanes would.
+func (b *bundle) copied(t *testing.T, g Generation) {
+	t.Helper()
+	b.exec(t, `INSERT INTO `+g.Schema+`.timestamp_records SELECT * FROM public.timestamp_records`)
+	b.exec(t, `INSERT INTO `+g.Schema+`.dead_letters SELECT * FROM public.dead_letters`)
+	b.exec(t, `UPDATE `+g.Schema+`.projection_progress s SET next_offset = p.next_offset, applied = p.applied, rejected = p.rejected,
+		log_end = p.log_end, caught_up_at = p.caught_up_at FROM public.projection_progress p WHERE p.partition = s.partition`)
+}
+
+// ready starts a rebuild and brings it to where it may be proved.
+func (b *bundle) ready(t *testing.T, r Request) Generation {
+	t.Helper()
+	g, err := b.Start(t.Context(), r)
+	require.NoError(t, err)
+	b.copied(t, g)
+	for _, want := range []State{Indexing, Ready} {
+		moved, err := b.Service.one(t.Context(), g)
+		require.NoError(t, err)
+		require.True(t, moved)
+		g = b.get(t, g.Number)
+		require.Equal(t, want, g.State)
+	}
+	return g
+}
+
+func (b *bundle) get(t *testing.T, number int) Generation {
+	t.Helper()
+	g, err := b.Get(t.Context(), number)
+	require.NoError(t, err)
+	return g
+}
+
+// step drives once.
+func (b *bundle) drive(t *testing.T) {
+	t.Helper()
+	for again := true; again; {
+		var err error
+		again, err = b.step(t.Context())
+		require.NoError(t, err)
+	}
+}

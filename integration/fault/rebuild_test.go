@@ -1,0 +1,554 @@
+package fault_test
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/integration/story"
+)
+
+// rebuildLane is the projection whose rebuilds are killed: small batches, so that a fill has many moments.
+const rebuildLane = 1
+
+// killed steps are what a rebuild is doing when somebody dies. Each brings the rebuild there and keeps it there
+// until it is let go.
+var killedSteps = []struct {
+	name string
+	at   func(*rebuilt, context.Context) error
+}{
+	{"as it begins", (*rebuilt).begin},
+	{"filling", (*rebuilt).filling},
+	{"indexing", (*rebuilt).indexing},
+	{"proving", (*rebuilt).proving},
+	{"fencing", (*rebuilt).fencing},
+	{"swapping", (*rebuilt).swapping},
+	{"swapped", (*rebuilt).swapped},
+	{"dropping", (*rebuilt).dropping},
+	{"filling to a point", (*rebuilt).toAPoint},
+	{"going back", (*rebuilt).goingBack},
+}
+
+// victims are who is killed, with how often.
+var victims = []struct {
+	name   string
+	weight int
+	kill   func(context.Context, *rand.Rand, *world, *lane) error
+}{
+	{"one consumer", 4, func(ctx context.Context, r *rand.Rand, _ *world, l *lane) error {
+		return killed(ctx, l.pick(r).service, between(r, 0, time.Second))
+	}},
+	{"both consumers", 4, func(ctx context.Context, r *rand.Rand, _ *world, l *lane) error {
+		return errors.Join(l.members[0].service.Kill(), killed(ctx, l.members[1].service, between(r, 0, time.Second)), l.members[0].service.Start(ctx, nil))
+	}},
+	{"Postgres", 2, func(ctx context.Context, _ *rand.Rand, w *world, _ *lane) error {
+		if err := w.Postgres.Signal(os.Kill); err != nil {
+			return err
+		}
+		<-w.Postgres.Done()
+		return w.Postgres.Restart(ctx)
+	}},
+	{"the broker", 1, func(ctx context.Context, r *rand.Rand, w *world, _ *lane) error {
+		if err := w.Kafka.Kill(); err != nil {
+			return err
+		}
+		pause(ctx, between(r, 0, time.Second))
+		return w.Kafka.Start(ctx)
+	}},
+	{"command-service and one consumer", 1, func(ctx context.Context, r *rand.Rand, w *world, l *lane) error {
+		return errors.Join(killed(ctx, w.door, 0), killed(ctx, l.pick(r).service, 0))
+	}},
+	{"one consumer, stopped past its session", 1, func(ctx context.Context, r *rand.Rand, _ *world, l *lane) error {
+		return frozen(ctx, l.pick(r).service, between(r, 6*time.Second, 7*time.Second))
+	}},
+}
+
+// TestARebuildSurvivesEveryDeath kills a process at each step of a rebuild, round by round, while others write:
+// at any moment the tables are what the log says up to the progress they name, so the old generation serves or
+// the new one and never a mixture; and the next start goes on with the rebuild, or cleans up.
+func TestARebuildSurvivesEveryDeath(t *testing.T) {
+	s := onKafka(t)
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64N(1_000_000)
+	}
+	rounds := len(killedSteps)
+	if text := os.Getenv("TEST_REBUILD_ROUNDS"); text != "" {
+		var err error
+		rounds, err = strconv.Atoi(text)
+		require.NoError(t, err, "TEST_REBUILD_ROUNDS")
+	}
+	w := &world{Story: s}
+	w.door = s.Service("command-service", map[string]string{"KAFKA_BROKERS": s.Kafka.Proxy("command").Address()})
+	s.Ready(w.door)
+	l := newLane(t, s, rebuildLane)
+	log, err := story.OpenLog(s.Broker.Brokers())
+	require.NoError(t, err)
+	r := rand.New(rand.NewPCG(seed, 0))
+	_, err = log.Write(anything(r, 10_000)...)
+	require.NoError(t, err)
+	w.writers = startWriters(t.Context(), seed, w.door, s.Client, log)
+	t.Cleanup(func() {
+		w.writers.close()
+		_ = log.Close() // the broker may be down when the test failed
+	})
+	w.lanes = []*lane{l}
+	require.NoError(t, w.settle(t.Context()))
+
+	var order []int
+	for round := range rounds {
+		if len(order) == 0 {
+			order = r.Perm(len(killedSteps))
+		}
+		step := killedSteps[order[0]]
+		order = order[1:]
+		if err := w.deathRound(t, rand.New(rand.NewPCG(seed, uint64(round)+1)), l, round, step.name, step.at); err != nil {
+			t.Fatalf("seed %d, round %d, killed %s: %v", seed, round, step.name, err)
+		}
+	}
+	t.Logf("seed %d: %d rounds", seed, rounds)
+}
+
+func (w *world) deathRound(t *testing.T, r *rand.Rand, l *lane, round int, name string, at func(*rebuilt, context.Context) error) error {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*story.Patience)
+	defer cancel()
+	began := time.Now()
+	b := &rebuilt{world: w, lane: l, r: r}
+	defer func() { b.letGo() }()
+	total := 0
+	for _, v := range victims {
+		total += v.weight
+	}
+	draw, victim := r.IntN(total), victims[0]
+	for _, v := range victims {
+		if draw -= v.weight; draw < 0 {
+			victim = v
+			break
+		}
+	}
+	cancelled := r.IntN(3) == 0
+
+	// Somebody compares all the while.
+	comparing, stop := context.WithCancel(ctx)
+	var busy sync.WaitGroup
+	var mixed error
+	busy.Go(func() {
+		for comparing.Err() == nil {
+			if err := l.compare(comparing); err != nil && comparing.Err() == nil {
+				mixed = fmt.Errorf("a mixture: %w", err)
+				return
+			}
+			pause(comparing, 50*time.Millisecond)
+		}
+	})
+	err := b.clean(ctx)
+	if err == nil {
+		err = at(b, ctx)
+	}
+	if err == nil {
+		pause(ctx, between(r, 0, 30*time.Millisecond))
+		err = victim.kill(ctx, r, w, l)
+	}
+	b.letGo()
+	reached := time.Since(began)
+	if err == nil {
+		if cancelled {
+			err = b.cancel(ctx)
+		} else {
+			err = b.finish(ctx)
+		}
+	}
+	stop()
+	busy.Wait()
+	if err = errors.Join(err, mixed); err == nil {
+		err = w.settle(ctx)
+	}
+	if err == nil {
+		err = b.left(ctx)
+	}
+	t.Logf("round %d: %s, %s killed %s in generation %d, cancelled: %t; %.1f s until it was dead, %.1f s in all",
+		round, map[bool]string{true: "well", false: "badly"}[err == nil], victim.name, name, b.number, cancelled, reached.Seconds(), time.Since(began).Seconds())
+	return err
+}
+
+// rebuilt is one rebuild that somebody dies in.
+type rebuilt struct {
+	*world
+	lane *lane
+	r    *rand.Rand
+
+	number int
+	point  bool
+	held   *sql.Tx // keeps the rebuild where it is
+	holder *sql.Conn
+}
+
+type listed struct {
+	Generation int
+	State      string
+	SwapWanted bool `json:"swap_wanted"`
+	Progress   struct{ Done int64 }
+	Proof      *struct {
+		OK      bool
+		Finding string
+	}
+}
+
+// ask sends a request to a consumer that answers, and tries again while none does.
+func (b *rebuilt) ask(ctx context.Context, method, path, body string, wanted ...int) (answer story.Answer, err error) {
+	err = story.Eventually(ctx, method+" "+path, func(ctx context.Context) error {
+		m := b.lane.pick(b.r)
+		short, cancel := context.WithTimeout(ctx, 15*time.Second)
+		defer cancel()
+		answer, err = b.Client.Do(short, method, m.service.URL()+path, body, "Content-Type", "application/json")
+		if err != nil {
+			return err
+		}
+		for _, status := range wanted {
+			if answer.Status == status {
+				return nil
+			}
+		}
+		err = fmt.Errorf("answered %s", answer)
+		if answer.Status < 500 && answer.Status != http.StatusConflict {
+			return story.Final(err)
+		}
+		return err
+	})
+	return answer, err
+}
+
+func (b *rebuilt) list(ctx context.Context) ([]listed, error) {
+	answer, err := b.ask(ctx, http.MethodGet, "/api/v1/generations", "", http.StatusOK)
+	if err != nil {
+		return nil, err
+	}
+	var list struct{ Generations []listed }
+	return list.Generations, json.Unmarshal(answer.Body, &list)
+}
+
+func (b *rebuilt) find(ctx context.Context, number int) (*listed, error) {
+	all, err := b.list(ctx)
+	for _, g := range all {
+		if g.Generation == number {
+			return &g, err
+		}
+	}
+	return nil, err
+}
+
+// state waits until the generation is in one of the states, as the table has it.
+func (b *rebuilt) state(ctx context.Context, number int, wanted ...string) error {
+	for {
+		var state string
+		err := b.lane.db.QueryRowContext(ctx, `SELECT state FROM public.generations WHERE generation = $1`, number).Scan(&state)
+		for _, w := range wanted {
+			if err == nil && state == w {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait until generation %d is %v: it is %q (%w)", number, wanted, state, err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// start begins a rebuild, in place of one that an earlier death may have begun already.
+func (b *rebuilt) start(ctx context.Context, body string) error {
+	answer, err := b.ask(ctx, http.MethodPost, "/api/v1/generations", body, http.StatusAccepted)
+	if err != nil {
+		return err
+	}
+	var g listed
+	if err := json.Unmarshal(answer.Body, &g); err != nil {
+		return err
+	}
+	b.number = g.Generation
+	return nil
+}
+
+// hold takes a lock that keeps the rebuild from going on.
+func (b *rebuilt) hold(ctx context.Context, statement string) error {
+	conn, err := b.lane.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	b.holder = conn
+	if b.held, err = conn.BeginTx(ctx, nil); err != nil {
+		return err
+	}
+	_, err = b.held.ExecContext(ctx, statement)
+	return err
+}
+
+func (b *rebuilt) letGo() {
+	if b.held != nil {
+		_ = b.held.Rollback() // its server may be gone, and the lock with it
+	}
+	if b.holder != nil {
+		_ = b.holder.Close()
+	}
+	b.held, b.holder = nil, nil
+}
+
+// waits waits until some process waits for the lock that is held.
+func (b *rebuilt) waits(ctx context.Context) error {
+	return story.Eventually(ctx, "wait until the rebuild waits", func(ctx context.Context) error {
+		var n int
+		err := b.lane.db.QueryRowContext(ctx, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name LIKE '%rebuild'`).Scan(&n)
+		if err == nil && n == 0 {
+			err = errors.New("nothing waits")
+		}
+		return err
+	})
+}
+
+// clean waits until nothing is under way.
+func (b *rebuilt) clean(ctx context.Context) error {
+	return story.Eventually(ctx, "wait until no rebuild is under way", func(ctx context.Context) error {
+		all, err := b.list(ctx)
+		if err != nil {
+			return err
+		}
+		for _, g := range all {
+			if g.State != "serving" && g.State != "standby" || g.SwapWanted {
+				return fmt.Errorf("the generations are %+v", all)
+			}
+		}
+		return nil
+	})
+}
+
+const blueGreen = `{"replace_standby":true}`
+
+func (b *rebuilt) begin(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, between(b.r, 0, 40*time.Millisecond))
+	defer cancel()
+	_ = b.start(short, blueGreen) // it may be cut short: it is there, or it is not
+	return nil
+}
+
+func (b *rebuilt) filling(ctx context.Context) error {
+	if err := b.start(ctx, blueGreen); err != nil {
+		return err
+	}
+	return story.Eventually(ctx, "wait until something was filled", func(ctx context.Context) error {
+		g, err := b.find(ctx, b.number)
+		if err == nil && g != nil && g.State == "filling" && g.Progress.Done == 0 {
+			err = errors.New("nothing yet")
+		}
+		return err
+	})
+}
+
+func (b *rebuilt) schema() string { return fmt.Sprintf("tidemark_g%d", b.number) }
+
+func (b *rebuilt) indexing(ctx context.Context) error {
+	if err := b.start(ctx, blueGreen); err != nil {
+		return err
+	}
+	// As a vacuum would: writers go on, an index has to wait.
+	if err := b.hold(ctx, `LOCK TABLE `+b.schema()+`.timestamp_records IN SHARE UPDATE EXCLUSIVE MODE`); err != nil {
+		return err
+	}
+	if err := b.state(ctx, b.number, "indexing"); err != nil {
+		return err
+	}
+	return b.waits(ctx)
+}
+
+func (b *rebuilt) ready(ctx context.Context) error {
+	if err := b.start(ctx, `{"replace_standby":true,"swap":false}`); err != nil {
+		return err
+	}
+	return b.state(ctx, b.number, "ready")
+}
+
+func (b *rebuilt) wish(ctx context.Context) error {
+	_, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/generations/%d/swap", b.number), "", http.StatusAccepted)
+	return err
+}
+
+func (b *rebuilt) proving(ctx context.Context) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	if err := b.hold(ctx, `LOCK TABLE `+b.schema()+`.dead_letters IN ACCESS EXCLUSIVE MODE`); err != nil {
+		return err
+	}
+	if err := b.wish(ctx); err != nil {
+		return err
+	}
+	return b.waits(ctx)
+}
+
+func (b *rebuilt) fencing(ctx context.Context) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	if err := b.hold(ctx, `SELECT FROM public.projection_progress WHERE partition = 7 FOR UPDATE`); err != nil {
+		return err
+	}
+	if err := b.wish(ctx); err != nil {
+		return err
+	}
+	return b.waits(ctx)
+}
+
+func (b *rebuilt) swapping(ctx context.Context) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	if err := b.hold(ctx, `LOCK TABLE public.dead_letters IN ACCESS SHARE MODE`); err != nil {
+		return err
+	}
+	if err := b.wish(ctx); err != nil {
+		return err
+	}
+	var serving int
+	if err := b.lane.db.QueryRowContext(ctx, `SELECT generation FROM public.generations WHERE state IN ('serving', 'swapping')`).Scan(&serving); err != nil {
+		return err
+	}
+	return b.state(ctx, serving, "swapping")
+}
+
+func (b *rebuilt) swapped(ctx context.Context) error {
+	if err := b.start(ctx, blueGreen); err != nil {
+		return err
+	}
+	return b.state(ctx, b.number, "serving")
+}
+
+func (b *rebuilt) dropping(ctx context.Context) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	if err := b.hold(ctx, `LOCK TABLE `+b.schema()+`.timestamp_records IN ACCESS SHARE MODE`); err != nil {
+		return err
+	}
+	if _, err := b.ask(ctx, http.MethodDelete, fmt.Sprintf("/api/v1/generations/%d", b.number), "", http.StatusAccepted); err != nil {
+		return err
+	}
+	return b.waits(ctx)
+}
+
+func (b *rebuilt) toAPoint(ctx context.Context) error {
+	b.point = true
+	at := time.Now().Add(-between(b.r, 0, time.Second)).UTC().Format(time.RFC3339Nano)
+	return b.start(ctx, `{"to":{"time":"`+at+`"}}`)
+}
+
+func (b *rebuilt) goingBack(ctx context.Context) error {
+	all, err := b.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range all {
+		if g.State == "standby" {
+			b.number = g.Generation
+			return b.wish(ctx)
+		}
+	}
+	return b.swapped(ctx) // there is no way back yet
+}
+
+// finish waits until the rebuild has come to its end by itself.
+func (b *rebuilt) finish(ctx context.Context) error {
+	return story.Eventually(ctx, "wait for the rebuild's end", func(ctx context.Context) error {
+		all, err := b.list(ctx)
+		if err != nil {
+			return err
+		}
+		for _, g := range all {
+			switch {
+			case g.Proof != nil && !g.Proof.OK:
+				return story.Final(fmt.Errorf("the proof of generation %d does not hold: %s", g.Generation, g.Proof.Finding))
+			case g.State == "ready" && !g.SwapWanted:
+				// Its wish was never heard: wish again.
+				if _, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/generations/%d/swap", g.Generation), "", http.StatusAccepted, http.StatusConflict); err != nil {
+					return err
+				}
+				return errors.New("wished again")
+			case g.State != "serving" && g.State != "standby" && g.State != "held" || g.SwapWanted:
+				return fmt.Errorf("the generations are %+v", all)
+			}
+		}
+		return nil
+	})
+}
+
+// cancel ends whatever is at the side but the way back, and waits until it is gone.
+func (b *rebuilt) cancel(ctx context.Context) error {
+	return story.Eventually(ctx, "cancel the rebuild", func(ctx context.Context) error {
+		all, err := b.list(ctx)
+		if err != nil {
+			return err
+		}
+		for _, g := range all {
+			switch g.State {
+			case "serving":
+				continue
+			case "standby":
+				if !g.SwapWanted {
+					continue
+				}
+			case "swapping", "dropping":
+				return fmt.Errorf("the generations are %+v", all)
+			}
+			if _, err := b.ask(ctx, http.MethodDelete, fmt.Sprintf("/api/v1/generations/%d", g.Generation), "", http.StatusAccepted, http.StatusNotFound, http.StatusConflict); err != nil {
+				return err
+			}
+			return errors.New("just cancelled")
+		}
+		return nil
+	})
+}
+
+// left looks for what a rebuild may leave behind: after its end there is what serves, and perhaps the way back.
+func (b *rebuilt) left(ctx context.Context) error {
+	if b.point { // it is held until it is dropped
+		if err := b.cancel(ctx); err != nil {
+			return err
+		}
+	}
+	return story.Eventually(ctx, "wait until nothing is left behind", func(ctx context.Context) error {
+		rows, err := b.lane.db.QueryContext(ctx, `
+SELECT 'schema ' || n.nspname FROM pg_namespace n WHERE n.nspname LIKE 'tidemark%' AND NOT EXISTS (SELECT FROM public.generations g WHERE g.schema_name = n.nspname)
+UNION ALL SELECT g.state || ' ' || g.generation FROM public.generations g WHERE g.state NOT IN ('serving', 'standby')
+UNION ALL SELECT 'nothing serves' WHERE NOT EXISTS (SELECT FROM public.generations g WHERE g.state = 'serving' AND g.schema_name = 'public')`)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }() // Err tells
+		var found []string
+		for rows.Next() {
+			var one string
+			if err := rows.Scan(&one); err != nil {
+				return err
+			}
+			found = append(found, one)
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			return errors.New(strings.Join(found, ", "))
+		}
+		return nil
+	})
+}

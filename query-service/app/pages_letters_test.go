@@ -1,0 +1,173 @@
+package app
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+)
+
+const broken = `{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2026-13-01"}`
+
+func TestThePagesOfDeadLetters(t *testing.T) {
+	t.Parallel()
+	db, s, _ := withOthers(t)
+	for i := range 60 {
+		db.Reject(t, 1, fmt.Appendf(nil, "payload <%d>", i), `[{"key":"producer","value":"x"}]`, "no JSON") // 1@0 to 1@59
+	}
+	db.Reject(t, 2, []byte{0xff}, `[]`, "no text") // 2@0
+	ticket := uuid.New()
+	decide(t, db, "1@1", "redrive", ticket)
+	decide(t, db, "1@2", "discard", nil)
+
+	page := s.page(t, "/dead-letters")
+	require.Equal(t, 50, strings.Count(page.body, "<article"))
+	require.NotContains(t, page.body, `value="timestamp.command.v1/1@1"`, "it is decided")
+	require.Contains(t, page.body, "payload &lt;0&gt;")
+	require.Contains(t, page.body, `href="/dead-letters?after=timestamp.command.v1/1@51"`)
+	page = s.page(t, "/dead-letters?after=timestamp.command.v1/1@51")
+	require.Equal(t, 9, strings.Count(page.body, "<article"))
+	for query, want := range map[string][]string{
+		"state=redriven": {"1@1"}, "state=discarded": {"1@2"}, "state=all&q=payload+%3C1%3E": {"1@1"}, "partition=2": {"2@0"}, "q=%3C59%3E&partition=1": {"1@59"},
+		"q=nowhere": nil, "partition=nowhere&q=%3C59%3E": {"1@59"}, "reason_code=refused": nil, "q=%00%ff%3C59%3E": {"1@59"},
+	} {
+		page = s.page(t, "/dead-letters?"+query)
+		require.Equal(t, 200, page.status)
+		require.Equal(t, len(want), strings.Count(page.body, "<article"), query)
+		for _, at := range want {
+			require.Contains(t, page.body, `href="/dead-letters/timestamp.command.v1/`+at+`"`, query)
+		}
+	}
+	require.Contains(t, s.page(t, "/dead-letters?q=nowhere").body, "This search finds none.")
+	require.Contains(t, s.page(t, "/dead-letters?state=redriven").body, `href="/tickets/`+ticket.String()+`"`)
+	require.NotContains(t, s.page(t, "/dead-letters?state=discarded").body, "Edit and re-issue", "there is nothing left to decide")
+
+	page = s.page(t, "/dead-letters/timestamp.command.v1/1@0")
+	for _, words := range []string{"payload &lt;0&gt;</textarea>", "producer: x", "Re-issue", "Discard", "no JSON"} {
+		require.Contains(t, page.body, words)
+	}
+	page = s.page(t, "/dead-letters/timestamp.command.v1/2@0")
+	require.Contains(t, page.body, "no text, so write a new one")
+	require.Contains(t, page.body, "></textarea>", "what is no text is not there to be sent again")
+	page = s.page(t, "/dead-letters/timestamp.command.v1/1@1")
+	for _, words := range []string{"re-issued as", ticket.String(), "by the key <code>ops-1</code>", "why", "deadletter.command.v1/5@0"} {
+		require.Contains(t, page.body, words)
+	}
+	require.NotContains(t, page.body, "<textarea")
+	require.Contains(t, s.page(t, "/dead-letters/timestamp.command.v1/1@2").body, "<dd>discarded</dd>")
+	require.Equal(t, 404, s.page(t, "/dead-letters/timestamp.command.v1/1@60").status)
+	require.Equal(t, 400, s.page(t, "/dead-letters/timestamp.command.v1/x").status)
+	require.Contains(t, s.page(t, "/tickets/"+uuid.NewString()+"?position=timestamp.command.v1/1@1").body, "re-issued as <a")
+}
+
+func TestADeadLetterIsPutRight(t *testing.T) {
+	t.Parallel()
+	db, s, o := withOthers(t)
+	db.Reject(t, 1, []byte(broken), `[]`, "no instant")
+	const at = "timestamp.command.v1/1@0"
+	mended := strings.Replace(broken, "2026-13-01", "2026-12-01T00:00:00Z", 1)
+	form := url.Values{"single": {"1"}, "position": {at}, "payload": {mended}, "note": {" a typo "}}
+
+	o.will(422, `{"status":422,"detail":"1 of 1 payloads is still broken","errors":[{"position":"`+at+`","reason":"month <13>"}]}`)
+	a := s.post(t, "/dead-letters/redrive", form)
+	requireSound(t, "still broken", a)
+	require.Equal(t, 422, a.status)
+	for _, words := range []string{"still broken", "month &lt;13&gt;.", "2026-12-01T00:00:00Z", `value="a typo"`, "aria-invalid"} {
+		require.Contains(t, a.body, words)
+	}
+
+	o.header.Set("Tidemark-Position", "deadletter.command.v1/5@0")
+	o.will(200, `{"results":[{"position":"`+at+`","ticket":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","command":"timestamp.command.v1/3@9","decision":"deadletter.command.v1/5@0"}]}`)
+	a = s.post(t, "/dead-letters/redrive", form)
+	require.Equal(t, 303, a.status, a.body)
+	require.Equal(t, "/tickets/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f?position=timestamp.command.v1/3@9", a.header.Get("Location"))
+	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"position":"`+at+`","payload":"`+strings.ReplaceAll(mended, `"`, `\"`)+`"}],"note":"a typo"}`)
+
+	o.will(200, `{"results":[{"position":"`+at+`","decision":"deadletter.command.v1/5@0"}]}`)
+	a = s.post(t, "/dead-letters/discard", url.Values{"single": {"1"}, "position": {at}, "note": {"old"}})
+	require.Equal(t, 303, a.status, a.body)
+	o.was(t, `POST /api/v1/deadletters/discard {"note":"old","positions":["`+at+`"]}`)
+	list := a.header.Get("Location")
+	require.Equal(t, "/dead-letters?done=discarded&count=1&position=deadletter.command.v1/5@0", list)
+	time.AfterFunc(100*time.Millisecond, func() { decide(t, db, "1@0", "discard", nil) })
+	page := s.page(t, list)
+	require.Contains(t, page.body, "1 dead letter was discarded.")
+	require.NotContains(t, page.body, "<article", "the list is of after the decision")
+
+	o.will(409, `{"status":409,"detail":"it is decided already"}`)
+	a = s.post(t, "/dead-letters/discard", url.Values{"single": {"1"}, "position": {at}})
+	requireSound(t, "decided", a)
+	require.Equal(t, 409, a.status)
+	require.Contains(t, a.body, "it is decided already.")
+}
+
+func TestDeadLettersArePutRightInBulk(t *testing.T) {
+	t.Parallel()
+	db, s, o := withOthers(t)
+	for range 30 {
+		db.Reject(t, 1, []byte(broken), `[]`, "no instant")
+	}
+	db.Reject(t, 1, []byte("other"), `[]`, "no JSON") // 1@30
+	o.will(200, `{"results":[]}`)
+
+	// Few: each can be edited.
+	few := url.Values{"position": {"timestamp.command.v1/1@0", "timestamp.command.v1/1@30"}}
+	a := s.post(t, "/dead-letters/review", few)
+	requireSound(t, "few", a)
+	require.Equal(t, 200, a.status)
+	require.Equal(t, 2, strings.Count(a.body, "<textarea"))
+	few["payload"] = []string{"first\r\nline", "second"}
+	a = s.post(t, "/dead-letters/redrive", few)
+	require.Equal(t, 303, a.status, a.body)
+	require.Contains(t, a.header.Get("Location"), "/dead-letters?done=redriven&count=2")
+	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"position":"timestamp.command.v1/1@0","payload":"first\nline"},{"position":"timestamp.command.v1/1@30","payload":"second"}],"note":""}`)
+	o.will(422, `{"status":422,"detail":"1 of 2 payloads is still broken","errors":[{"position":"timestamp.command.v1/1@30","reason":"no JSON"}]}`)
+	a = s.post(t, "/dead-letters/redrive", few)
+	requireSound(t, "refused", a)
+	require.Equal(t, 422, a.status)
+	require.Contains(t, a.body, "Still broken: no JSON.")
+	require.Contains(t, a.body, "second</textarea>", "what was written is kept")
+
+	// Many, found by a search: a replacement is shown before it is done.
+	o.will(200, `{"results":[]}`)
+	many := url.Values{"all": {"1"}, "search_q": {"2026-13-01"}, "find": {"2026-13-01"}, "replace": {"2026-12-01T00:00:00Z"}}
+	a = s.post(t, "/dead-letters/redrive", many)
+	requireSound(t, "many", a)
+	require.Equal(t, 200, a.status)
+	o.was(t)
+	require.Contains(t, a.body, "It changes 30 of 30. Nothing is re-issued yet")
+	require.Equal(t, 30, strings.Count(a.body, `name="position"`))
+	require.Contains(t, a.body, "And 5 more, treated alike.")
+	delete(many, "all")
+	for i := range 30 {
+		many.Add("position", fmt.Sprintf("timestamp.command.v1/1@%d", i))
+	}
+	many.Set("applied_find", many.Get("find"))
+	many.Set("applied_replace", many.Get("replace"))
+	a = s.post(t, "/dead-letters/redrive", many)
+	require.Equal(t, 303, a.status, a.body)
+	o.mu.Lock()
+	require.Equal(t, 30, strings.Count(o.asked[0], "2026-12-01T00:00:00Z"))
+	o.mu.Unlock()
+
+	a = s.post(t, "/dead-letters/discard", url.Values{"all": {"1"}, "search_q": {"other"}})
+	require.Equal(t, 303, a.status)
+	for words, form := range map[string]url.Values{
+		"no dead letter is chosen": {}, "is no position": {"position": {"x"}}, "there is no dead letter at": {"position": {"timestamp.command.v1/3@9"}},
+	} {
+		a = s.post(t, "/dead-letters/review", form)
+		requireSound(t, words, a)
+		require.Equal(t, 400, a.status)
+		require.Contains(t, a.body, words)
+	}
+	a = s.post(t, "/dead-letters/review", url.Values{"position": {strings.Repeat("x", 2<<20)}}, "Accept", browser)
+	require.Equal(t, http.StatusRequestEntityTooLarge, a.status)
+	a = s.post(t, "/dead-letters/discard", url.Values{"position": strings.Split(strings.Repeat("timestamp.command.v1/1@0 ", 1000)+"x", " ")})
+	require.Equal(t, 400, a.status)
+	require.Contains(t, a.body, "at most 1000 are taken at once")
+}

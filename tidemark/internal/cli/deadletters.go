@@ -1,0 +1,412 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark/tidemark/tidemark/internal/client"
+)
+
+const (
+	letterPage  = 500     // letters of one request for a list
+	letterBatch = 1_000   // that one request may decide on
+	batchBytes  = 3 << 20 // of payloads in one request: the service takes 8 MiB, and JSON makes them longer
+	longestJSON = 16 << 20
+)
+
+// exported is one line of an export, and of what redrive --file takes.
+type exported struct {
+	Position   string `json:"position"`
+	Payload    string `json:"payload"`
+	ReasonCode string `json:"reason_code,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+}
+
+func (c *command) deadletters() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "deadletters",
+		Short: "List, show, discard and re-issue records that could not be projected",
+		Long: `List, show, discard and re-issue dead letters: records that could not be projected.
+
+A decision is an event in the log, so that a rebuild keeps it. The first decision on a dead letter is the one that counts.
+` + exitStatuses,
+	}
+	cmd.AddCommand(c.lettersList(), c.lettersShow(), c.lettersDiscard(), c.lettersRedrive(), c.lettersExport())
+	return cmd
+}
+
+// searched adds the flags that choose dead letters.
+func searched(cmd *cobra.Command, s *client.LetterSearch) {
+	cmd.Flags().StringVar(&s.State, "state", "open", "open, discarded, redriven or all")
+	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"open", "discarded", "redriven", "all"}, cobra.ShellCompDirectiveNoFileComp))
+	searchedOpen(cmd, s)
+}
+
+// searchedOpen is searched for what is done to open ones only.
+func searchedOpen(cmd *cobra.Command, s *client.LetterSearch) {
+	cmd.Flags().StringVarP(&s.Text, "search", "q", "", "a text in the payload or in the reason")
+	cmd.Flags().StringVar(&s.ReasonCode, "reason-code", "", "why they were rejected, such as decode")
+	cmd.Flags().IntVar(&s.Partition, "partition", -1, "of this partition only; any unless given")
+}
+
+// each hands the letters of a search to got, page by page, until it returns false.
+func each(ctx context.Context, services *client.Client, s client.LetterSearch, after string, got func(client.DeadLetter) (bool, error)) (next string, err error) {
+	for {
+		page, following, err := services.DeadLetters(ctx, s, after, letterPage)
+		if err != nil {
+			return after, requestFailed(err)
+		}
+		for _, d := range page {
+			more, err := got(d)
+			if err != nil || !more {
+				return d.Position, err
+			}
+		}
+		if following == "" {
+			return "", nil
+		}
+		after = following
+	}
+}
+
+func (c *command) lettersList() *cobra.Command {
+	var s client.LetterSearch
+	var limit int
+	var after string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List dead letters in the order of their positions",
+		Long: `List dead letters in the order of their positions: the open ones, on which nobody has decided, unless --state says else.
+` + exitStatuses,
+		Example: "  tidemark deadletters list -q event_timestamp --limit 20",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			services, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer services.Close()
+			items := []client.DeadLetter{}
+			next, err := each(cmd.Context(), services, s, after, func(d client.DeadLetter) (bool, error) {
+				if len(items) == limit {
+					return false, nil
+				}
+				items = append(items, d)
+				return true, nil
+			})
+			if err != nil {
+				return err
+			}
+			if next != "" && len(items) > 0 {
+				next = items[len(items)-1].Position
+			}
+			if c.output == "json" {
+				c.print(map[string]any{"items": items, "next": next})
+				return nil
+			}
+			w := tabwriter.NewWriter(c.Out, 0, 0, 2, ' ', 0)
+			for _, d := range items {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Position, d.FirstSeenAt, d.State, oneLine(d.Reason, 80), oneLine(text(d.Payload), 60))
+			}
+			_ = w.Flush()
+			if next != "" {
+				fmt.Fprintf(c.Err, "tidemark: there are more: --after %s\n", next)
+			}
+			return nil
+		},
+	}
+	searched(cmd, &s)
+	cmd.Flags().IntVar(&limit, "limit", 50, "most letters to list")
+	cmd.Flags().StringVar(&after, "after", "", "only those above this position")
+	return c.withOutput(cmd)
+}
+
+func oneLine(s string, most int) string {
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	if runes := []rune(s); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return s
+}
+
+func (c *command) lettersShow() *cobra.Command {
+	return c.withOutput(&cobra.Command{
+		Use:     "show POSITION",
+		Short:   "Show one dead letter with its whole payload, its headers and what was decided on it",
+		Long:    "Show one dead letter with its whole payload, its headers and what was decided on it.\n" + exitStatuses,
+		Example: "  tidemark deadletters show timestamp.command.v1/3@17",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			services, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer services.Close()
+			d, raw, err := services.DeadLetter(cmd.Context(), args[0])
+			if err != nil {
+				return requestFailed(err)
+			}
+			rows := [][2]string{
+				{"position", d.Position}, {"first seen", d.FirstSeenAt}, {"state", d.State},
+				{"reason", d.Reason + " (" + d.ReasonCode + ")"}, {"headers", string(d.Headers)},
+				{"payload", text(d.Payload)}, {"encoding", d.PayloadEncoding}, {"bytes", strconv.FormatInt(d.PayloadBytes, 10)},
+			}
+			if d.Decision != nil {
+				rows = append(rows, [2]string{"decision", d.Decision.Decision}, [2]string{"decided at", d.Decision.DecidedAt},
+					[2]string{"by", d.Decision.By}, [2]string{"note", d.Decision.Note}, [2]string{"new ticket", text(d.Decision.Ticket)},
+					[2]string{"decided in", d.Decision.Position})
+			}
+			c.print(raw, rows...)
+			return nil
+		},
+	})
+}
+
+func (c *command) lettersDiscard() *cobra.Command {
+	var s client.LetterSearch
+	var note string
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "discard [POSITION… | --all]",
+		Short: "Give dead letters up",
+		Long: `Give dead letters up: those that are named, or with --all every open one of a search.
+` + exitStatuses,
+		Example: "  tidemark deadletters discard timestamp.command.v1/3@17 --note 'a test of last week'\n  tidemark deadletters discard --all -q load-test",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return end(misused, "name positions, or choose with --all and a search")
+			}
+			services, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer services.Close()
+			if all {
+				s.State = "open"
+				if args, err = openPositions(cmd.Context(), services, s); err != nil {
+					return err
+				}
+			}
+			return c.decide(cmd.Context(), len(args), "discard", func(int) int { return 0 }, func(from, to int) ([]client.Decided, string, error) {
+				return services.Discard(cmd.Context(), args[from:to], note)
+			})
+		},
+	}
+	searchedOpen(cmd, &s)
+	cmd.Flags().BoolVar(&all, "all", false, "every open one that the search finds")
+	cmd.Flags().StringVar(&note, "note", "", "why, for those who look later")
+	return c.withOutput(cmd)
+}
+
+func openPositions(ctx context.Context, services *client.Client, s client.LetterSearch) ([]string, error) {
+	var found []string
+	_, err := each(ctx, services, s, "", func(d client.DeadLetter) (bool, error) {
+		found = append(found, d.Position)
+		return true, nil
+	})
+	return found, err
+}
+
+func (c *command) lettersRedrive() *cobra.Command {
+	var file, payload, note string
+	cmd := &cobra.Command{
+		Use:   "redrive (POSITION --payload JSON | --file FILE)",
+		Short: "Issue dead letters again, put right, as new commands",
+		Long: `Issue dead letters again as new commands: one with its new payload, or with --file all lines of a file as export writes them,
+after any editing. Only position and payload of a line are read. A payload that is still broken is refused with its reason,
+and nothing of its batch of up to 1,000 lines is written. The same file can be sent again: what was decided stays decided.
+` + exitStatuses,
+		Example: "  tidemark deadletters export -q 2026-13-01 > letters.ndjson\n  sed -i 's/2026-13-01/2026-12-01/' letters.ndjson\n  tidemark deadletters redrive --file letters.ndjson --note 'month 13'",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (file == "") == (len(args) == 0) || (file == "") == (payload == "") {
+				return end(misused, "name a position and its --payload, or a --file (- is the standard input)")
+			}
+			letters := []client.Redrive{{Payload: payload}}
+			if len(args) == 1 {
+				letters[0].Position = args[0]
+			} else {
+				var err error
+				if letters, err = c.readLetters(file); err != nil {
+					return &ended{misused, err}
+				}
+			}
+			services, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer services.Close()
+			return c.decide(cmd.Context(), len(letters), "redrive", func(i int) int { return len(letters[i].Payload) }, func(from, to int) ([]client.Decided, string, error) {
+				return services.Redrive(cmd.Context(), letters[from:to], note)
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "re-issue each line of a file that export wrote; - is the standard input")
+	cmd.Flags().StringVar(&payload, "payload", "", `the command in its place, such as {"command_id":"…","event_timestamp":"…"}`)
+	cmd.Flags().StringVar(&note, "note", "", "why, for those who look later")
+	return c.withOutput(cmd)
+}
+
+// readLetters reads what export wrote, whole: nothing is sent of a file with a broken line.
+func (c *command) readLetters(file string) ([]client.Redrive, error) {
+	in := io.NopCloser(c.In)
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		in = f
+	}
+	defer in.Close()
+	var letters []client.Redrive
+	var broken []error
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, longestJSON)
+	for number := 1; lines.Scan(); number++ {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		var e exported
+		err := json.Unmarshal(lines.Bytes(), &e)
+		if err == nil && e.Position == "" {
+			err = errors.New("it has no position")
+		}
+		if err != nil {
+			broken = append(broken, fmt.Errorf("%s, line %d: %w", file, number, err))
+			continue
+		}
+		letters = append(letters, client.Redrive{Position: e.Position, Payload: e.Payload})
+	}
+	if err := lines.Err(); err != nil {
+		broken = append(broken, fmt.Errorf("read %s: %w", file, err))
+	}
+	return letters, errors.Join(broken...)
+}
+
+// decide sends n decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints what became of them. A batch that is refused
+// does not keep the others.
+func (c *command) decide(ctx context.Context, n int, what string, weight func(i int) int, send func(from, to int) ([]client.Decided, string, error)) error {
+	shown := c.progress(what, int64(n))
+	decided := []client.Decided{}
+	var last string
+	var failures []error
+	for from, to := 0, 0; from < n; from = to {
+		size := 0
+		for to < n && to-from < letterBatch && (to == from || size+weight(to) <= batchBytes) {
+			size += weight(to)
+			to++
+		}
+		results, at, err := send(from, to)
+		var refusal *client.Problem
+		if err != nil {
+			failures = append(failures, err)
+			if !errors.As(err, &refusal) || refusal.Status != 422 || ctx.Err() != nil {
+				break
+			}
+			continue
+		}
+		decided, last = append(decided, results...), at
+		shown.at(int64(to), int64(n), what, fmt.Sprintf("%d of %d", to, n))
+	}
+	shown.end()
+	if c.output == "json" {
+		c.print(map[string]any{"results": decided, "position": last})
+	} else {
+		if len(decided) == 1 {
+			d := decided[0]
+			c.print(nil, [2]string{"position", d.Position}, [2]string{"ticket", d.Ticket}, [2]string{"command", d.Command}, [2]string{"decision", d.Decision})
+		} else {
+			c.print(nil, [2]string{"decided", strconv.Itoa(len(decided)) + " of " + strconv.Itoa(n)}, [2]string{"last decision", last})
+		}
+	}
+	if len(failures) == 0 {
+		return nil
+	}
+	err := errors.Join(failures...)
+	status := failed
+	var outcome *ended
+	if errors.As(requestFailed(err), &outcome) {
+		status = outcome.status
+	}
+	var unreachable *client.Unreachable
+	if errors.As(err, &unreachable) && unreachable.Unknown() {
+		status = uncertain
+	}
+	return end(status, "%w\nWhat was decided stays. Send the rest, or all of it, again: the first decision on a letter is the one that counts", err)
+}
+
+func (c *command) lettersExport() *cobra.Command {
+	var s client.LetterSearch
+	var file string
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "Write dead letters as NDJSON, to be edited and re-issued",
+		Long: `Write dead letters as NDJSON, one a line: position, payload and reason. Edit the payloads and hand the file to
+tidemark deadletters redrive --file. A payload that is no text cannot be edited so, and is left out with a warning.
+` + exitStatuses,
+		Example: "  tidemark deadletters export --reason-code decode > letters.ndjson",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			services, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer services.Close()
+			into := c.Out
+			if file != "" {
+				f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+				if err != nil {
+					return &ended{misused, err}
+				}
+				defer func() { err = errors.Join(err, f.Close()) }()
+				into = f
+			}
+			out := bufio.NewWriter(into)
+			shown := c.progress("exporting", 0)
+			defer shown.end()
+			written, left := 0, 0
+			_, err = each(cmd.Context(), services, s, "", func(d client.DeadLetter) (bool, error) {
+				if d.PayloadTruncated {
+					whole, _, err := services.DeadLetter(cmd.Context(), d.Position)
+					if err != nil {
+						return false, requestFailed(err)
+					}
+					d.Payload, d.PayloadEncoding = whole.Payload, whole.PayloadEncoding
+				}
+				if d.PayloadEncoding == "base64" {
+					left++
+					fmt.Fprintf(c.Err, "tidemark: %s is left out: its payload is no text (tidemark deadletters show has it in base64)\n", d.Position)
+					return true, nil
+				}
+				encoder := json.NewEncoder(out)
+				encoder.SetEscapeHTML(false)
+				written++
+				shown.at(int64(written), 0, "exporting", fmt.Sprintf("%d letters", written))
+				return true, encoder.Encode(exported{d.Position, text(d.Payload), d.ReasonCode, d.Reason})
+			})
+			shown.end()
+			if err = errors.Join(err, out.Flush()); err != nil {
+				return err
+			}
+			if file != "" {
+				c.print(map[string]any{"file": file, "written": written, "left_out": left},
+					[2]string{"file", file}, [2]string{"written", strconv.Itoa(written)}, [2]string{"left out", strconv.Itoa(left)})
+			}
+			return nil
+		},
+	}
+	searched(cmd, &s)
+	cmd.Flags().StringVarP(&file, "file", "f", "", "write to this new file instead of the standard output")
+	return c.withOutput(cmd)
+}

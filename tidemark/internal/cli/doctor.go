@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	door "github.com/tidemark/tidemark/command-service/app"
+	consumer "github.com/tidemark/tidemark/consumer-service/app"
+	query "github.com/tidemark/tidemark/query-service/app"
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/tidemark/app"
+	"github.com/tidemark/tidemark/tidemark/internal/client"
+	"github.com/tidemark/tidemark/tidemark/internal/doctor"
+)
+
+func (c *command) doctor() *cobra.Command {
+	var dataDir string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at everything Tidemark stands on, and say what to do",
+		Long: `Look at everything that Tidemark stands on and say what to do about each thing that is wrong: configuration, services, brokers
+and the settings of the topics, database and schema, whether both belong together, and the clocks. Nothing is changed.
+
+It takes the services' environment. Where KAFKA_BROKERS or DB_URL is not set and a tidemark up runs on --data, it looks at
+the servers of that one. The exit status is 1 when something keeps Tidemark from its promises; a warning alone leaves it 0.
+` + exitStatuses,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			patient := c.patient(dataDir)
+			if patient.Services != nil {
+				defer patient.Services.Close()
+			}
+			findings := []doctor.Finding{}
+			count := map[doctor.Status]int{}
+			doctor.Examine(cmd.Context(), patient, func(f doctor.Finding) {
+				findings = append(findings, f)
+				count[f.Status]++
+				if c.output == "text" {
+					fmt.Fprintf(c.Out, "%-4s  %-22s %s\n", strings.ToUpper(string(f.Status)), f.Check, indented(f.Found))
+					if f.Do != "" {
+						fmt.Fprintf(c.Out, "      %-22s → %s\n", "", f.Do)
+					}
+				}
+			})
+			if c.output == "json" {
+				c.print(map[string]any{"ok": count[doctor.Fail] == 0, "findings": findings})
+			}
+			switch {
+			case count[doctor.Fail] > 0:
+				return end(failed, "%d of %d are wrong, %d more should be looked at", count[doctor.Fail], len(findings), count[doctor.Warn])
+			case count[doctor.Warn] > 0:
+				fmt.Fprintf(c.Err, "tidemark: nothing is broken, %d should be looked at\n", count[doctor.Warn])
+			}
+			return nil
+		},
+	}
+	c.dataFlag(cmd, &dataDir)
+	return c.withOutput(cmd)
+}
+
+func indented(s string) string { return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", 29)) }
+
+// patient is what the environment names, and what a running up has where it names nothing.
+func (c *command) patient(dataDir string) doctor.Patient {
+	environ := map[string]string{}
+	for name, value := range c.Environ {
+		environ[name] = value
+	}
+	if running, err := app.Find(dataDir); err == nil {
+		for name, value := range map[string]string{
+			"KAFKA_BROKERS": running.KafkaBrokers, "DB_URL": running.DBURL,
+			"COMMAND_URL": running.CommandURL, "CONSUMER_URL": running.ConsumerURL, "QUERY_URL": running.QueryURL,
+		} {
+			if environ[name] == "" && environ[name+"_FILE"] == "" {
+				environ[name] = value
+			}
+		}
+	}
+	commands, consumes, queries, services := door.DefaultConfig(), consumer.DefaultConfig(), query.DefaultConfig(), client.DefaultServices()
+	var p doctor.Patient
+	said := map[string]bool{}
+	for _, dst := range []any{&commands, &consumes, &queries} {
+		for _, m := range mistakes(config.Load(dst, environ)) {
+			if !said[m] {
+				said[m] = true
+				p.Mistakes = append(p.Mistakes, errors.New(m))
+			}
+		}
+	}
+	for _, m := range mistakes(config.Load(&services, environ)) {
+		if !said[m] {
+			p.Mistakes = append(p.Mistakes, errors.New(m))
+		}
+	}
+	if services.Validate() == nil { // whatever else is mistaken
+		p.Services = client.New(services)
+	}
+	p.Kafka, p.Postgres = consumes.Kafka, consumes.Postgres
+	return p
+}
+
+// mistakes are the lines of a configuration's error, below its heading.
+func mistakes(err error) []string {
+	if err == nil {
+		return nil
+	}
+	_, list, _ := strings.Cut(err.Error(), "\n")
+	lines := strings.Split(list, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return lines
+}

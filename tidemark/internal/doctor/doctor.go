@@ -1,0 +1,256 @@
+// Package doctor looks at everything that a running Tidemark stands on, as an operator would on a bad night, and says
+// of each thing what was found and what to do about it. It changes nothing.
+//
+// Every look has a deadline of its own, so that one server that hangs does not hide what is wrong with another. How
+// findings are shown, and with which status the program ends, is left to others.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/tidemark/internal/client"
+)
+
+// Status of a finding.
+type Status string
+
+// OK needs nothing, Warn should be looked at, Fail keeps Tidemark from its promises.
+const (
+	OK   Status = "ok"
+	Warn Status = "warn"
+	Fail Status = "fail"
+)
+
+// Finding is one thing that was looked at. Do is what to do, empty where nothing needs to be.
+type Finding struct {
+	Check  string `json:"check"`
+	Status Status `json:"status"`
+	Found  string `json:"found"`
+	Do     string `json:"do,omitempty"`
+}
+
+const (
+	within   = 10 * time.Second // one look
+	drift    = 2 * time.Second  // of two clocks, before it is worth a word
+	mostAway = 5 * time.Minute  // past it the door refuses tickets as too far ahead
+)
+
+// Patient is what to look at. Mistakes are those of the configuration; what could not be configured is left out.
+type Patient struct {
+	Mistakes []error
+	Kafka    config.Kafka
+	Postgres config.Postgres
+	Services *client.Client // nil where their addresses are mistaken
+}
+
+// Examine looks at everything, and tells got each finding when it is made.
+func Examine(ctx context.Context, p Patient, got func(Finding)) {
+	for _, m := range p.Mistakes {
+		got(Finding{"configuration", Fail, m.Error(), "correct the environment; docs/configuration.md lists every variable"})
+	}
+	if len(p.Mistakes) == 0 {
+		got(Finding{Check: "configuration", Status: OK, Found: "every variable is understood"})
+	}
+	if p.Services != nil {
+		services(ctx, p.Services, got)
+	}
+	cluster := broker(ctx, p.Kafka, got)
+	database(ctx, p.Postgres, cluster, got)
+}
+
+func services(ctx context.Context, c *client.Client, got func(Finding)) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for _, s := range c.Ready(ctx) {
+		switch {
+		case s.Ready:
+			got(Finding{Check: s.Name, Status: OK, Found: "ready at " + s.URL})
+		case s.Error != "":
+			got(Finding{s.Name, Fail, s.Error, "start it, or name where it is: " + variable(s.Name) + " (tidemark up starts everything on this machine)"})
+		default:
+			got(Finding{s.Name, Fail, strings.Join(s.Reasons(), "; "), "see to what it names; it goes on by itself once that is there"})
+		}
+	}
+	for name, ahead := range c.Clocks(ctx) {
+		clock("clock of "+name, ahead, 2*drift, got) // HTTP tells whole seconds
+	}
+}
+
+func variable(service string) string {
+	return strings.ToUpper(strings.TrimSuffix(service, "-service")) + "_URL"
+}
+
+// clock judges how far another clock is ahead of this one.
+func clock(check string, ahead, tolerated time.Duration, got func(Finding)) {
+	off := ahead.Abs()
+	words := fmt.Sprintf("%s behind this machine's", off.Round(time.Millisecond))
+	if ahead > 0 {
+		words = fmt.Sprintf("%s ahead of this machine's", off.Round(time.Millisecond))
+	}
+	const do = "have one time service (chrony, ntpd) keep the clocks of all machines: tickets, audits and waits are told in times"
+	switch {
+	case off > mostAway:
+		got(Finding{check, Fail, words + "; the door refuses tickets made so far ahead", do})
+	case off > tolerated:
+		got(Finding{check, Warn, words, do})
+	default:
+		got(Finding{Check: check, Status: OK, Found: "within " + tolerated.String() + " of this machine's"})
+	}
+}
+
+// broker looks at the log and returns the cluster's id, "" where none answers.
+func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	r := kafka.NewReader(c, "tidemark-doctor")
+	defer func() { _ = r.Close() }() // nothing was written
+	where := strings.Join(c.Brokers, ",")
+	cluster, err := r.ClusterID(ctx)
+	if err != nil {
+		got(Finding{"broker", Fail, fmt.Sprintf("no broker answers at %s: %v", where, err), "start Kafka, or set KAFKA_BROKERS to the brokers' addresses as this machine reaches them (eval \"$(tidemark env)\" names those of a running tidemark up)"})
+		return ""
+	}
+	got(Finding{Check: "broker", Status: OK, Found: fmt.Sprintf("cluster %s answers at %s", cluster, where)})
+	for _, name := range []string{event.TimestampCommandTopic, event.DeadLetterCommandTopic} {
+		topic(ctx, r, kafka.TopicSpec{Name: name, Partitions: c.Partitions, ReplicationFactor: c.ReplicationFactor}, got)
+	}
+	return cluster
+}
+
+func topic(ctx context.Context, r *kafka.Reader, t kafka.TopicSpec, got func(Finding)) {
+	check := "topic " + t.Name
+	if _, err := r.Partitions(ctx, t.Name); errors.Is(err, kafka.ErrNoTopic) {
+		got(Finding{check, Warn, "it is not there", "start command-service: it makes the topic with the settings it needs"})
+		return
+	}
+	err := r.CheckForever(ctx, t)
+	var guard *kafka.GuardError
+	switch {
+	case errors.As(err, &guard):
+		for _, f := range guard.Faults {
+			do := fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s", t.Name, f.Setting, strings.TrimPrefix(f.Wanted, "at least "))
+			if strings.Contains(f.Setting, " ") { // the number of partitions is no setting
+				do = fmt.Sprintf("set KAFKA_PARTITIONS=%s for every service if the topic is as it should be; a topic that has grown has moved its keys, and cannot be shrunk", f.Found)
+			}
+			got(Finding{check, Fail, fmt.Sprintf("%s must be %s and is %s: %s", f.Setting, f.Wanted, f.Found, f.Why), do})
+		}
+	case err != nil:
+		got(Finding{check, Fail, err.Error(), "let the client describe topics and their settings, and try again"})
+		return
+	default:
+		got(Finding{Check: check, Status: OK, Found: fmt.Sprintf("%d partitions, kept forever, cannot lose what was acknowledged", t.Partitions)})
+	}
+	n, err := r.Partitions(ctx, t.Name)
+	if err != nil {
+		return // said already, or gone this moment
+	}
+	partitions := make([]int32, n)
+	for i := range partitions {
+		partitions[i] = int32(i)
+	}
+	soon := time.Now().Add(drift)
+	ahead, err := r.FirstStampedFrom(ctx, t.Name, partitions, soon)
+	if err != nil {
+		return
+	}
+	for p, offset := range ahead {
+		if offset >= 0 {
+			got(Finding{"clock of the broker", Warn, fmt.Sprintf("%s/%d@%d bears a time after %s, in the future: the broker's clock is ahead of this machine's, or was", t.Name, p, offset, soon.UTC().Format(time.RFC3339)), "have one time service (chrony, ntpd) keep the clocks of all machines"})
+			return
+		}
+	}
+	got(Finding{Check: "clock of the broker", Status: OK, Found: "no record of " + t.Name + " bears a time in the future"})
+}
+
+func database(ctx context.Context, c config.Postgres, cluster string, got func(Finding)) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	db, err := postgres.Open(c, "tidemark-doctor", postgres.ReaderLimits)
+	if err != nil {
+		got(Finding{"database", Fail, err.Error(), "correct DB_URL"})
+		return
+	}
+	defer db.Close()
+	where := config.MaskURL(c.URL)
+	var now struct {
+		Clock   time.Time `db:"clock"`
+		Version string    `db:"version"`
+		Fsync   string    `db:"fsync"`
+	}
+	asked := time.Now()
+	if err := db.GetContext(ctx, &now, `SELECT clock_timestamp() AS clock, current_setting('server_version') AS version, current_setting('fsync') AS fsync`); err != nil {
+		got(Finding{"database", Fail, fmt.Sprintf("%s does not answer: %v", where, err), databaseAdvice(err)})
+		return
+	}
+	half := time.Since(asked) / 2
+	got(Finding{Check: "database", Status: OK, Found: fmt.Sprintf("PostgreSQL %s answers at %s", now.Version, where)})
+	clock("clock of the database", now.Clock.Sub(asked.Add(half)), drift, got)
+	if now.Fsync != "on" {
+		got(Finding{"database fsync", Warn, "it is off: a power cut may break the database", "set fsync = on, unless losing it is nothing (the log has everything: tidemark rebuild)"})
+	}
+	schema(ctx, db, cluster, got)
+}
+
+func databaseAdvice(err error) string {
+	switch state := postgres.State(err); {
+	case strings.HasPrefix(state, "28"):
+		return "correct user and password in DB_URL (or DB_URL_FILE), or let them in by pg_hba.conf"
+	case state == "3D000":
+		return "create the database, or correct its name in DB_URL"
+	case state == "53300":
+		return "raise max_connections, or lower DB_MAX_OPEN_CONNS of the services"
+	}
+	return "start PostgreSQL, or set DB_URL to where it is (eval \"$(tidemark env)\" names that of a running tidemark up)"
+}
+
+func schema(ctx context.Context, db *sqlx.DB, cluster string, got func(Finding)) {
+	version, err := postgres.SchemaVersion(ctx, db)
+	switch {
+	case err != nil:
+		got(Finding{"schema", Fail, err.Error(), "let the user of DB_URL read goose_db_version"})
+		return
+	case version == 0:
+		got(Finding{"schema", Warn, "the database is empty", "start consumer-service: it makes the tables and fills them from the log"})
+		return
+	case version < postgres.SchemaVersionWanted:
+		got(Finding{"schema", Warn, fmt.Sprintf("it is at version %d and this release wants %d", version, postgres.SchemaVersionWanted), "start this release's consumer-service: it migrates the database"})
+		return
+	case version > postgres.SchemaVersionWanted:
+		got(Finding{"schema", Fail, fmt.Sprintf("it is at version %d and this release knows %d", version, postgres.SchemaVersionWanted), "run the release that migrated it, or a newer one"})
+		return
+	}
+	var on struct {
+		Database string  `db:"database_id"`
+		Cluster  *string `db:"cluster_id"`
+		Group    *string `db:"group_name"`
+	}
+	err = db.GetContext(ctx, &on, `
+SELECT i.database_id, g.cluster_id, g.group_name FROM public.database_identity i, public.generations g WHERE g.schema_name = 'public'`)
+	if err != nil {
+		got(Finding{"schema", Fail, err.Error(), "let the user of DB_URL read the tables in public"})
+		return
+	}
+	group := "no group yet"
+	if on.Group != nil {
+		group = "group " + *on.Group
+	}
+	got(Finding{Check: "schema", Status: OK, Found: fmt.Sprintf("version %d, database %s, %s", version, on.Database, group)})
+	if cluster == "" || on.Cluster == nil {
+		return
+	}
+	if *on.Cluster != cluster {
+		got(Finding{"same log", Fail, fmt.Sprintf("the tables were made from cluster %s and KAFKA_BROKERS names cluster %s", *on.Cluster, cluster), "point KAFKA_BROKERS or DB_URL at its partner; to make the tables from this log, give consumer-service an empty database"})
+		return
+	}
+	got(Finding{Check: "same log", Status: OK, Found: "the tables were made from the cluster that answers"})
+}
