@@ -58,7 +58,7 @@ func TestBadRequestsAreProblemsThatSayWhatIsWrong(t *testing.T) {
 		"/api/v1/timestamps?limit=many":                        "parameter limit: the specification",
 		"/api/v1/timestamps?before=42":                         `"42" is no ticket`,
 		"/api/v1/timestamps?before=" + uuid.NewString() + "&after=" + uuid.NewString(): "two pages",
-		"/api/v1/deadletters?after=42":  "after: ",
+		"/api/v1/deadletters?after=42":   "after: ",
 		"/api/v1/projection?position=42": "topic/partition@offset",
 	} {
 		a := s.get(t, path)
