@@ -15,7 +15,7 @@ import (
 )
 
 // moved are the tables that a swap moves, as far as these tests need them.
-var moved = []string{"projection_progress", "timestamp_records", "dead_letters", "projection_audits"}
+var moved = []string{"projection_progress", "timestamp_records", "dead_letters", "projection_audits", "receipt_outbox"}
 
 // side adds generation 1 with empty tables, and a projector for it.
 func (b *bundle) side(t *testing.T, s *Side) *bundle {
@@ -29,7 +29,7 @@ func (b *bundle) side(t *testing.T, s *Side) *bundle {
 	}
 	b.exec(t, `INSERT INTO `+schema+`.projection_progress (topic, partition, epoch, first_offset, next_offset)
 		SELECT topic, partition, (SELECT epoch FROM generations WHERE generation = 1), 0, 0 FROM public.projection_progress`)
-	at := &bundle{log: b.log, ready: httpapi.NewReadiness(), stopped: make(chan error, 8), url: b.url}
+	at := &bundle{decided: b.decided, log: b.log, ready: httpapi.NewReadiness(), stopped: make(chan error, 8), url: b.url}
 	at.Projector = New(Options{
 		DB: b.DB, Log: b.log, Decisions: b.decided, Topic: topic, Group: "group-1.g1", Partitions: b.Partitions, AuditInterval: time.Second, Ready: at.ready, Side: s,
 		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(err error) { at.stopped <- err },
