@@ -49,7 +49,7 @@ func TestTheFilesAreWhatTheComposeSpecificationSays(t *testing.T) {
 					}
 				}
 			}
-			require.True(t, bool(p.Networks["back"].Internal), "Kafka and Postgres have no way out")
+			require.True(t, p.Networks["back"].Internal, "Kafka and Postgres have no way out")
 			require.Len(t, p.Services["postgres"].Networks, 1)
 			require.Contains(t, p.Services["postgres"].Networks, "back")
 		})

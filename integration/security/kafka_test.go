@@ -99,11 +99,16 @@ func roundTrip(t *testing.T, k config.Kafka) {
 }
 
 func TestEveryClientSpeaksTLSAndSASL(t *testing.T) {
+	t.Parallel()
 	s := startSecured(t)
 	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
-		t.Run(mechanism, func(t *testing.T) { roundTrip(t, s.config(mechanism)) })
+		t.Run(mechanism, func(t *testing.T) {
+			t.Parallel()
+			roundTrip(t, s.config(mechanism))
+		})
 	}
 	t.Run("certificate", func(t *testing.T) {
+		t.Parallel()
 		pair := s.ca.Issue(t)
 		k := config.Kafka{Brokers: s.CertificateBrokers(), CAFile: s.ca.File, CertFile: pair.Cert, KeyFile: pair.Key}
 		roundTrip(t, k)

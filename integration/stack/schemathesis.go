@@ -14,6 +14,11 @@ import (
 //go:embed schemathesis/requirements.txt
 var requirements []byte
 
+// SchemathesisHooks is a Python module that teaches it what it cannot do by itself.
+//
+//go:embed schemathesis/hooks.py
+var SchemathesisHooks []byte
+
 // Schemathesis returns the Python of a virtual environment that has Schemathesis, which tests an HTTP service against its
 // OpenAPI file: run it with -m schemathesis.cli. The first call of a machine lets pip fetch it (20 MB) into the
 // repository's .cache; afterwards no network is needed.

@@ -73,7 +73,7 @@ func TestMetricsAreNamedAsTheyShouldAndWhatTheRulesAskForIsThere(t *testing.T) {
 	require.Greater(t, len(asked), 40)
 
 	t.Run("Prometheus takes the rules, and no alert fires on a stack that is well", func(t *testing.T) {
-		prometheus.awaitScrapes(t, s.Client)
+		prometheus.awaitScrapes(t, s.Client, door)
 		for _, e := range asked {
 			_, err := prometheus.query(t, s.Client, e)
 			require.NoError(t, err, e)
@@ -200,10 +200,15 @@ func (p *scraper) query(t *testing.T, c *story.Client, expression string) (int, 
 	return len(said.Data.Result), nil
 }
 
-// awaitScrapes waits until the rules were judged on what was scraped a few times.
-func (p *scraper) awaitScrapes(t *testing.T, c *story.Client) {
+// awaitScrapes waits until the rules were judged on what was scraped a few times, while there is something to see.
+func (p *scraper) awaitScrapes(t *testing.T, c *story.Client, door *stack.Service) {
 	t.Helper()
-	require.NoError(t, story.Eventually(t.Context(), "Prometheus scrapes", func(context.Context) error {
+	ctx, cancel := context.WithTimeout(t.Context(), story.Patience)
+	defer cancel()
+	require.NoError(t, story.Eventually(ctx, "Prometheus scrapes", func(ctx context.Context) error {
+		if _, err := c.Stamp(ctx, door.URL(), ""); err != nil {
+			return err
+		}
 		for _, e := range []string{`count_over_time(tidemark_door_open[1m]) >= 4`, `tidemark:lag_records`, `tidemark:projected_records:rate5m > 0`} {
 			if n, err := p.query(t, c, e); err != nil || n == 0 {
 				return fmt.Errorf("%s has %d series: %w", e, n, err)

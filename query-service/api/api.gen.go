@@ -503,24 +503,6 @@ type Refused = Problem
 // TooMany RFC 9457.
 type TooMany = Problem
 
-// ListDeadLettersParams defines parameters for ListDeadLetters.
-type ListDeadLettersParams struct {
-	// Limit The most items of one page.
-	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
-
-	// After Dead letters above this position.
-	After *string `form:"after,omitempty" json:"after,omitempty"`
-
-	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
-	Position *Position `form:"position,omitempty" json:"position,omitempty"`
-
-	// Wait How long to wait for the position, a duration such as 500ms or 5s, or a number of seconds; 0 looks once. At most 30s.
-	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
-
-	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
-	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
-}
-
 // SearchDeadLettersParams defines parameters for SearchDeadLetters.
 type SearchDeadLettersParams struct {
 	// State Letters that nobody has decided on yet, that were discarded, that were issued again, or all of them.
@@ -638,11 +620,6 @@ type ListTimestampsParams struct {
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// ListDeadLetters The older path of all dead letters
-	// (GET /api/v1/dead-letters)
-	//
-	// Deprecated: this operation has been marked as deprecated upstream, but no `x-deprecated-reason` was set
-	ListDeadLetters(c *gin.Context, params ListDeadLettersParams)
 	// SearchDeadLetters Records that could not be projected, by position, and what was decided on them
 	// (GET /api/v1/deadletters)
 	SearchDeadLetters(c *gin.Context, params SearchDeadLettersParams)
@@ -674,78 +651,6 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(c *gin.Context)
-
-// ListDeadLetters operation middleware
-func (siw *ServerInterfaceWrapper) ListDeadLetters(c *gin.Context) {
-
-	var err error
-	_ = err
-
-	// Parameter object where we will unmarshal all parameters from the context
-	var params ListDeadLettersParams
-
-	// ------------- Optional query parameter "limit" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", c.Request.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter limit: %w", err), http.StatusBadRequest)
-		return
-	}
-
-	// ------------- Optional query parameter "after" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", c.Request.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter after: %w", err), http.StatusBadRequest)
-		return
-	}
-
-	// ------------- Optional query parameter "position" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
-		return
-	}
-
-	// ------------- Optional query parameter "wait" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", c.Request.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter wait: %w", err), http.StatusBadRequest)
-		return
-	}
-
-	headers := c.Request.Header
-
-	// ------------- Optional header parameter "Tidemark-Position" -------------
-	if valueList, found := headers[http.CanonicalHeaderKey("Tidemark-Position")]; found {
-		var TidemarkPosition PositionHeader
-		n := len(valueList)
-		if n != 1 {
-			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Tidemark-Position, got %d", n), http.StatusBadRequest)
-			return
-		}
-
-		err = runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", valueList[0], &TidemarkPosition, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
-		if err != nil {
-			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Tidemark-Position: %w", err), http.StatusBadRequest)
-			return
-		}
-
-		params.TidemarkPosition = &TidemarkPosition
-
-	}
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		middleware(c)
-		if c.IsAborted() {
-			return
-		}
-	}
-
-	siw.Handler.ListDeadLetters(c, params)
-}
 
 // SearchDeadLetters operation middleware
 func (siw *ServerInterfaceWrapper) SearchDeadLetters(c *gin.Context) {
@@ -1257,7 +1162,6 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/tickets/:id", wrapper.GetTicket)
 	router.GET(options.BaseURL+"/api/v1/deadletters", wrapper.SearchDeadLetters)
 	router.GET(options.BaseURL+"/api/v1/deadletters/:letter", wrapper.GetDeadLetter)
-	router.GET(options.BaseURL+"/api/v1/dead-letters", wrapper.ListDeadLetters)
 	router.GET(options.BaseURL+"/api/v1/projection", wrapper.GetProjection)
 	router.GET(options.BaseURL+"/api/v1/events", wrapper.StreamEvents)
 }

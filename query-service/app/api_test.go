@@ -58,7 +58,7 @@ func TestBadRequestsAreProblemsThatSayWhatIsWrong(t *testing.T) {
 		"/api/v1/timestamps?limit=many":                        "parameter limit: the specification",
 		"/api/v1/timestamps?before=42":                         `"42" is no ticket`,
 		"/api/v1/timestamps?before=" + uuid.NewString() + "&after=" + uuid.NewString(): "two pages",
-		"/api/v1/dead-letters?after=42":  "after: ",
+		"/api/v1/deadletters?after=42":   "after: ",
 		"/api/v1/projection?position=42": "topic/partition@offset",
 	} {
 		a := s.get(t, path)
@@ -77,7 +77,7 @@ func TestEveryReadTakesAPosition(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
 	id := uuid.New()
-	paths := []string{"/api/v1/timestamp/" + id.String(), "/api/v1/timestamps", "/api/v1/dead-letters", "/api/v1/projection"}
+	paths := []string{"/api/v1/timestamp/" + id.String(), "/api/v1/timestamps", "/api/v1/deadletters", "/api/v1/projection"}
 	for _, path := range paths {
 		begin := time.Now()
 		a := s.get(t, path+"?wait=60ms", "Tidemark-Position", "timestamp.command.v1/3@0")
@@ -238,7 +238,7 @@ func TestRecordsArePagedByKey(t *testing.T) {
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
-	require.Equal(t, `{"items":[],"next":null}`, strings.TrimSpace(s.get(t, "/api/v1/dead-letters").body))
+	require.Equal(t, `{"items":[],"next":null}`, strings.TrimSpace(s.get(t, "/api/v1/deadletters").body))
 	long := strings.Repeat("é", 10_000) // 20,000 bytes; the bound of 16,384 falls between two characters only by luck
 	db.Reject(t, 0, []byte("no JSON"), `[{"key":"correlationId","value":"back\\slash"}]`, "first")
 	db.Reject(t, 0, []byte{0xff, 0x00}, `[]`, "second")
@@ -247,7 +247,7 @@ func TestDeadLetters(t *testing.T) {
 	db.Reject(t, 3, []byte{}, `[]`, "fifth")
 
 	var items []map[string]any
-	for path := any("/api/v1/dead-letters?limit=2"); path != nil; {
+	for path := any("/api/v1/deadletters?limit=2"); path != nil; {
 		a := s.get(t, path.(string))
 		require.Equal(t, 200, a.status)
 		for _, i := range a.object(t)["items"].([]any) {

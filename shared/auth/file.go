@@ -192,8 +192,8 @@ func Revoke(path, id string, now time.Time) (Entry, error) {
 // ever sees a part and a crash leaves the old one. A lock beside the file keeps two changes apart.
 func change(path string, create bool, edit func([]string) ([]string, error)) (err error) {
 	// The name may be a link; the file behind it is the one to replace.
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+	if behind, err := filepath.EvalSymlinks(path); err == nil {
+		path = behind
 	}
 	unlock, err := lock(path + ".lock")
 	if err != nil {

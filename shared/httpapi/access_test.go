@@ -89,7 +89,7 @@ func TestTheCallerIsInTheContext(t *testing.T) {
 	e, keys := locked(t, config.HTTP{BindAddress: "127.0.0.1"})
 	var seen auth.Caller
 	e.Use(func(c *gin.Context) { seen, _ = auth.FromContext(c.Request.Context()) })
-	e.GET("/caller", func(c *gin.Context) {})
+	e.GET("/caller", func(*gin.Context) {})
 	e.access.scopes["GET /caller"] = auth.Read
 	require.Equal(t, 200, call(e, "GET", "/caller", "", "Authorization", "Bearer "+keys["read"]).Code)
 	require.Equal(t, "read", seen.Name)

@@ -17,8 +17,8 @@ import (
 
 // Validated returns a middleware that refuses, with 400, a request that the specification does not
 // allow: the generated server checks neither required members nor lengths. The body of a stream (see
-// StreamType) is left to its handler, unread. Routes that the specification does not name pass. Gin has found the route already, so it is looked up by its pattern
-// and not matched a second time.
+// StreamType) is left to its handler, unread. Routes that the specification does not name pass. Gin has
+// found the route already, so it is looked up by its pattern and not matched a second time.
 func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(spec)
 	if err != nil {
@@ -36,8 +36,6 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 		}
 	}
 	options := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
-	withoutBody := *options
-	withoutBody.ExcludeRequestBody = true
 	return func(c *gin.Context) {
 		pattern := c.FullPath()
 		route := routes[c.Request.Method+" "+specPath(pattern)]
@@ -49,16 +47,18 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 		for _, p := range c.Params {
 			params[p.Key] = p.Value
 		}
-		options := options
+		request := c.Request
 		if streams[route] {
 			if kind := c.ContentType(); kind != "" && kind != StreamType {
 				Fail(c, problem.Problem{Status: http.StatusUnsupportedMediaType, Detail: fmt.Sprintf("the Content-Type is %s: this takes %s", kind, StreamType)})
 				return
 			}
-			options = &withoutBody
+			bodiless := *c.Request // the library reads bodies whole, for its check of security requirements too
+			bodiless.Body, bodiless.ContentLength = http.NoBody, 0
+			request = &bodiless
 		}
 		err := openapi3filter.ValidateRequest(c.Request.Context(), &openapi3filter.RequestValidationInput{
-			Request: c.Request, PathParams: params, Route: route, Options: options,
+			Request: request, PathParams: params, Route: route, Options: options,
 		})
 		if err == nil {
 			c.Next()

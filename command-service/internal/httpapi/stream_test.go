@@ -33,27 +33,40 @@ type said struct {
 	}
 }
 
-// serve runs the engine on a real connection: a recorder cannot answer while it is read. Its timeouts are shorter than
-// any stream here.
+// timeout of the server for a whole request, shorter than the streams that must outlive it.
+const timeout = time.Second
+
+// serve runs the engine on a real connection: a recorder cannot answer while it is read.
 func (b *bundle) serve(t *testing.T) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(b.engine)
-	s.Config.ReadTimeout, s.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	s.Config.ReadTimeout, s.Config.WriteTimeout = timeout, timeout
 	s.Start()
 	t.Cleanup(s.Close)
 	return s.URL
 }
 
-func streamTo(t *testing.T, url string, body io.Reader) *http.Response {
+// reply is a response that is closed with the test.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+	Body       io.Reader
+}
+
+func streamTo(t *testing.T, url string, body io.Reader) reply {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/api/v1/timestamps", body)
 	require.NoError(t, err)
 	r.Header.Set("Content-Type", "application/x-ndjson")
+	if pipe, ok := body.(*io.PipeReader); ok { // net/http waits for a body even when its connection is gone
+		late := time.AfterFunc(30*time.Second, func() { _ = pipe.Close() })
+		t.Cleanup(func() { late.Stop() })
+	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Do(r)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = res.Body.Close() })
-	return res
+	return reply{res.StatusCode, res.Header, res.Body}
 }
 
 func answers(t *testing.T, body io.Reader) []said {
@@ -169,7 +182,7 @@ func TestALineIsAnsweredWhileTheBodyIsStillSent(t *testing.T) {
 	go func() { _, _ = io.WriteString(w, "{}\n") }()
 	res := streamTo(t, url, r)
 	in := bufio.NewReader(res.Body)
-	end := time.Now().Add(500 * time.Millisecond) // five times what the server's timeouts allow a request
+	end := time.Now().Add(2 * timeout)
 	n := 1
 	for ; time.Now().Before(end); n++ {
 		text, err := in.ReadString('\n')
@@ -244,7 +257,7 @@ func TestOnlyNDJSONIsAStream(t *testing.T) {
 func TestAnIdleStreamIsCut(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.server.limits.idle = 300 * time.Millisecond
+	b.server.limits.idle = 2 * timeout
 	url := b.serve(t)
 	r, w := io.Pipe()
 	defer func() { _ = w.Close() }()
@@ -277,7 +290,7 @@ func TestAnIdleStreamIsCut(t *testing.T) {
 func TestAClientThatReadsNothingIsNotReadFrom(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.server.limits.idle = time.Second
+	b.server.limits.idle = 2 * timeout
 	conn, err := net.Dial("tcp", strings.TrimPrefix(b.serve(t), "http://"))
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()

@@ -15,7 +15,9 @@
 //	             ├─────────► fenced: read epoch and progress again
 //	             │             same epoch, progress ahead   drop what is below it, try the rest
 //	             │             same epoch, progress behind  end the session, seek anew
-//	             │             other epoch                  end the session
+//	             │             a swap is under way          wait, read again
+//	             │             other epoch, not behind      go on under it (a swap)
+//	             │             other epoch, behind          end the session (it was started over)
 //	             │             other group name             stop for good
 //	             │  anything else
 //	             └─────────► the database is away: hold the claim, back off, say so, try again
@@ -33,6 +35,14 @@
 //
 // Each batch, and each range of offsets that is booked as skipped, leaves a receipt in the outbox, in the
 // statement that moves the fence and reading from it.
+//
+// # Generations
+//
+// A projector is that of the generation that serves, whose tables are in public, or of one at its side
+// (Options.Side), which has a schema and a consumer group of its own. The latter decides nothing: package
+// rebuild makes it, proves it, and swaps it in by moving tables under writers that it has fenced before. A
+// swap gives both sides fresh epochs, and leaves the progress in public at or past what its writers have
+// written, so their claims go on in the tables that are there now.
 //
 // # One id, two records
 //

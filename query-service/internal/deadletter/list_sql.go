@@ -92,14 +92,9 @@ type Filter struct {
 // several pages, some of which may be empty.
 const mostLooked = 10_000
 
-// List returns up to limit dead letters above after, in the order of topic, partition and offset, and
-// the position to go on after, nil where that was all. The zero position starts at the beginning.
-func List(ctx context.Context, s *projection.Snapshot, after position.Position, limit int) ([]DeadLetter, *position.Position, error) {
-	return Search(ctx, s, Filter{State: All}, after, limit)
-}
-
-// Search is List for some of the letters. A page may have fewer than limit, or none, and still another
-// one after it.
+// Search returns up to limit of the dead letters above after that f asks for, in the order of topic,
+// partition and offset, and the position to go on after, nil where that was all. The zero position starts
+// at the beginning. A page may have fewer than limit, or none, and still another one after it.
 func Search(ctx context.Context, s *projection.Snapshot, f Filter, after position.Position, limit int) ([]DeadLetter, *position.Position, error) {
 	upTo := place{} // without an end
 	if f.Partition != nil {

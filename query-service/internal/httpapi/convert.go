@@ -62,20 +62,12 @@ func ticketState(t ticket.Ticket) api.Ticket {
 	return a
 }
 
-func deadLetterPage(letters []deadletter.DeadLetter, next *position.Position, limit int) api.DeadLetterPage {
+// searchPage names the page after it with everything that was asked of this one.
+func searchPage(letters []deadletter.DeadLetter, next *position.Position, f deadletter.Filter, limit int) api.DeadLetterPage {
 	page := api.DeadLetterPage{Items: make([]api.DeadLetter, len(letters))}
 	for i, l := range letters {
 		page.Items[i] = deadLetter(l)
 	}
-	if next != nil {
-		page.Next = link("dead-letters", "after", next.String(), limit)
-	}
-	return page
-}
-
-// searchPage names the page after it with everything that was asked of this one.
-func searchPage(letters []deadletter.DeadLetter, next *position.Position, f deadletter.Filter, limit int) api.DeadLetterPage {
-	page := deadLetterPage(letters, nil, limit)
 	if next == nil {
 		return page
 	}

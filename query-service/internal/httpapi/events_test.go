@@ -67,7 +67,14 @@ func newStreaming(t *testing.T) *streaming {
 	return s
 }
 
-func (s *streaming) open(t *testing.T) (*http.Response, *bufio.Reader) {
+// opened is the answer to a stream's request; the body is read by lines and closed with the test.
+type opened struct {
+	status int
+	header http.Header
+	lines  *bufio.Reader
+}
+
+func (s *streaming) open(t *testing.T) opened {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
@@ -78,7 +85,7 @@ func (s *streaming) open(t *testing.T) (*http.Response, *bufio.Reader) {
 	res, err := transport.RoundTrip(req)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = res.Body.Close() })
-	return res, bufio.NewReader(res.Body)
+	return opened{res.StatusCode, res.Header, bufio.NewReader(res.Body)}
 }
 
 // next reads lines until one begins with prefix, and returns it and how many heartbeats came before.
@@ -99,11 +106,12 @@ func next(t *testing.T, r *bufio.Reader, prefix string) (string, int) {
 func TestAStreamOutlivesTheServersBoundsAndBeats(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t)
-	res, r := s.open(t)
-	require.Equal(t, 200, res.StatusCode)
-	require.Equal(t, "text/event-stream; charset=utf-8", res.Header.Get("Content-Type"))
-	require.Equal(t, "no", res.Header.Get("X-Accel-Buffering"))
-	require.Contains(t, res.Header.Get("Cache-Control"), "no-transform")
+	o := s.open(t)
+	r := o.lines
+	require.Equal(t, 200, o.status)
+	require.Equal(t, "text/event-stream; charset=utf-8", o.header.Get("Content-Type"))
+	require.Equal(t, "no", o.header.Get("X-Accel-Buffering"))
+	require.Contains(t, o.header.Get("Cache-Control"), "no-transform")
 	next(t, r, "retry: ")
 	next(t, r, "event: generations")
 	data, _ := next(t, r, "data: ")
@@ -126,16 +134,15 @@ func TestStreamsAreBoundedAndEndWithTheService(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t)
 	s.streams.free = 1
-	_, r := s.open(t)
+	r := s.open(t).lines
 	next(t, r, "data: ")
-	refused, _ := s.open(t)
-	require.Equal(t, 503, refused.StatusCode)
-	require.Equal(t, "5", refused.Header.Get("Retry-After"))
+	refused := s.open(t)
+	require.Equal(t, 503, refused.status)
+	require.Equal(t, "5", refused.header.Get("Retry-After"))
 
 	s.streams.Stop()
 	_, err := io.Copy(io.Discard, r)
 	require.NoError(t, err, "it ends in order, not cut")
 	require.Eventually(t, func() bool { s.streams.mu.Lock(); defer s.streams.mu.Unlock(); return s.streams.free == 1 }, 5*time.Second, time.Millisecond)
-	after, _ := s.open(t)
-	require.Equal(t, 503, after.StatusCode)
+	require.Equal(t, 503, s.open(t).status)
 }

@@ -146,32 +146,6 @@ func (s *Server) GetTicket(c *gin.Context, id string, p api.GetTicketParams) {
 	}
 }
 
-// ListDeadLetters answers a page of dead letters.
-func (s *Server) ListDeadLetters(c *gin.Context, p api.ListDeadLettersParams) {
-	var after position.Position
-	if p.After != nil {
-		var err error
-		if after, err = position.Parse(*p.After); err != nil {
-			s.refuse(c, "after: "+err.Error())
-			return
-		}
-	}
-	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
-	if !ok {
-		return
-	}
-	limit := orElse(p.Limit, defaultLimit)
-	var letters []deadletter.DeadLetter
-	var next *position.Position
-	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
-		letters, next, err = deadletter.List(ctx, snap, after, limit)
-		return err
-	})
-	if s.done(c, "dead_letters", "found", err) {
-		c.PureJSON(http.StatusOK, deadLetterPage(letters, next, limit))
-	}
-}
-
 // SearchDeadLetters answers a page of those that are wanted.
 func (s *Server) SearchDeadLetters(c *gin.Context, p api.SearchDeadLettersParams) {
 	f := deadletter.Filter{

@@ -63,7 +63,7 @@ func NewClient(o Options) (*Client, error) {
 	c := &Client{
 		CommandURL: strings.TrimSuffix(o.CommandURL, "/"), ConsumerURL: strings.TrimSuffix(o.ConsumerURL, "/"), log: o.Log,
 		http: &http.Client{
-			Transport:     transport,
+			Transport:     telemetry.Transport(transport),
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}

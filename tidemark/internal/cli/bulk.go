@@ -191,8 +191,8 @@ func (b *bulk) read(in io.Reader) {
 func (b *bulk) prepare(number, size int64, text []byte) bulkLine {
 	line := bulkLine{number: number, size: size}
 	key := lineKey(b.key, number, text)
-	switch {
-	case text[0] == '{':
+	switch text[0] {
+	case '{':
 		var object struct {
 			ID *string `json:"id"`
 		}

@@ -280,12 +280,19 @@ func (w *text) String() string {
 	return w.b.String()
 }
 
-// The whole of it, as somebody at a terminal would do it.
-func TestUpEnvStampTicketStatus(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	args := []string{"up", "--data", dir, "--kafka-port", "0", "--postgres-port", "0"}
-	environ := map[string]string{"HOME": t.TempDir()}
+// upped is a tidemark up, and somebody at a terminal beside it.
+type upped struct {
+	dir         string
+	environ     map[string]string
+	out, errOut text
+	stop        context.CancelFunc
+	ended       chan int
+}
+
+func startUp(t *testing.T) *upped {
+	t.Helper()
+	u := &upped{dir: t.TempDir(), environ: map[string]string{"HOME": t.TempDir()}, ended: make(chan int, 1)}
+	args := []string{"up", "--data", u.dir, "--kafka-port", "0", "--postgres-port", "0"}
 	var listeners []net.Listener
 	for _, name := range []string{"command", "consumer", "query"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -294,24 +301,43 @@ func TestUpEnvStampTicketStatus(t *testing.T) {
 		_, port, err := net.SplitHostPort(l.Addr().String())
 		require.NoError(t, err)
 		args = append(args, "--"+name+"-port", port)
-		environ[strings.ToUpper(name)+"_URL"] = "http://" + l.Addr().String()
+		u.environ[strings.ToUpper(name)+"_URL"] = "http://" + l.Addr().String()
 	}
 	for _, l := range listeners {
 		require.NoError(t, l.Close())
 	}
-	var out, errOut text
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan int, 1)
-	go func() { ended <- cli.Run(ctx, args, cli.Surroundings{Environ: environ, Out: &out, Err: &errOut}) }()
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Ctrl-C stops it") }, time.Minute, 20*time.Millisecond, "%s%s", &out, &errOut)
+	ctx, cancel := context.WithCancel(context.Background()) // ended by the cleanup, which waits for it
+	u.stop = cancel
+	go func() {
+		defer close(u.ended)
+		u.ended <- cli.Run(ctx, args, cli.Surroundings{Environ: u.environ, Out: &u.out, Err: &u.errOut})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		for range u.ended { // until it has ended
+		}
+	})
+	require.Eventually(t, func() bool { return strings.Contains(u.out.String(), "Ctrl-C stops it") }, time.Minute, 20*time.Millisecond, "%s%s", &u.out, &u.errOut)
+	return u
+}
+
+// ask runs a command and returns all it said.
+func (u *upped) ask(t *testing.T, args ...string) (int, string) {
+	t.Helper()
+	var answer, complaint bytes.Buffer
+	status := cli.Run(t.Context(), args, cli.Surroundings{Environ: u.environ, Out: &answer, Err: &complaint})
+	return status, answer.String() + complaint.String()
+}
+
+// The whole of it, as somebody at a terminal would do it.
+func TestUpEnvStampTicketStatus(t *testing.T) {
+	t.Parallel()
+	u := startUp(t)
+	dir, environ, out, errOut := u.dir, u.environ, &u.out, &u.errOut
+	ask := func(args ...string) (int, string) { return u.ask(t, args...) }
 	require.Contains(t, out.String(), environ["QUERY_URL"]+"/\n", "the page")
 	require.Contains(t, out.String(), "curl -X POST "+environ["COMMAND_URL"]+"/api/v1/timestamp/2009-09-28T19:03:12Z")
 
-	ask := func(args ...string) (int, string) {
-		var answer, complaint bytes.Buffer
-		status := cli.Run(t.Context(), args, cli.Surroundings{Environ: environ, Out: &answer, Err: &complaint})
-		return status, answer.String() + complaint.String()
-	}
 	status, said := ask("stamp", "2009-09-28T19:03:12Z", "--wait=20s", "-o", "json")
 	require.Zero(t, status, said)
 	var sent struct {
@@ -353,8 +379,8 @@ func TestUpEnvStampTicketStatus(t *testing.T) {
 	require.NotEmpty(t, password)
 	require.NotContains(t, out.String(), password)
 
-	cancel()
-	require.Zero(t, <-ended, &errOut)
+	u.stop()
+	require.Zero(t, <-u.ended, errOut)
 	require.Contains(t, out.String(), "Stopped. The data stays in "+dir)
 	status, _ = ask("env", "--data", dir)
 	require.Equal(t, 5, status)

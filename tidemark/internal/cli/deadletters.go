@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	letterPage  = 500   // letters of one request for a list
-	letterBatch = 1_000 // that one request may decide on
+	letterPage  = 500     // letters of one request for a list
+	letterBatch = 1_000   // that one request may decide on
+	batchBytes  = 3 << 20 // of payloads in one request: the service takes 8 MiB, and JSON makes them longer
 	longestJSON = 16 << 20
 )
 
@@ -46,12 +47,17 @@ A decision is an event in the log, so that a rebuild keeps it. The first decisio
 }
 
 // searched adds the flags that choose dead letters.
-func searched(cmd *cobra.Command, s *client.LetterSearch, state string) {
-	cmd.Flags().StringVar(&s.State, "state", state, "open, discarded, redriven or all")
-	cmd.Flags().StringVarP(&s.Text, "query", "q", "", "a text in the payload or in the reason")
-	cmd.Flags().StringVar(&s.ReasonCode, "reason-code", "", "why they were rejected, such as decode")
-	cmd.Flags().IntVar(&s.Partition, "partition", -1, "of this partition only")
+func searched(cmd *cobra.Command, s *client.LetterSearch) {
+	cmd.Flags().StringVar(&s.State, "state", "open", "open, discarded, redriven or all")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"open", "discarded", "redriven", "all"}, cobra.ShellCompDirectiveNoFileComp))
+	searchedOpen(cmd, s)
+}
+
+// searchedOpen is searched for what is done to open ones only.
+func searchedOpen(cmd *cobra.Command, s *client.LetterSearch) {
+	cmd.Flags().StringVarP(&s.Text, "search", "q", "", "a text in the payload or in the reason")
+	cmd.Flags().StringVar(&s.ReasonCode, "reason-code", "", "why they were rejected, such as decode")
+	cmd.Flags().IntVar(&s.Partition, "partition", -1, "of this partition only; any unless given")
 }
 
 // each hands the letters of a search to got, page by page, until it returns false.
@@ -120,7 +126,7 @@ func (c *command) lettersList() *cobra.Command {
 			return nil
 		},
 	}
-	searched(cmd, &s, "open")
+	searched(cmd, &s)
 	cmd.Flags().IntVar(&limit, "limit", 50, "most letters to list")
 	cmd.Flags().StringVar(&after, "after", "", "only those above this position")
 	return c.withOutput(cmd)
@@ -192,12 +198,12 @@ func (c *command) lettersDiscard() *cobra.Command {
 					return err
 				}
 			}
-			return c.decide(cmd.Context(), len(args), "discard", func(from, to int) ([]client.Decided, string, error) {
+			return c.decide(cmd.Context(), len(args), "discard", func(int) int { return 0 }, func(from, to int) ([]client.Decided, string, error) {
 				return services.Discard(cmd.Context(), args[from:to], note)
 			})
 		},
 	}
-	searched(cmd, &s, "open")
+	searchedOpen(cmd, &s)
 	cmd.Flags().BoolVar(&all, "all", false, "every open one that the search finds")
 	cmd.Flags().StringVar(&note, "note", "", "why, for those who look later")
 	return c.withOutput(cmd)
@@ -241,7 +247,7 @@ and nothing of its batch of up to 1,000 lines is written. The same file can be s
 				return err
 			}
 			defer services.Close()
-			return c.decide(cmd.Context(), len(letters), "redrive", func(from, to int) ([]client.Decided, string, error) {
+			return c.decide(cmd.Context(), len(letters), "redrive", func(i int) int { return len(letters[i].Payload) }, func(from, to int) ([]client.Decided, string, error) {
 				return services.Redrive(cmd.Context(), letters[from:to], note)
 			})
 		},
@@ -288,15 +294,19 @@ func (c *command) readLetters(file string) ([]client.Redrive, error) {
 	return letters, errors.Join(broken...)
 }
 
-// decide sends n decisions in batches, with a progress bar, and prints what became of them. A batch that is refused
+// decide sends n decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints what became of them. A batch that is refused
 // does not keep the others.
-func (c *command) decide(ctx context.Context, n int, what string, send func(from, to int) ([]client.Decided, string, error)) error {
+func (c *command) decide(ctx context.Context, n int, what string, weight func(i int) int, send func(from, to int) ([]client.Decided, string, error)) error {
 	shown := c.progress(what, int64(n))
 	decided := []client.Decided{}
 	var last string
 	var failures []error
-	for from := 0; from < n; from += letterBatch {
-		to := min(from+letterBatch, n)
+	for from, to := 0, 0; from < n; from = to {
+		size := 0
+		for to < n && to-from < letterBatch && (to == from || size+weight(to) <= batchBytes) {
+			size += weight(to)
+			to++
+		}
 		results, at, err := send(from, to)
 		var refusal *client.Problem
 		if err != nil {
@@ -396,7 +406,7 @@ tidemark deadletters redrive --file. A payload that is no text cannot be edited 
 			return nil
 		},
 	}
-	searched(cmd, &s, "open")
+	searched(cmd, &s)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "write to this new file instead of the standard output")
 	return c.withOutput(cmd)
 }

@@ -90,14 +90,13 @@ func (c *command) patient(dataDir string) doctor.Patient {
 			}
 		}
 	}
-	if ms := mistakes(config.Load(&services, environ)); len(ms) == 0 {
-		p.Services = client.New(services)
-	} else {
-		for _, m := range ms {
-			if !said[m] {
-				p.Mistakes = append(p.Mistakes, errors.New(m))
-			}
+	for _, m := range mistakes(config.Load(&services, environ)) {
+		if !said[m] {
+			p.Mistakes = append(p.Mistakes, errors.New(m))
 		}
+	}
+	if services.Validate() == nil { // whatever else is mistaken
+		p.Services = client.New(services)
 	}
 	p.Kafka, p.Postgres = consumes.Kafka, consumes.Postgres
 	return p

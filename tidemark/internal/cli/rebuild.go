@@ -59,7 +59,7 @@ The old set is fed on as the way back (tidemark rebuild swap) until it is droppe
 
 type rebuildOptions struct {
 	noSwap, replace    bool
-	rate               float64
+	rate               int64
 	toTime, toPosition string
 }
 
@@ -67,7 +67,7 @@ func (o *rebuildOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&o.noSwap, "no-swap", false, "stop once the new tables are ready and proved; tidemark rebuild swap goes on")
 	f.BoolVar(&o.replace, "replace-standby", false, "drop the standby generation, the way back of the last swap, to make room")
-	f.Float64Var(&o.rate, "rate-limit", 0, "most records a second, to spare the database; 0 is as fast as it goes")
+	f.Int64Var(&o.rate, "rate-limit", 0, "most records a second, to spare the database; 0 is as fast as it goes")
 	f.StringVar(&o.toTime, "to-time", "", "stop at this instant of the log, and never serve")
 	f.StringVar(&o.toPosition, "to-position", "", "stop behind this position, topic/partition@offset, and never serve")
 	cmd.MarkFlagsMutuallyExclusive("to-time", "to-position")
@@ -364,7 +364,7 @@ func arrived(g client.Generation, until watched, before string) (bool, error) {
 		if g.State == "serving" {
 			return true, nil
 		}
-		return proved && !g.Proof.OK && !g.SwapWanted, failure()
+		return proved && !g.Proof.OK, failure()
 	}
 	switch g.State {
 	case "serving", "held", "standby":

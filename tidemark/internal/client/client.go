@@ -401,7 +401,7 @@ func (c *Client) call(ctx context.Context, r request, into any) (http.Header, er
 	if resp.StatusCode/100 != 2 {
 		return nil, refusal(r.service, resp, body, into)
 	}
-	if _, any := into.(*any); any { // whatever it says
+	if _, whatever := into.(*any); whatever {
 		return resp.Header, nil
 	}
 	if err := json.Unmarshal(body, into); err != nil {

@@ -68,7 +68,7 @@ type Difference struct {
 // RebuildRequest is how to make a generation; zero values are the service's defaults.
 type RebuildRequest struct {
 	Swap           bool          `json:"swap"`
-	RateLimit      float64       `json:"rate_limit,omitempty"`
+	RateLimit      int64         `json:"rate_limit,omitempty"`
 	To             *RebuildPoint `json:"to,omitempty"`
 	ReplaceStandby bool          `json:"replace_standby,omitempty"`
 }

@@ -121,7 +121,7 @@ func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
 		return ""
 	}
 	got(Finding{Check: "broker", Status: OK, Found: fmt.Sprintf("cluster %s answers at %s", cluster, where)})
-	for _, name := range []string{event.TimestampCommandTopic, "deadletter.command.v1"} {
+	for _, name := range []string{event.TimestampCommandTopic, event.DeadLetterCommandTopic} {
 		topic(ctx, r, kafka.TopicSpec{Name: name, Partitions: c.Partitions, ReplicationFactor: c.ReplicationFactor}, got)
 	}
 	return cluster

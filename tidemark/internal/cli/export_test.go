@@ -1,0 +1,4 @@
+package cli
+
+// NewRoot is the command line itself, for the page that is made from it.
+var NewRoot = newRoot

@@ -1,0 +1,416 @@
+package cli_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/tidemark/internal/cli"
+)
+
+// letterbox speaks the contract of dead letters: a list in pages, and decisions.
+type letterbox struct {
+	mu       sync.Mutex
+	letters  []string // positions, all open
+	queries  []string
+	redriven map[string]string // payload by position
+	given    []string          // discarded
+	batches  []int
+}
+
+func (l *letterbox) services() services {
+	return services{
+		"GET /api/v1/deadletters": func(w http.ResponseWriter, r *http.Request) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.queries = append(l.queries, r.URL.RawQuery)
+			start := 0
+			for i, p := range l.letters {
+				if p == r.URL.Query().Get("after") {
+					start = i + 1
+				}
+			}
+			end := min(start+700, len(l.letters))
+			page := map[string]any{"items": []any{}, "next": nil}
+			for _, p := range l.letters[start:end] {
+				page["items"] = append(page["items"].([]any), map[string]any{
+					"position": p, "payload": `{"event_timestamp":"month 13 of ` + p + `"}`, "payload_encoding": "utf-8", "reason_code": "decode",
+					"reason": "it is no RFC 3339\ninstant", "first_seen_at": "2026-01-02T03:04:05Z", "state": "open", "headers": []any{},
+				})
+			}
+			if end < len(l.letters) {
+				page["next"] = "/api/v1/deadletters?after=" + strings.NewReplacer("/", "%2F", "@", "%40").Replace(l.letters[end-1])
+			}
+			text, _ := json.Marshal(page) // strings
+			answer(200, string(text))(w, r)
+		},
+		"GET /api/v1/deadletters/{position}": func(w http.ResponseWriter, r *http.Request) {
+			if r.PathValue("position") != at {
+				refuse(problem.Problem{Status: 404, Detail: "no dead letter is there"})(w, r)
+				return
+			}
+			answer(200, `{"position":"`+at+`","payload":"//8=","payload_encoding":"base64","payload_bytes":2,"headers":[{"key":"producer","value":"x"}],
+				"reason_code":"decode","reason":"no JSON","first_seen_at":"2026-01-02T03:04:05Z","state":"redriven",
+				"decision":{"decision":"redrive","ticket":"`+id+`","note":"month 13","by":"k1","position":"deadletter.command.v1/0@9","decided_at":"2026-01-02T03:04:06Z"}}`)(w, r)
+		},
+		"POST /api/v1/deadletters/redrive": func(w http.ResponseWriter, r *http.Request) {
+			var body struct {
+				Letters []struct{ Position, Payload string }
+				Note    string
+			}
+			if json.NewDecoder(r.Body).Decode(&body) != nil || body.Note != "n" || len(body.Letters) > 1000 {
+				refuse(problem.Problem{Status: 400})(w, r)
+				return
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.batches = append(l.batches, len(body.Letters))
+			var results []map[string]string
+			for _, d := range body.Letters {
+				if strings.Contains(d.Payload, "month 13") {
+					w.Header().Set("Content-Type", problem.ContentType)
+					w.WriteHeader(422)
+					_, _ = w.Write([]byte(`{"type":"/problems/still-broken","title":"Still broken","status":422,"detail":"nothing was written","errors":[{"position":"` + d.Position + `","reason":"month 13"}]}`))
+					return
+				}
+			}
+			for _, d := range body.Letters {
+				l.redriven[d.Position] = d.Payload
+				results = append(results, map[string]string{"position": d.Position, "ticket": id, "command": at, "decision": "deadletter.command.v1/0@1"})
+			}
+			text, _ := json.Marshal(map[string]any{"results": results})
+			w.Header().Set("Tidemark-Position", "deadletter.command.v1/0@77")
+			answer(200, string(text))(w, r)
+		},
+		"POST /api/v1/deadletters/discard": func(w http.ResponseWriter, r *http.Request) {
+			var body struct{ Positions []string }
+			if json.NewDecoder(r.Body).Decode(&body) != nil {
+				refuse(problem.Problem{Status: 400})(w, r)
+				return
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.batches = append(l.batches, len(body.Positions))
+			l.given = append(l.given, body.Positions...)
+			answer(200, `{"results":[{"position":"`+body.Positions[0]+`","decision":"deadletter.command.v1/0@1"}]}`)(w, r)
+		},
+	}
+}
+
+func newLetterbox(n int) *letterbox {
+	l := &letterbox{redriven: map[string]string{}}
+	for i := range n {
+		l.letters = append(l.letters, fmt.Sprintf("timestamp.command.v1/3@%d", 10_000+i))
+	}
+	return l
+}
+
+func TestDeadLettersAreListedPageByPage(t *testing.T) {
+	t.Parallel()
+	l := newLetterbox(1500)
+	status, out, errOut := run(t, l.services(), "deadletters", "list", "--limit", "1000", "-q", "month 13", "--partition", "3")
+	require.Zero(t, status, errOut)
+	require.Equal(t, 1000, strings.Count(out, "\n"), "a line each")
+	require.Contains(t, out, "it is no RFC 3339 instant")
+	require.Contains(t, errOut, "--after timestamp.command.v1/3@10999")
+	require.Contains(t, l.queries[0], "q=month+13")
+	require.Contains(t, l.queries[0], "state=open")
+	require.Contains(t, l.queries[0], "partition=3")
+	require.Contains(t, l.queries[1], "after=timestamp.command.v1%2F3%4010699")
+
+	status, out, errOut = run(t, l.services(), "deadletters", "list", "--after", "timestamp.command.v1/3@11400", "-o", "json")
+	require.Zero(t, status, errOut)
+	var page struct {
+		Items []map[string]any
+		Next  string
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &page))
+	require.Len(t, page.Items, 50)
+	require.Equal(t, "timestamp.command.v1/3@11450", page.Next)
+}
+
+func TestADeadLetterIsShownWithItsDecision(t *testing.T) {
+	t.Parallel()
+	status, out, errOut := run(t, newLetterbox(0).services(), "deadletters", "show", at)
+	require.Zero(t, status, errOut)
+	for _, words := range []string{at, "//8=", "base64", "redriven", "month 13", "k1", id, `"producer"`} {
+		require.Contains(t, out, words)
+	}
+	status, _, errOut = run(t, newLetterbox(0).services(), "deadletters", "show", "timestamp.command.v1/3@43")
+	require.Equal(t, 5, status)
+	require.Contains(t, errOut, "no dead letter is there")
+}
+
+func TestWhatExportWritesRedriveTakesAfterEditing(t *testing.T) {
+	t.Parallel()
+	l := newLetterbox(2300)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "letters.ndjson")
+	status, out, errOut := run(t, l.services(), "deadletters", "export", "--file", file)
+	require.Zero(t, status, errOut)
+	require.Contains(t, out, "2300")
+	exported, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, 2300, bytes.Count(exported, []byte("\n")))
+
+	status, _, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file, "--note", "n")
+	require.Equal(t, 3, status, "nothing was edited")
+	require.Contains(t, errOut, "timestamp.command.v1/3@10000: month 13")
+	require.Contains(t, errOut, "timestamp.command.v1/3@12000: month 13", "each batch says its own")
+	require.Empty(t, l.redriven)
+
+	require.NoError(t, os.WriteFile(file, bytes.ReplaceAll(exported, []byte("month 13"), []byte("month 12")), 0o600))
+	l.batches = nil
+	status, out, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file, "--note", "n", "-o", "json")
+	require.Zero(t, status, errOut)
+	require.Equal(t, []int{1000, 1000, 300}, l.batches)
+	require.Len(t, l.redriven, 2300)
+	require.Equal(t, `{"event_timestamp":"month 12 of timestamp.command.v1/3@10007"}`, l.redriven["timestamp.command.v1/3@10007"])
+	require.Contains(t, out, `"position": "deadletter.command.v1/0@77"`)
+	require.Equal(t, 2300, strings.Count(out, `"ticket"`))
+
+	require.NoError(t, os.WriteFile(file, []byte("{\"position\":\"p\",\"payload\":\"{}\"}\nbroken\n{}\n"), 0o600))
+	status, _, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file)
+	require.Equal(t, 2, status)
+	require.Contains(t, errOut, "line 2")
+	require.Contains(t, errOut, "line 3: it has no position")
+}
+
+func TestDeadLettersAreDiscardedByNameOrBySearch(t *testing.T) {
+	t.Parallel()
+	l := newLetterbox(1200)
+	status, out, errOut := run(t, l.services(), "deadletters", "discard", at)
+	require.Zero(t, status, errOut)
+	require.Contains(t, out, at)
+	status, _, errOut = run(t, l.services(), "deadletters", "discard", "--all", "--reason-code", "decode")
+	require.Zero(t, status, errOut)
+	require.Equal(t, []int{1, 1000, 200}, l.batches)
+	require.Equal(t, append([]string{at}, l.letters...), l.given)
+	for _, args := range [][]string{{"discard"}, {"discard", at, "--all"}, {"redrive"}, {"redrive", at}, {"redrive", "--file", "f", "--payload", "{}"}} {
+		status, _, _ = run(t, l.services(), append([]string{"deadletters"}, args...)...)
+		require.Equal(t, 2, status, args)
+	}
+}
+
+// works speaks the contract of generations: each GET is the next of the states.
+type works struct {
+	mu      sync.Mutex
+	states  []string // JSON of generation 1, one after the other; the last one stays
+	asked   []string // bodies of POST /generations
+	done    []string
+	refusal *problem.Problem
+}
+
+func generation(state, more string) string {
+	return `{"generation":1,"state":"` + state + `","epoch":7,"group":"g.g1","schema":"tidemark_g1","requested_at":"2026-01-02T03:04:05Z","state_since":"2026-01-02T03:04:06Z",
+		"swap_wanted":true,"rate_limit":null,"point":null,"progress":{"done":500,"total":1000,"percent":50,"lag":500,"rate":1234.5,"eta_seconds":3,"bottleneck":"postgres","stalled_since":null,"note":""},
+		"proof":null` + more + `}`
+}
+
+const badProof = `,"swap_wanted":false,"proof":{"ok":false,"at":"2026-01-02T03:05:00Z","took_ms":1500,"against":0,"vector":{"timestamp.command.v1/0":5},
+	"tables":[{"table":"timestamp_records","ok":false,"rows_serving":5,"rows_side":4,"hash_serving":"a","hash_side":"b"}],
+	"differences":[{"table":"timestamp_records","key":"` + id + `","serving":"(row)","side":null}],"finding":"1 row differs"}`
+
+const goodProof = `,"proof":{"ok":true,"at":"2026-01-02T03:05:00Z","took_ms":1500,"against":0,"vector":{},"tables":[],"differences":[],"finding":""}`
+
+func (k *works) services() services {
+	note := func(what string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			if k.refusal != nil {
+				problem.Write(w, *k.refusal)
+				return
+			}
+			k.done = append(k.done, what)
+			answer(202, k.states[0])(w, r)
+		}
+	}
+	return services{
+		"POST /api/v1/generations": func(w http.ResponseWriter, r *http.Request) {
+			var body bytes.Buffer
+			_, _ = body.ReadFrom(r.Body) // the test sees what is missing
+			k.mu.Lock()
+			k.asked = append(k.asked, body.String())
+			k.mu.Unlock()
+			note("start")(w, r)
+		},
+		"GET /api/v1/generations": func(w http.ResponseWriter, r *http.Request) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			answer(200, `{"generations":[`+strings.Replace(generation("serving", ""), `"generation":1`, `"generation":0`, 1)+`,`+k.states[0]+`]}`)(w, r)
+		},
+		"GET /api/v1/generations/1": func(w http.ResponseWriter, r *http.Request) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			state := k.states[0]
+			if len(k.states) > 1 {
+				k.states = k.states[1:]
+			}
+			if state == "" {
+				refuse(problem.Problem{Status: 404, Detail: "there is no generation 1"})(w, r)
+				return
+			}
+			answer(200, state)(w, r)
+		},
+		"POST /api/v1/generations/1/swap":  note("swap"),
+		"POST /api/v1/generations/1/proof": note("proof"),
+		"DELETE /api/v1/generations/1":     note("drop"),
+	}
+}
+
+func TestRebuildIsWatchedToItsEnd(t *testing.T) {
+	t.Parallel()
+	k := &works{states: []string{generation("filling", ""), generation("indexing", ""), generation("ready", ""), generation("ready", goodProof), generation("serving", goodProof)}}
+	status, out, errOut := run(t, k.services(), "rebuild", "--rate-limit", "5000", "--replace-standby")
+	require.Zero(t, status, errOut)
+	require.JSONEq(t, `{"swap":true,"rate_limit":5000,"replace_standby":true}`, k.asked[0])
+	require.Contains(t, out, "1, serving since")
+	require.Contains(t, out, "holds (against generation 0")
+	require.Contains(t, errOut, "generation 1 filling  50.0%  1234/s, level in 3s, postgres is the bottleneck\n", "plain lines in a pipe")
+	require.Contains(t, errOut, "generation 1 ready")
+
+	k = &works{states: []string{generation("held", "")}}
+	status, _, errOut = run(t, k.services(), "rebuild", "--to-time", "2026-11-03T00:00:00Z")
+	require.Zero(t, status, errOut)
+	require.JSONEq(t, `{"swap":false,"to":{"time":"2026-11-03T00:00:00Z"}}`, k.asked[0])
+}
+
+func TestAProofThatFailsIsShown(t *testing.T) {
+	t.Parallel()
+	k := &works{states: []string{generation("filling", ""), generation("ready", badProof)}}
+	status, out, errOut := run(t, k.services(), "rebuild")
+	require.Equal(t, 1, status)
+	require.Contains(t, out, "FAILED: 1 row differs")
+	require.Contains(t, out, id)
+	require.Contains(t, out, "(no row)")
+	require.Contains(t, errOut, "nothing was swapped")
+	require.Contains(t, errOut, "tidemark rebuild drop 1")
+}
+
+func TestRebuildSteps(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		states []string
+		args   []string
+		status int
+		done   string
+		says   string
+	}{
+		"start":         {[]string{generation("filling", "")}, []string{"start", "--no-swap"}, 0, "start", "filling since"},
+		"status":        {[]string{generation("filling", "")}, []string{"status"}, 0, "", "500 of 1000 (50.0%)"},
+		"status of one": {[]string{generation("filling", "")}, []string{"status", "1"}, 0, "", "tidemark_g1"},
+		"watch":         {[]string{generation("filling", ""), generation("ready", `,"swap_wanted":false`+goodProof)}, []string{"watch"}, 0, "", "holds"},
+		"swap":          {[]string{generation("standby", goodProof), generation("standby", ""), generation("serving", goodProof)}, []string{"swap"}, 0, "swap", "serving since"},
+		"swap fails":    {[]string{generation("ready", ""), generation("ready", badProof)}, []string{"swap", "1"}, 1, "swap", "FAILED"},
+		"prove":         {[]string{generation("ready", ""), generation("ready", ""), generation("ready", goodProof)}, []string{"prove"}, 0, "proof", "holds"},
+		"drop":          {[]string{generation("dropping", ""), ""}, []string{"drop", "1"}, 0, "drop", "1, dropped"},
+		"gone":          {[]string{generation("filling", ""), ""}, []string{"watch", "1"}, 1, "", "cancelled or dropped"},
+		"nothing to":    {[]string{generation("filling", "")}, []string{"swap"}, 5, "", "1 is filling"},
+		"no number":     {[]string{generation("filling", "")}, []string{"drop", "one"}, 2, "", "tidemark rebuild status"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := &works{states: tc.states}
+			status, out, errOut := run(t, k.services(), append([]string{"rebuild"}, tc.args...)...)
+			require.Equal(t, tc.status, status, errOut)
+			require.Contains(t, out+errOut, tc.says)
+			require.Equal(t, tc.done, strings.Join(k.done, " "))
+		})
+	}
+	k := &works{states: []string{generation("filling", "")}, refusal: &problem.Problem{Status: 409, Detail: "generation 1 is filling, cancel it first"}}
+	status, _, errOut := run(t, k.services(), "rebuild")
+	require.Equal(t, 3, status)
+	require.Contains(t, errOut, "cancel it first")
+}
+
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	s := services{"POST /api/v1/audits": answer(200, `{"ok":false,"audited_at":"2026-01-02T03:04:05Z","partitions":[{"partition":0,"ok":true,"rows_found":5},{"partition":1,"ok":false,"finding":"7 rows are missing"}]}`)}
+	status, out, errOut := run(t, s, "audit", "--now")
+	require.Equal(t, 1, status)
+	require.Contains(t, out, "NOT ok: 7 rows are missing")
+	require.Contains(t, out, "ok: 5 rows")
+	require.Contains(t, errOut, "tidemark rebuild")
+	s = services{"GET /api/v1/projection": answer(200, `{"audit":{"ok":true,"last_run":"2026-01-02T03:04:05Z"}}`)}
+	status, out, errOut = run(t, s, "audit", "-o", "json")
+	require.Zero(t, status, errOut)
+	require.JSONEq(t, `{"ok":true,"last_run":"2026-01-02T03:04:05Z","partitions":null}`, out)
+}
+
+func TestDoctorSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	var out, errOut bytes.Buffer
+	status := cli.Run(t.Context(), []string{"doctor", "--data", t.TempDir(), "-o", "json"}, cli.Surroundings{
+		Environ: map[string]string{
+			"COMMAND_URL": "http://127.0.0.1:1", "CONSUMER_URL": "http://127.0.0.1:1", "QUERY_URL": "http://127.0.0.1:1",
+			"KAFKA_BROKERS": "127.0.0.1:1", "DB_URL": "postgres://u:topsecret@127.0.0.1:1/d?sslmode=disable", "KAFKA_BROKER": "older", "BATCH_SIZE": "many",
+		}, Out: &out, Err: &errOut,
+	})
+	require.Equal(t, 1, status)
+	require.NotContains(t, out.String()+errOut.String(), "topsecret")
+	var said struct {
+		OK       bool
+		Findings []struct{ Check, Status, Found, Do string }
+	}
+	require.NoError(t, json.Unmarshal(out.Bytes(), &said))
+	require.False(t, said.OK)
+	failed := map[string]string{}
+	for _, f := range said.Findings {
+		if f.Status != "ok" {
+			require.NotEmpty(t, f.Do, "%+v", f)
+			failed[f.Check] += f.Found
+		}
+	}
+	for check, words := range map[string]string{
+		"configuration": "KAFKA_BROKERS", "command-service": "refused", "consumer-service": "refused", "query-service": "refused", "broker": "127.0.0.1:1", "database": "refused",
+	} {
+		require.Contains(t, failed[check], words)
+	}
+	require.Contains(t, failed["configuration"], "BATCH_SIZE")
+}
+
+func TestCompletionIsAScript(t *testing.T) {
+	t.Parallel()
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		status, out, errOut := run(t, nil, "completion", shell)
+		require.Zero(t, status, errOut)
+		require.Contains(t, out, "tidemark")
+	}
+	status, out, _ := run(t, nil, "__complete", "deadletters", "re")
+	require.Zero(t, status)
+	require.Contains(t, out, "redrive")
+	status, _, _ = run(t, nil, "completion", "csh")
+	require.Equal(t, 2, status)
+}
+
+func TestABarOnATerminal(t *testing.T) {
+	t.Parallel()
+	l := newLetterbox(2100)
+	s := l.services()
+	mux := http.NewServeMux()
+	for pattern, handler := range s {
+		mux.HandleFunc(pattern, handler)
+	}
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	url := server.URL
+	var out, errOut bytes.Buffer
+	status := cli.Run(t.Context(), []string{"deadletters", "discard", "--all"}, cli.Surroundings{
+		Environ: map[string]string{"COMMAND_URL": url, "QUERY_URL": url}, Out: &out, Err: &errOut, Terminal: true,
+	})
+	require.Zero(t, status)
+	require.Contains(t, errOut.String(), "\r", "it draws over itself")
+	require.Contains(t, errOut.String(), "of 2100")
+	require.NotContains(t, out.String(), "\r")
+}
