@@ -50,13 +50,22 @@ type Difference struct {
 
 // compared are the tables that a proof compares, with their keys and the count that each must have: all
 // rows below the progress are of records with that outcome.
-var compared = []struct {
-	name  string
-	keys  []string
-	count string
-}{
-	{"timestamp_records", []string{"id"}, "applied"},
-	{"dead_letters", []string{"topic", "partition", "offset"}, "rejected"},
+var compared = []table{
+	{name: "timestamp_records", keys: []string{"id"}, count: "applied"},
+	{
+		name: "dead_letters", keys: []string{"topic", "partition", "offset"}, count: "rejected",
+		// Why a record was rejected that somebody has decided on may be read otherwise since: it is rejected for that.
+		join:    `LEFT JOIN public.dead_letter_decisions d ON d.topic = t.topic AND d.partition = t.partition AND d."offset" = t."offset"`,
+		columns: map[string]string{"reason_code": "CASE WHEN d.topic IS NULL THEN t.reason_code END", "reason": "CASE WHEN d.topic IS NULL THEN t.reason END"},
+	},
+}
+
+type table struct {
+	name    string
+	keys    []string
+	count   string
+	join    string            // to its rows, t
+	columns map[string]string // what is compared in the place of a column
 }
 
 // mostDifferences are named at most.
@@ -155,7 +164,7 @@ ORDER BY 1, 2`); err != nil {
 		v.rejected[0], v.rejected[1] = append(v.rejected[0], *r.RejectedServing), append(v.rejected[1], *r.RejectedSide)
 	}
 	for _, t := range compared {
-		found, words, differences, err := s.compare(ctx, tx, t.name, t.keys, t.count, v, schemas)
+		found, words, differences, err := s.compare(ctx, tx, t, v, schemas)
 		if err != nil {
 			return p, err
 		}
@@ -187,26 +196,29 @@ func (v vector) byPartition(offsets []int64) []*int64 {
 	return out
 }
 
-// columns are those of a table in public, in an order that does not depend on how it was made.
-func columns(ctx context.Context, q querier, table string) ([]string, error) {
+// row is what is compared of a row: all columns of the table in public, in an order that does not depend on how it was made.
+func (t table) row(ctx context.Context, q querier) (string, error) {
 	var names []string
 	if err := q.SelectContext(ctx, &names, `
-SELECT attname FROM pg_attribute WHERE attrelid = ('public.' || $1)::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attname`, table); err != nil {
-		return nil, fmt.Errorf("read the columns of %s: %w", table, err)
+SELECT attname FROM pg_attribute WHERE attrelid = ('public.' || $1)::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attname`, t.name); err != nil {
+		return "", fmt.Errorf("read the columns of %s: %w", t.name, err)
 	}
 	for i, n := range names {
-		names[i] = quoted(n)
+		var other bool
+		if names[i], other = t.columns[n]; !other {
+			names[i] = "t." + quoted(n)
+		}
 	}
-	return names, nil
+	return "ROW(" + strings.Join(names, ", ") + ")", nil
 }
 
 // compare counts and hashes one table on both sides, each in one pass over it.
-func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, table string, keys []string, count string, v vector, schemas [2]string) (t TableProof, wrong []string, differences []Difference, err error) {
-	names, err := columns(ctx, tx, table)
+func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, of table, v vector, schemas [2]string) (t TableProof, wrong []string, differences []Difference, err error) {
+	row, err := of.row(ctx, tx)
 	if err != nil {
 		return t, nil, nil, err
 	}
-	row := "ROW(t." + strings.Join(names, ", t.") + ")"
+	table := of.name
 	t.Table = table
 	sides := [2]string{"the serving generation", "the generation at the side"}
 	var hashes [2]string
@@ -214,7 +226,7 @@ func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, table string, keys [
 	var escaped []Difference
 	for i, schema := range schemas {
 		own := v.applied[i]
-		if count == "rejected" {
+		if of.count == "rejected" {
 			own = v.rejected[i]
 		}
 		var found []struct {
@@ -230,7 +242,7 @@ SELECT t.partition, count(*) FILTER (WHERE t."offset" < ($1::bigint[])[t.partiti
 	sum(hash_record_extended(`+row+`, 0)) FILTER (WHERE t."offset" < ($1::bigint[])[t.partition + 1])::text AS hash,
 	count(*) FILTER (WHERE t."offset" < ($2::bigint[])[t.partition + 1]) AS own,
 	count(*) AS rows
-FROM `+schema+`.`+table+` t GROUP BY t.partition ORDER BY t.partition`,
+FROM `+schema+`.`+table+` t `+of.join+` GROUP BY t.partition ORDER BY t.partition`,
 			pq.Array(v.byPartition(v.least)), pq.Array(v.byPartition(v.next[i]))); err != nil {
 			return t, nil, nil, fmt.Errorf("hash %s.%s: %w", schema, table, err)
 		}
@@ -256,7 +268,7 @@ FROM `+schema+`.`+table+` t GROUP BY t.partition ORDER BY t.partition`,
 		}
 		hashes[i] = sum.String()
 		if len(wrong) > 0 {
-			more, err := s.ahead(ctx, tx, table, keys, row, v, schema, i)
+			more, err := s.ahead(ctx, tx, of, row, v, schema, i)
 			if err != nil {
 				return t, nil, nil, err
 			}
@@ -266,7 +278,7 @@ FROM `+schema+`.`+table+` t GROUP BY t.partition ORDER BY t.partition`,
 	t.RowsServing, t.RowsSide, t.HashServing, t.HashSide = counts[0], counts[1], hashes[0], hashes[1]
 	t.OK = counts[0] == counts[1] && hashes[0] == hashes[1] && len(wrong) == 0
 	if counts[0] != counts[1] || hashes[0] != hashes[1] {
-		if differences, err = s.differences(ctx, tx, table, keys, row, v, schemas); err != nil {
+		if differences, err = s.differences(ctx, tx, of, row, v, schemas); err != nil {
 			return t, nil, nil, err
 		}
 		words := fmt.Sprintf("%s differs: %d rows serve and %d are at the side", table, counts[0], counts[1])
@@ -287,38 +299,38 @@ func keyOf(alias string, keys []string) string {
 }
 
 // differences names the first keys whose rows differ below the vector.
-func (s *Service) differences(ctx context.Context, tx *sqlx.Tx, table string, keys []string, row string, v vector, schemas [2]string) (found []Difference, err error) {
+func (s *Service) differences(ctx context.Context, tx *sqlx.Tx, of table, row string, v vector, schemas [2]string) (found []Difference, err error) {
 	var using []string
-	for _, k := range keys {
+	for _, k := range of.keys {
 		using = append(using, quoted(k))
 	}
 	side := func(schema string) string {
-		return `(SELECT t.*, ` + row + `::text AS whole, ` + keyOf("t", keys) + ` AS named FROM ` + schema + `.` + table + ` t JOIN v ON v.partition = t.partition AND t."offset" < v.least)`
+		return `(SELECT t.*, ` + row + `::text AS whole, ` + keyOf("t", of.keys) + ` AS named FROM ` + schema + `.` + of.name + ` t ` + of.join + ` JOIN v ON v.partition = t.partition AND t."offset" < v.least)`
 	}
 	err = tx.SelectContext(ctx, &found, `
 WITH v AS (SELECT * FROM unnest($1::integer[], $2::bigint[]) AS v (partition, least))
-SELECT '`+table+`' AS table, coalesce(a.named, b.named) AS key, a.whole AS serving, b.whole AS side
+SELECT '`+of.name+`' AS table, coalesce(a.named, b.named) AS key, a.whole AS serving, b.whole AS side
 FROM `+side(schemas[0])+` a FULL JOIN `+side(schemas[1])+` b USING (`+strings.Join(using, ", ")+`)
 WHERE a.whole IS DISTINCT FROM b.whole ORDER BY `+strings.Join(using, ", ")+` LIMIT $3`, pq.Array(v.partitions), pq.Array(v.least), mostDifferences)
 	if err != nil {
-		return nil, fmt.Errorf("find what differs in %s: %w", table, err)
+		return nil, fmt.Errorf("find what differs in %s: %w", of.name, err)
 	}
 	return found, nil
 }
 
 // ahead names the first keys of a side that bear offsets it has not read.
-func (s *Service) ahead(ctx context.Context, tx *sqlx.Tx, table string, keys []string, row string, v vector, schema string, i int) ([]Difference, error) {
+func (s *Service) ahead(ctx context.Context, tx *sqlx.Tx, of table, row string, v vector, schema string, i int) ([]Difference, error) {
 	var rows []struct{ Key, Whole string }
 	if err := tx.SelectContext(ctx, &rows, `
 WITH v AS (SELECT * FROM unnest($1::integer[], $2::bigint[]) AS v (partition, next))
-SELECT `+keyOf("t", keys)+` AS key, `+row+`::text AS whole
-FROM `+schema+`.`+table+` t LEFT JOIN v ON v.partition = t.partition
+SELECT `+keyOf("t", of.keys)+` AS key, `+row+`::text AS whole
+FROM `+schema+`.`+of.name+` t `+of.join+` LEFT JOIN v ON v.partition = t.partition
 WHERE v.partition IS NULL OR t."offset" >= v.next ORDER BY 1 LIMIT $3`, pq.Array(v.partitions), pq.Array(v.next[i]), mostDifferences); err != nil {
-		return nil, fmt.Errorf("find what is ahead in %s: %w", table, err)
+		return nil, fmt.Errorf("find what is ahead in %s: %w", of.name, err)
 	}
 	var out []Difference
 	for _, r := range rows {
-		d := Difference{Table: table, Key: r.Key}
+		d := Difference{Table: of.name, Key: r.Key}
 		if i == 0 {
 			d.Serving = &r.Whole
 		} else {

@@ -121,6 +121,30 @@ func TestAProofCountsEachSideByItself(t *testing.T) {
 	require.Contains(t, p.Finding, "has 44 rows of partition 1 in timestamp_records and counted 45")
 }
 
+// A record that somebody has decided on is rejected for that, on the side that reads it after the decision; on the other
+// one it bears the reason that it had. Its payload must be the same all the same.
+func TestAProofKnowsDecisions(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	g := b.ready(t, Request{})
+	b.exec(t, `UPDATE `+g.Schema+`.dead_letters SET reason_code = 'decided', reason = 'somebody has decided on it' WHERE partition = 1 AND "offset" = 47`)
+	p, err := b.prove(t.Context(), g)
+	require.NoError(t, err)
+	require.False(t, p.OK, "nobody has decided on it")
+	require.Equal(t, topic+"/1@47", p.Differences[0].Key)
+
+	b.exec(t, `INSERT INTO dead_letter_decisions (topic, partition, "offset", decision, note, decided_by, decided_at, decision_partition, decision_offset)
+		VALUES ($1, 1, 47, 'discard', '', '', now(), 0, 0)`, topic)
+	p, err = b.prove(t.Context(), g)
+	require.NoError(t, err)
+	require.True(t, p.OK, p.Finding)
+
+	b.exec(t, `UPDATE `+g.Schema+`.dead_letters SET payload = 'y' WHERE partition = 1 AND "offset" = 47`)
+	p, err = b.prove(t.Context(), g)
+	require.NoError(t, err)
+	require.False(t, p.OK, "its payload is another")
+}
+
 // A proof compares what both have passed: the side may be behind, and so may the serving one.
 func TestAProofComparesBelowTheVector(t *testing.T) {
 	t.Parallel()

@@ -62,7 +62,7 @@ exit status is 1 when it has found something, or has not been run.
 }
 
 func auditFound() error {
-	return end(failed, "the audit has found something: what is in the tables is not what was counted\nThe log still has it: tidemark rebuild makes the tables anew and proves them")
+	return end(failed, "the audit has found something: what is in the tables is not what was counted\nThe log still has it: start consumer-service under a KAFKA_GROUP_ID that never served, and it reads everything again")
 }
 
 func partitionName(p client.PartitionAudit) string {
