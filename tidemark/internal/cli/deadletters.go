@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +24,8 @@ const (
 	letterBatch = 1_000   // that one request may decide on
 	batchBytes  = 3 << 20 // of payloads in one request: the service takes 8 MiB, and JSON makes them longer
 	longestJSON = 16 << 20
+
+	visibleWithin = 5 * time.Second // a decision is, unless the projection is away
 )
 
 // exported is one line of an export, and of what redrive --file takes.
@@ -198,7 +201,12 @@ func (c *command) lettersDiscard() *cobra.Command {
 					return err
 				}
 			}
-			return c.decide(cmd.Context(), len(args), "discard", func(int) int { return 0 }, func(from, to int) ([]client.Decided, string, error) {
+			if !all {
+				if err := areLetters(cmd.Context(), services, args); err != nil {
+					return err
+				}
+			}
+			return c.decide(cmd.Context(), services, len(args), "discard", func(int) int { return 0 }, func(from, to int) ([]client.Decided, string, error) {
 				return services.Discard(cmd.Context(), args[from:to], note)
 			})
 		},
@@ -207,6 +215,17 @@ func (c *command) lettersDiscard() *cobra.Command {
 	cmd.Flags().BoolVar(&all, "all", false, "every open one that the search finds")
 	cmd.Flags().StringVar(&note, "note", "", "why, for those who look later")
 	return c.withOutput(cmd)
+}
+
+// areLetters refuses a position that was typed and is no dead letter's. The door cannot tell, and would write a decision by
+// which every rebuild from then on rejects a sound record.
+func areLetters(ctx context.Context, services *client.Client, positions []string) error {
+	for _, at := range positions {
+		if _, _, err := services.DeadLetter(ctx, at); err != nil {
+			return requestFailed(fmt.Errorf("%s: %w", at, err))
+		}
+	}
+	return nil
 }
 
 func openPositions(ctx context.Context, services *client.Client, s client.LetterSearch) ([]string, error) {
@@ -247,7 +266,10 @@ and nothing of its batch of up to 1,000 lines is written. The same file can be s
 				return err
 			}
 			defer services.Close()
-			return c.decide(cmd.Context(), len(letters), "redrive", func(i int) int { return len(letters[i].Payload) }, func(from, to int) ([]client.Decided, string, error) {
+			if err := areLetters(cmd.Context(), services, args); err != nil {
+				return err
+			}
+			return c.decide(cmd.Context(), services, len(letters), "redrive", func(i int) int { return len(letters[i].Payload) }, func(from, to int) ([]client.Decided, string, error) {
 				return services.Redrive(cmd.Context(), letters[from:to], note)
 			})
 		},
@@ -294,9 +316,9 @@ func (c *command) readLetters(file string) ([]client.Redrive, error) {
 	return letters, errors.Join(broken...)
 }
 
-// decide sends n decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints what became of them. A batch that is refused
-// does not keep the others.
-func (c *command) decide(ctx context.Context, n int, what string, weight func(i int) int, send func(from, to int) ([]client.Decided, string, error)) error {
+// decide sends n decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints
+// what became of them once readers see it. A batch that is refused does not keep the others.
+func (c *command) decide(ctx context.Context, services *client.Client, n int, what string, weight func(i int) int, send func(from, to int) ([]client.Decided, string, error)) error {
 	shown := c.progress(what, int64(n))
 	decided := []client.Decided{}
 	var last string
@@ -320,6 +342,8 @@ func (c *command) decide(ctx context.Context, n int, what string, weight func(i 
 		shown.at(int64(to), int64(n), what, fmt.Sprintf("%d of %d", to, n))
 	}
 	shown.end()
+	// What is listed next should know of it. Where it does not yet, nothing is wrong with the decisions.
+	_ = services.AwaitDecisions(ctx, decided, visibleWithin)
 	if c.output == "json" {
 		c.print(map[string]any{"results": decided, "position": last})
 	} else {

@@ -196,6 +196,13 @@ func TestDeadLettersAreDiscardedByNameOrBySearch(t *testing.T) {
 	require.Zero(t, status, errOut)
 	require.Equal(t, []int{1, 1000, 200}, l.batches)
 	require.Equal(t, append([]string{at}, l.letters...), l.given)
+	for _, args := range [][]string{{"discard", at, "timestamp.command.v1/3@43"}, {"redrive", "timestamp.command.v1/3@43", "--payload", "{}"}} {
+		status, _, errOut = run(t, l.services(), append([]string{"deadletters"}, args...)...)
+		require.NotZero(t, status)
+		require.Contains(t, errOut, "timestamp.command.v1/3@43: ")
+		require.Contains(t, errOut, "no dead letter is there")
+	}
+	require.Len(t, l.batches, 3, "nothing was sent")
 	for _, args := range [][]string{{"discard"}, {"discard", at, "--all"}, {"redrive"}, {"redrive", at}, {"redrive", "--file", "f", "--payload", "{}"}} {
 		status, _, _ = run(t, l.services(), append([]string{"deadletters"}, args...)...)
 		require.Equal(t, 2, status, args)
@@ -341,7 +348,7 @@ func TestAudit(t *testing.T) {
 	require.Equal(t, 1, status)
 	require.Contains(t, out, "NOT ok: 7 rows are missing")
 	require.Contains(t, out, "ok: 5 rows")
-	require.Contains(t, errOut, "tidemark rebuild")
+	require.Contains(t, errOut, "KAFKA_GROUP_ID that never served")
 	s = services{"GET /api/v1/projection": answer(200, `{"audit":{"ok":true,"last_run":"2026-01-02T03:04:05Z"}}`)}
 	status, out, errOut = run(t, s, "audit", "-o", "json")
 	require.Zero(t, status, errOut)

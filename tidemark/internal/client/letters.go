@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/tidemark/tidemark/shared/position"
 )
@@ -97,6 +98,29 @@ func (c *Client) DeadLetter(ctx context.Context, at string) (DeadLetter, json.Ra
 	}
 	err := json.Unmarshal(raw, &d)
 	return d, raw, err
+}
+
+// AwaitDecisions returns when readers see the decisions, or when wait is over: an error says only that they may not yet.
+func (c *Client) AwaitDecisions(ctx context.Context, decided []Decided, wait time.Duration) error {
+	last := map[int32]Decided{} // of each partition: who sees it sees those before it
+	far := map[int32]int64{}
+	for _, d := range decided {
+		at, err := position.Parse(d.Decision)
+		if err != nil {
+			return err
+		}
+		if seen, ok := far[at.Partition]; !ok || at.Offset > seen {
+			far[at.Partition], last[at.Partition] = at.Offset, d
+		}
+	}
+	end := time.Now().Add(wait)
+	for _, d := range last {
+		var letter json.RawMessage
+		if err := c.patiently(ctx, "/api/v1/deadletters/"+url.PathEscape(d.Position), d.Decision, time.Until(end), &letter); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Redrive issues the letters again, all or none; 1 to 1,000 of them. It also returns the position of the last decision,
