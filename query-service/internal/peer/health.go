@@ -28,29 +28,45 @@ type Part struct {
 	URL   string // of its own documents; empty for the database
 }
 
-// health is what the peers said last. Pages show that and never wait for it.
+// health is what the peers said last.
 type health struct {
-	mu    sync.Mutex
-	parts []Part
-	seen  time.Time     // when a page last wanted it
-	now   chan struct{} // a page wants it, and it is old
+	mu     sync.Mutex
+	parts  []Part
+	looked time.Time     // when they said it
+	next   chan struct{} // closed when they have been asked again
+	seen   time.Time     // when a page last wanted it
+	now    chan struct{} // a page wants it, and it is old
 }
 
-// Parts returns the state of the two peers as it was some seconds ago at most while somebody looks;
-// the first look after a while is answered with what was known before.
+// firstLook is how long a page waits for an answer that is not seconds old: an old "away" is no news.
+const firstLook = 200 * time.Millisecond
+
+// Parts returns the state of the two peers as it was some seconds ago at most. Only the first page after a
+// while waits for it, and not for long.
 func (c *Client) Parts() []Part {
-	c.health.mu.Lock()
-	parts := slices.Clone(c.health.parts)
-	c.health.seen = time.Now()
-	c.health.mu.Unlock()
+	parts, looked, next := c.known()
 	select {
 	case c.health.now <- struct{}{}:
 	default: // it is told already
+	}
+	if time.Since(looked) > 2*healthEvery {
+		select {
+		case <-next:
+			parts, _, _ = c.known()
+		case <-time.After(firstLook):
+		}
 	}
 	if parts == nil {
 		parts = c.peers()
 	}
 	return parts
+}
+
+func (c *Client) known() ([]Part, time.Time, <-chan struct{}) {
+	c.health.mu.Lock()
+	defer c.health.mu.Unlock()
+	c.health.seen = time.Now()
+	return slices.Clone(c.health.parts), c.health.looked, c.health.next
 }
 
 func (c *Client) peers() []Part {
@@ -75,7 +91,9 @@ func (c *Client) WatchHealth(ctx context.Context) {
 			return
 		}
 		c.health.mu.Lock()
-		c.health.parts = parts
+		c.health.parts, c.health.looked = parts, time.Now()
+		close(c.health.next)
+		c.health.next = make(chan struct{})
 		idle := time.Since(c.health.seen) > 2*healthEvery
 		c.health.mu.Unlock()
 		pause := time.After(healthEvery)

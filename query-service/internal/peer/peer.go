@@ -68,7 +68,7 @@ func NewClient(o Options) (*Client, error) {
 		},
 	}
 	c.generations = &recent.Value[[]Generation]{For: sharedFor, Patience: readPatience, Read: c.readGenerations}
-	c.health.now = make(chan struct{}, 1)
+	c.health.now, c.health.next = make(chan struct{}, 1), make(chan struct{})
 	return c, nil
 }
 
