@@ -141,12 +141,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		return unless(told, err)
 	}
 	stack.Go(ctx, "decisions", book.Run)
-	stack.Go(ctx, "receipts", receipts.Run)
 
 	projector := projection.New(projection.Options{
 		DB: db, Log: reader, Decisions: book, Written: receipts.Kick, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
 		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
+	stack.Go(ctx, "receipts", func(ctx context.Context) { receipts.Run(ctx, projector.Serving) })
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
 		Kafka: o.Config.Kafka, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
 		Log: o.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,

@@ -83,6 +83,8 @@ type Options struct {
 type Book struct {
 	options Options
 	kick    chan struct{} // somebody waits
+	begun   chan struct{} // closed when somebody has first asked for them
+	begin   sync.Once
 
 	mu        sync.Mutex
 	positions map[place]map[int64]Decision
@@ -101,7 +103,7 @@ func New(o Options) *Book {
 	if o.Every == 0 {
 		o.Every = 200 * time.Millisecond
 	}
-	return &Book{options: o, kick: make(chan struct{}, 1), positions: map[place]map[int64]Decision{}, next: map[int32]int64{}, moved: make(chan struct{})}
+	return &Book{options: o, kick: make(chan struct{}, 1), begun: make(chan struct{}), positions: map[place]map[int64]Decision{}, next: map[int32]int64{}, moved: make(chan struct{})}
 }
 
 // Of returns what was decided on offsets from up to next of one partition, nil where nothing was.
@@ -135,8 +137,10 @@ func (b *Book) Of(topic string, partition int32, from, next int64) map[int64]eve
 	return out
 }
 
-// CatchUp returns once everything is read and saved that the log of decisions holds now, or with ctx.
+// CatchUp returns once everything is read and saved that the log of decisions holds now, or with ctx. Nothing is read before
+// it is first called: whoever calls it has made sure that this is the log that the tables know.
 func (b *Book) CatchUp(ctx context.Context) error {
+	b.begin.Do(func() { close(b.begun) })
 	ends, err := b.options.Log.StableEnds(ctx, b.options.Topic, b.all())
 	if err != nil {
 		return fmt.Errorf("see how far decisions go: %w", err)
@@ -171,8 +175,13 @@ func (b *Book) all() []int32 {
 	return all
 }
 
-// Run reads until ctx ends. A log or a database that is away is waited for.
+// Run reads from the first call of CatchUp until ctx ends. A log or a database that is away is waited for.
 func (b *Book) Run(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-b.begun:
+	}
 	known, failing := false, false
 	wait := b.options.Every
 	for {

@@ -141,7 +141,7 @@ func redrive(partition int32, offset int64, id uuid.UUID, note string) []byte {
 	return event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: about(partition, offset), Decision: event.Redrive, CommandID: id, Note: note})
 }
 
-// run starts a book; its refusal, if any, is sent.
+// run starts a book that somebody has asked; its refusal, if any, is sent.
 func run(t *testing.T, log Log, store Store) (*Book, chan string) {
 	t.Helper()
 	refused := make(chan string, 1)
@@ -151,9 +151,32 @@ func run(t *testing.T, log Log, store Store) (*Book, chan string) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
+	b.begin.Do(func() { close(b.begun) })
 	go func() { defer close(done); b.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return b, refused
+}
+
+// Before somebody has made sure whose log this is, nothing of it is written to the tables.
+func TestNothingIsSavedBeforeSomebodyAsks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log, store := &heldLog{}, &heldStore{}
+		log.add(1, day, discard(0, 5))
+		b := New(Options{Log: log, Store: store, Topic: event.DeadLetterCommandTopic, Partitions: 3, Logger: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); b.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		next, err := store.Progress(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, next)
+
+		require.NoError(t, b.CatchUp(t.Context()))
+		require.NotEmpty(t, b.Of(event.TimestampCommandTopic, 0, 0, 10))
+	})
 }
 
 func TestWhoCatchesUpKnowsEverythingThatWasThere(t *testing.T) {

@@ -167,10 +167,7 @@ func (p *Projector) Audit(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		p.mu.Lock()
-		serving := p.session != nil
-		p.mu.Unlock()
-		if !serving {
+		if !p.Serving() {
 			continue
 		}
 		found, ran, err := p.store.audit(ctx)

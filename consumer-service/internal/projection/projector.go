@@ -148,9 +148,6 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	own := s.Partitions()
-	if err := p.Decisions.CatchUp(ctx); err != nil { // a rebuild would else bring back what was decided on
-		return err
-	}
 	cluster, err := p.Log.ClusterID(ctx)
 	if err != nil {
 		return err
@@ -159,7 +156,10 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err != nil {
 		return err
 	}
-	if err := p.sameLog(ctx, cluster, own); err != nil { // before anything is written
+	if err := p.sameLog(ctx, cluster, own); err != nil { // before anything is written, decisions too
+		return err
+	}
+	if err := p.Decisions.CatchUp(ctx); err != nil { // a rebuild would else bring back what was decided on
 		return err
 	}
 	entering := entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart}
@@ -269,6 +269,13 @@ func (p *Projector) CleanUp() {
 	defer p.mu.Unlock()
 	p.session, p.claims = nil, nil
 	p.Ready.Unready(PartClaims, BetweenSessions)
+}
+
+// Serving reports whether a session is under way, and with it whether the log was found to be the tables' own.
+func (p *Projector) Serving() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.session != nil
 }
 
 // claimed returns the claim of a partition, nil where there is none.

@@ -103,11 +103,18 @@ func (p *Publisher) Kick() {
 	}
 }
 
-// Run publishes until ctx ends. A log or a database that is away is waited for.
-func (p *Publisher) Run(ctx context.Context) {
+// Run publishes until ctx ends, whenever same says that the log is the one the tables were computed from: the receipts of
+// one log have no place in another. A log or a database that is away is waited for.
+func (p *Publisher) Run(ctx context.Context, same func() bool) {
 	made, failing := false, false
 	wait := time.Duration(0)
 	for {
+		if !same() {
+			if !p.pause(ctx, 0) {
+				return
+			}
+			continue
+		}
 		full, err := false, error(nil)
 		if !made {
 			err = p.options.Ensure(ctx)

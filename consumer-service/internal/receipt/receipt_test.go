@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,13 +109,18 @@ func (s *heldStore) left() int {
 
 func start(t *testing.T, store Store, log Log) *Publisher {
 	t.Helper()
+	return startWhile(t, store, log, func() bool { return true })
+}
+
+func startWhile(t *testing.T, store Store, log Log, same func() bool) *Publisher {
+	t.Helper()
 	p := New(Options{
 		Store: store, Log: log, Topic: "receipts", Ensure: func(context.Context) error { return nil },
 		Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); p.Run(ctx) }()
+	go func() { defer close(done); p.Run(ctx, same) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return p
 }
@@ -145,6 +151,27 @@ func TestAKickBringsReceiptsToTheLogInTheirOrder(t *testing.T) {
 		time.Sleep(p.options.Every)
 		synctest.Wait()
 		require.Len(t, log.got(), n+1)
+	})
+}
+
+// The receipts of one log have no place in another.
+func TestAnotherLogGetsNoReceipts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store, log := &heldStore{}, &heldLog{}
+		var same atomic.Bool
+		p := startWhile(t, store, log, same.Load)
+		store.add(0, 1)
+		p.Kick()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, 1, store.left())
+		require.Empty(t, log.got())
+
+		same.Store(true)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Zero(t, store.left())
 	})
 }
 
