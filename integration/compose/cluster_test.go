@@ -126,20 +126,31 @@ func inSync(t *testing.T, brokers []string) {
 	t.Logf("all replicas are in sync after %s", time.Since(began).Round(time.Millisecond))
 }
 
+// leader is the address of the broker that leads the partition.
+func leader(t *testing.T, brokers []string, partition int32) string {
+	t.Helper()
+	c, err := kafka.NewClient(config.Kafka{Brokers: brokers}, "test")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	b, err := c.Leader(story.Topic, partition)
+	require.NoError(t, err)
+	return b.Addr()
+}
+
 // highWatermarks are the ends of what all in-sync replicas have, of the partitions that the broker leads. While it is alone
 // they stand still.
-func highWatermarks(t *testing.T, broker []string) map[int32]int64 {
+func highWatermarks(t *testing.T, broker string) map[int32]int64 {
 	t.Helper()
 	ends := map[int32]int64{}
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
-		c, err := kafka.NewClient(config.Kafka{Brokers: broker}, "test")
+		c, err := kafka.NewClient(config.Kafka{Brokers: []string{broker}}, "test")
 		require.NoError(t, err)
 		defer func() { _ = c.Close() }()
 		partitions, err := c.Partitions(story.Topic)
 		require.NoError(t, err)
 		for _, p := range partitions {
 			leader, err := c.Leader(story.Topic, p)
-			if err != nil || leader.Addr() != broker[0] {
+			if err != nil || leader.Addr() != broker {
 				continue // it died
 			}
 			end, err := c.GetOffset(story.Topic, p, sarama.OffsetNewest)
@@ -191,15 +202,22 @@ func TestThreeBrokers(t *testing.T) {
 	}
 
 	// One broker has every record and may take none: a ticket would stand on one disk.
-	require.NoError(t, nodes[0].Kill())
-	require.NoError(t, nodes[1].Kill())
+	survivor := leader(t, cluster.Brokers(), 0) // whoever leads nothing is alone with nothing to take
+	var killed []*stack.Kafka
+	for _, k := range nodes {
+		if k.Brokers()[0] != survivor {
+			require.NoError(t, k.Kill())
+			killed = append(killed, k)
+		}
+	}
+	require.Len(t, killed, 2)
 	alone := time.Now()
-	replicated := highWatermarks(t, nodes[2].Brokers())
+	replicated := highWatermarks(t, survivor)
 	time.Sleep(8 * time.Second)
 	together := time.Now() // it may take writes before it is known to listen
-	require.NoError(t, nodes[1].Start(ctx))
+	require.NoError(t, killed[1].Start(ctx))
 	w.goOn(t, 200, "with two brokers again")
-	require.NoError(t, nodes[0].Start(ctx))
+	require.NoError(t, killed[0].Start(ctx))
 	inSync(t, cluster.Brokers())
 	w.goOn(t, 200, "with three again")
 	w.close()
