@@ -23,6 +23,14 @@ func setupTopic(t *testing.T, brokers []string, partitions int) (*Reader, string
 	r := setupReader(t, brokers)
 	spec := TopicSpec{Name: randomTopic("publish"), Partitions: partitions, ReplicationFactor: 1}
 	require.NoError(t, r.EnsureForever(t.Context(), spec))
+	all := make([]int32, spec.Partitions)
+	for p := range all {
+		all[p] = int32(p)
+	}
+	require.Eventually(t, func() bool { // what is sent while a new partition has no leader may be in the log or not
+		_, err := r.Bounds(t.Context(), spec.Name, all)
+		return err == nil
+	}, 30*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool { return r.CheckForever(t.Context(), spec) == nil }, 10*time.Second, 20*time.Millisecond)
 	return r, spec.Name
 }
