@@ -128,9 +128,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	})
 
 	watch := newWatch(o, o.Topic, partLog, entrance, ready)
-	background(ctx, stack, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
+	stack.Go(ctx, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
 	other := newWatch(o, o.Decisions, partDecisions, decisions, ready)
-	background(ctx, stack, "watch of decisions", func(ctx context.Context) { other.run(ctx, fail) })
+	stack.Go(ctx, "watch of decisions", func(ctx context.Context) { other.run(ctx, fail) })
 
 	engine, err := manners.NewEngine(manners.Options{
 		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBodies: httpapi.Bodies,
@@ -157,20 +157,4 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	<-ctx.Done()
 	return nil
-}
-
-// background runs a loop of its own until the stack stops it.
-func background(ctx context.Context, stack *lifecycle.Stack, name string, run func(context.Context)) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends in its turn, not when the service is told to stop
-	done := make(chan struct{})
-	go func() { defer close(done); run(ctx) }()
-	stack.Add(name, func(stopping context.Context) error {
-		cancel()
-		select {
-		case <-done:
-			return nil
-		case <-stopping.Done():
-			return stopping.Err()
-		}
-	})
 }

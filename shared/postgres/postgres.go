@@ -64,6 +64,27 @@ func Close(db *sqlx.DB) error {
 	return err
 }
 
+// Beginner is a pool or a connection.
+type Beginner interface {
+	BeginTxx(ctx context.Context, o *sql.TxOptions) (*sqlx.Tx, error)
+}
+
+// Tx runs do in a transaction, which is rolled back where do fails; its error comes back as it is.
+func Tx(ctx context.Context, db Beginner, do func(*sqlx.Tx) error) error {
+	tx, err := db.BeginTxx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := do(tx); err != nil {
+		_ = tx.Rollback() // err says more
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
 // connector says which setting a connection that fails over its certificate points at.
 type connector struct {
 	driver.Connector

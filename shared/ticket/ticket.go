@@ -3,6 +3,8 @@
 package ticket
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -41,4 +43,21 @@ func Time(id uuid.UUID) (time.Time, bool) {
 		ms = ms<<8 | int64(b)
 	}
 	return time.UnixMilli(ms).UTC(), true
+}
+
+// Derived is a UUIDv8 (RFC 9562, section 5.8) of parts: equal ones give the same. Each is hashed with its
+// length, so that no two lists of them read the same.
+func Derived(parts ...string) uuid.UUID {
+	h := sha256.New()
+	for _, part := range parts {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(part)))
+		h.Write(n[:])
+		h.Write([]byte(part))
+	}
+	var id uuid.UUID
+	copy(id[:], h.Sum(nil))
+	id[6] = id[6]&0x0f | 0x80
+	id[8] = id[8]&0x3f | 0x80
+	return id
 }

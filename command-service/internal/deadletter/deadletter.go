@@ -13,8 +13,6 @@ package deadletter
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -165,20 +163,9 @@ func (j *job) reissue(payload string) {
 	j.value = event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: j.Ticket, EventTimestamp: at})
 }
 
-// made is a UUIDv8 (RFC 9562, section 5.8) of the letter and the instant, so that a retry has the same.
+// made is of the letter and the instant, so that a retry has the same.
 func made(letter position.Position, instant string) uuid.UUID {
-	h := sha256.New()
-	for _, part := range []string{"tidemark redrive 1", letter.String(), instant} {
-		var n [4]byte
-		binary.BigEndian.PutUint32(n[:], uint32(len(part)))
-		h.Write(n[:])
-		h.Write([]byte(part))
-	}
-	var id uuid.UUID
-	copy(id[:], h.Sum(nil))
-	id[6] = id[6]&0x0f | 0x80
-	id[8] = id[8]&0x3f | 0x80
-	return id
+	return ticket.Derived("tidemark redrive 1", letter.String(), instant)
 }
 
 func (d *Desk) decide(ctx context.Context, jobs []*job, given []string, decision event.Decision, w Words) ([]Result, error) {

@@ -1,8 +1,6 @@
 package door
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"time"
@@ -95,18 +93,6 @@ func printable(key string) bool {
 	return key != "" && len(key) <= longestKey
 }
 
-// derive hashes its inputs with their lengths, so that no two lists of them read the same.
 func derive(key string, w Wish) uuid.UUID {
-	h := sha256.New()
-	for _, part := range []string{"tidemark ticket 1", w.Caller, key, w.Route, w.Instant} {
-		var n [4]byte
-		binary.BigEndian.PutUint32(n[:], uint32(len(part)))
-		h.Write(n[:])
-		h.Write([]byte(part))
-	}
-	var id uuid.UUID
-	copy(id[:], h.Sum(nil))
-	id[6] = id[6]&0x0f | 0x80
-	id[8] = id[8]&0x3f | 0x80
-	return id
+	return ticket.Derived("tidemark ticket 1", w.Caller, key, w.Route, w.Instant)
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+
+	"github.com/tidemark/tidemark/shared/postgres"
 )
 
 // finding is what an audit says of one partition.
@@ -65,7 +67,7 @@ const AuditLock = 0x7469_6465_6d61_726b // "tidemark"
 // the outcomes that were counted when they were written. It reports ran false where another process is
 // at it.
 func (s store) audit(ctx context.Context) (found []finding, ran bool, err error) {
-	err = s.tx(ctx, func(tx *sqlx.Tx) error {
+	err = postgres.Tx(ctx, s.db, func(tx *sqlx.Tx) error {
 		// A count may take longer than a write ever should.
 		if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
 			return fmt.Errorf("lift the time limit: %w", err)

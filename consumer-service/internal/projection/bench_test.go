@@ -27,7 +27,7 @@ func BenchmarkWriteFast(b *testing.B) {
 			b.Cleanup(func() { require.NoError(b, db.Close()) })
 			require.NoError(b, migrations.Apply(b.Context(), db))
 			s := newStore(db, topic, nil)
-			require.NoError(b, s.tx(b.Context(), func(tx *sqlx.Tx) error {
+			require.NoError(b, postgres.Tx(b.Context(), s.db, func(tx *sqlx.Tx) error {
 				return s.ensureProgress(b.Context(), tx, entering{partitions: 1}, 1)
 			}))
 			from := int64(0)

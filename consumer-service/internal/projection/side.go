@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/postgres"
 )
 
 // Side is what a generation that does not serve has of its own. Its tables are those of SideSchema. Its
@@ -151,7 +152,7 @@ func (p *Projector) over(g generation) error {
 
 // enterSide begins a session of a generation at the side: its progress rows stand since it was made.
 func (s store) enterSide(ctx context.Context, e entering) (out entered, err error) {
-	err = s.tx(ctx, func(tx *sqlx.Tx) error {
+	err = postgres.Tx(ctx, s.db, func(tx *sqlx.Tx) error {
 		err := tx.GetContext(ctx, &out.generation, s.in(selectGeneration))
 		switch {
 		case errors.Is(err, sql.ErrNoRows):

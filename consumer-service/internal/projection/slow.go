@@ -49,7 +49,7 @@ func (s store) writeSlow(ctx context.Context, epoch int64, b batch, careful bool
 	for _, whole := range []bool{false, true} {
 		job := slow{store: s, epoch: epoch, batch: b, whole: whole, careful: careful, fates: b.fates(), moves: map[int32]int64{}}
 		judged := *w
-		err := s.tx(ctx, func(tx *sqlx.Tx) error {
+		err := postgres.Tx(ctx, s.db, func(tx *sqlx.Tx) error {
 			job.tx = tx
 			return job.write(ctx, &judged)
 		})

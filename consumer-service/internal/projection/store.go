@@ -83,22 +83,6 @@ func (s store) generation(ctx context.Context) (generation, error) {
 	return g, nil
 }
 
-// tx runs do in a transaction.
-func (s store) tx(ctx context.Context, do func(*sqlx.Tx) error) error {
-	tx, err := s.db.BeginTxx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	if err := do(tx); err != nil {
-		_ = tx.Rollback() // err says more
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
-}
-
 // entering is what a member brings to the start of a session.
 type entering struct {
 	group      string
@@ -119,7 +103,7 @@ type entered struct {
 // enter decides, under the generation row's lock, under which epoch a session begins, and starts over
 // where the group's name or Kafka's own reset asks for it. It gives every partition its progress row.
 func (s store) enter(ctx context.Context, e entering) (out entered, err error) {
-	err = s.tx(ctx, func(tx *sqlx.Tx) error {
+	err = postgres.Tx(ctx, s.db, func(tx *sqlx.Tx) error {
 		if err := tx.GetContext(ctx, &out.generation, s.in(selectGeneration+` FOR UPDATE OF g`)); err != nil {
 			return fmt.Errorf("lock the generation: %w", err)
 		}

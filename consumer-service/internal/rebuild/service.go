@@ -165,7 +165,7 @@ func (s *Service) Start(ctx context.Context, r Request) (Generation, error) {
 		r.Swap = false
 	}
 	var number int
-	err = s.tx(ctx, s.DB, func(tx *sqlx.Tx) error {
+	err = postgres.Tx(ctx, s.DB, func(tx *sqlx.Tx) error {
 		others, err := s.locked(ctx, tx)
 		if err != nil {
 			return err
@@ -269,7 +269,7 @@ func (s *Service) Swap(ctx context.Context, number int) (Generation, error) {
 }
 
 func (s *Service) wish(ctx context.Context, number int, swap bool) (Generation, error) {
-	err := s.tx(ctx, s.DB, func(tx *sqlx.Tx) error {
+	err := postgres.Tx(ctx, s.DB, func(tx *sqlx.Tx) error {
 		all, err := s.locked(ctx, tx)
 		if err != nil {
 			return err
@@ -308,7 +308,7 @@ func (s *Service) wish(ctx context.Context, number int, swap bool) (Generation, 
 
 // Drop cancels a rebuild, or drops a generation that does not serve.
 func (s *Service) Drop(ctx context.Context, number int) (Generation, error) {
-	err := s.tx(ctx, s.DB, func(tx *sqlx.Tx) error {
+	err := postgres.Tx(ctx, s.DB, func(tx *sqlx.Tx) error {
 		g, err := s.get(ctx, tx, number, "FOR UPDATE OF g")
 		switch {
 		case err != nil:
@@ -325,21 +325,6 @@ func (s *Service) Drop(ctx context.Context, number int) (Generation, error) {
 	}
 	s.look()
 	return s.Get(ctx, number)
-}
-
-func (s *Service) tx(ctx context.Context, db *sqlx.DB, do func(*sqlx.Tx) error) error {
-	tx, err := db.BeginTxx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	if err := do(tx); err != nil {
-		_ = tx.Rollback() // err says more
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
 }
 
 func (s *Service) partitions() []int32 {

@@ -106,7 +106,7 @@ func (w *swapping) awaitAudit(ctx context.Context) error {
 
 // fence is (a): from its commit on, nothing more is written to the serving tables.
 func (w *swapping) fence(ctx context.Context) error {
-	err := w.tx(ctx, func(tx *sqlx.Tx) error {
+	err := postgres.Tx(ctx, w.conn, func(tx *sqlx.Tx) error {
 		all, err := w.locked(ctx, tx)
 		if err != nil {
 			return err
@@ -143,21 +143,6 @@ WHERE generation = $1 RETURNING epoch`, w.serving.Number); err != nil {
 		return fmt.Errorf("%w: a writer holds its progress (%w)", errNotYet, err)
 	}
 	return err
-}
-
-func (w *swapping) tx(ctx context.Context, do func(*sqlx.Tx) error) error {
-	tx, err := w.conn.BeginTxx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	if err := do(tx); err != nil {
-		_ = tx.Rollback() // err says more
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
 }
 
 // nearly is how many records the side may be behind when the writers are fenced: some moments' work.

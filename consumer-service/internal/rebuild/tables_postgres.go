@@ -183,7 +183,7 @@ SELECT to_regnamespace($1) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class WHER
 // dropTables removes the schema of a generation. Writers that are at it end first, and find it gone.
 func (s *Service) dropTables(ctx context.Context, number int) error {
 	schema := projection.SideSchema(number)
-	return s.tx(ctx, s.Long, func(tx *sqlx.Tx) error {
+	return postgres.Tx(ctx, s.Long, func(tx *sqlx.Tx) error {
 		var there []string
 		if err := tx.SelectContext(ctx, &there, `
 SELECT $1 || '.' || m.name FROM unnest($2::text[]) WITH ORDINALITY AS m (name, n)

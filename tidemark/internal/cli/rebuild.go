@@ -191,20 +191,7 @@ the only one that can.
 ` + exitStatuses,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withServices(func(services *client.Client) error {
-				n, err := c.chosen(cmd.Context(), services, args, "swap", "ready", "standby")
-				if err != nil {
-					return err
-				}
-				before, err := services.Generation(cmd.Context(), n)
-				if err != nil {
-					return requestFailed(err)
-				}
-				if err := services.Swap(cmd.Context(), n); err != nil {
-					return requestFailed(err)
-				}
-				return c.watch(cmd.Context(), services, n, toTheSwap, provedAt(before))
-			})
+			return c.proved(cmd.Context(), args, "swap", (*client.Client).Swap, toTheSwap)
 		},
 	})
 }
@@ -216,21 +203,26 @@ func (c *command) rebuildProve() *cobra.Command {
 		Long:  "Compare a generation that is ready, or the standby, with the serving one; nothing is swapped.\n" + exitStatuses,
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withServices(func(services *client.Client) error {
-				n, err := c.chosen(cmd.Context(), services, args, "prove", "ready", "standby")
-				if err != nil {
-					return err
-				}
-				before, err := services.Generation(cmd.Context(), n)
-				if err != nil {
-					return requestFailed(err)
-				}
-				if err := services.Prove(cmd.Context(), n); err != nil {
-					return requestFailed(err)
-				}
-				return c.watch(cmd.Context(), services, n, toTheProof, provedAt(before))
-			})
+			return c.proved(cmd.Context(), args, "prove", (*client.Client).Prove, toTheProof)
 		},
+	})
+}
+
+// proved asks for something that begins with a proof, and follows it from the proof that was there before.
+func (c *command) proved(ctx context.Context, args []string, what string, ask func(*client.Client, context.Context, int) error, until watched) error {
+	return c.withServices(func(services *client.Client) error {
+		n, err := c.chosen(ctx, services, args, what, "ready", "standby")
+		if err != nil {
+			return err
+		}
+		before, err := services.Generation(ctx, n)
+		if err != nil {
+			return requestFailed(err)
+		}
+		if err := ask(services, ctx, n); err != nil {
+			return requestFailed(err)
+		}
+		return c.watch(ctx, services, n, until, provedAt(before))
 	})
 }
 
