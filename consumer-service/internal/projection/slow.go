@@ -80,7 +80,7 @@ func (j *slow) write(ctx context.Context, w *window) error {
 	}
 	for i := range j.records {
 		if w.add(refused[i]) {
-			return errBroken
+			return j.broken()
 		}
 	}
 	letters := append(slices.Clone(j.letters), j.refused...)
@@ -153,7 +153,7 @@ func (j *slow) place(ctx context.Context, entries []entry) error {
 		j.refused = append(j.refused, letter{record: entries[0].record, code: reasonRefused, reason: refusal(err)})
 		j.fates[entries[0].record] = event.Rejected
 		if len(j.refused) > windowMost*(len(j.records)/windowSize+1) {
-			return errBroken // some thousand of these records has more than a tenth, wherever they lie
+			return j.broken() // some thousand of these records has more than a tenth, wherever they lie
 		}
 		return nil
 	}
@@ -162,6 +162,11 @@ func (j *slow) place(ctx context.Context, entries []entry) error {
 		return err
 	}
 	return j.place(ctx, entries[half:])
+}
+
+// broken is errBroken with what Postgres said of the last record, in words alone: it is nobody's poison.
+func (j *slow) broken() error {
+	return fmt.Errorf("%w (%s)", errBroken, j.refused[len(j.refused)-1].reason)
 }
 
 // refusal words Postgres's error by its code and constraint alone: its message depends on the server's
