@@ -83,8 +83,9 @@ type Projector struct {
 
 // Parts of the service's readiness that the projection speaks for.
 const (
-	PartClaims   = "claims"
-	PartDatabase = "database"
+	PartClaims    = "claims"
+	PartDatabase  = "database"
+	PartWatermark = "watermark"
 )
 
 // BetweenSessions is the reason while a session has ended and the next one has not begun.

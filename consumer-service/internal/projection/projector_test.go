@@ -514,3 +514,18 @@ func TestOneProcessAuditsAtATime(t *testing.T) {
 	require.False(t, ran)
 	require.NoError(t, tx.Rollback())
 }
+
+func TestNothingToProjectAndTheDatabaseAwayIsUnready(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	require.NoError(t, b.join(t))
+	go b.Watch(t.Context())
+	time.Sleep(1500 * time.Millisecond)
+	require.Empty(t, b.ready.Reasons())
+	_, err := b.DB.ExecContext(t.Context(), `ALTER TABLE public.generations RENAME TO gone`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return b.ready.Reasons()[PartWatermark] != "" }, 10*time.Second, 50*time.Millisecond)
+	_, err = b.DB.ExecContext(t.Context(), `ALTER TABLE public.gone RENAME TO generations`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(b.ready.Reasons()) == 0 }, 10*time.Second, 50*time.Millisecond)
+}

@@ -11,7 +11,8 @@ import (
 // Watch notes, each second until ctx ends, how far the log is and whether the projection has caught up
 // with it; lets claims go on in the epoch that a swap gave them, or ends their session where the
 // projection was started over; takes back the mark of a swap that died; and books transaction markers
-// that stand alone before the log's end, which no consumer is ever given.
+// that stand alone before the log's end, which no consumer is ever given. Two looks in a row that fail make
+// the service unready: with nothing to project, nothing else would tell that the database is away.
 func (p *Projector) Watch(ctx context.Context) {
 	tails := map[int32]int64{}
 	every := time.Second
@@ -20,14 +21,27 @@ func (p *Projector) Watch(ctx context.Context) {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	failed := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if err := p.watch(ctx, tails); err != nil && ctx.Err() == nil {
+		err := p.watch(ctx, tails)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
 			p.Logger.Debug("cannot note the watermark", "err", err)
+			if failed++; failed == 2 {
+				p.Ready.Unready(PartWatermark, reason(err))
+			}
+		default:
+			if failed >= 2 {
+				p.Ready.Ready(PartWatermark)
+			}
+			failed = 0
 		}
 	}
 }
