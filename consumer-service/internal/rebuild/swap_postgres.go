@@ -19,6 +19,8 @@ const (
 	reachLimit = time.Second
 	// lockLimit is how long a reader may wait behind the swap that waits for another reader.
 	lockLimit = 500 * time.Millisecond
+	// vacuumLimit is how long a swap waits for a vacuum to give way, before anybody else has to wait for anything.
+	vacuumLimit = 5 * time.Second
 )
 
 var (
@@ -62,6 +64,9 @@ func (s *Service) swap(ctx context.Context, g Generation) (err error) {
 	if err := w.awaitAudit(ctx); err != nil {
 		return err
 	}
+	if err := w.endVacuum(ctx); err != nil {
+		return err
+	}
 	if err := w.near(ctx); err != nil {
 		return err
 	}
@@ -102,6 +107,32 @@ func (w *swapping) awaitAudit(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// endVacuum makes the server's own vacuum of the tables end: it gives way to whoever has waited for deadlock_timeout, a
+// second, which is longer than a swap may wait. This wait is for a lock that no reader and no writer is held up by. One
+// against the wraparound of transaction ids gives way to nobody, nor does a VACUUM by hand.
+func (w *swapping) endVacuum(ctx context.Context) error {
+	_, err := w.conn.ExecContext(ctx, fmt.Sprintf(`
+BEGIN; SET LOCAL lock_timeout = %d; LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE; COMMIT`, vacuumLimit.Milliseconds(), strings.Join(w.moved(), ", ")))
+	if postgres.State(err) == "55P03" {
+		return fmt.Errorf("%w: a vacuum, or a change of the tables, is under way (%w)", errNotYet, err)
+	}
+	if err != nil {
+		return fmt.Errorf("see that no vacuum is under way: %w", err)
+	}
+	return nil
+}
+
+// moved names all tables that change their schema, in the order of their locks.
+func (w *swapping) moved() []string {
+	var both []string
+	for _, schema := range []string{projection.Public, w.side.Schema} {
+		for _, t := range w.tables {
+			both = append(both, schema+"."+t)
+		}
+	}
+	return both
 }
 
 // fence is (a): from its commit on, nothing more is written to the serving tables.
@@ -215,15 +246,11 @@ func (w *swapping) move(ctx context.Context) error {
 
 // script is the rest of (c). It waits for all locks together no longer than lockLimit.
 func (w *swapping) script() string {
-	var both, out, in []string
+	var out, in []string
 	away := projection.SideSchema(w.serving.Number)
 	for _, t := range w.tables {
-		both = append(both, "public."+t)
 		out = append(out, fmt.Sprintf("ALTER TABLE public.%s SET SCHEMA %s;", t, away))
 		in = append(in, fmt.Sprintf("ALTER TABLE %s.%s SET SCHEMA public;", w.side.Schema, t))
-	}
-	for _, t := range w.tables {
-		both = append(both, w.side.Schema+"."+t)
 	}
 	return fmt.Sprintf(`
 SET LOCAL statement_timeout = %[1]d;
@@ -248,7 +275,7 @@ UPDATE public.projection_progress SET epoch = (SELECT epoch FROM public.generati
 UPDATE %[3]s.projection_progress SET epoch = (SELECT epoch FROM public.generations WHERE generation = %[7]d);
 DELETE FROM public.generation_lanes WHERE generation = %[8]d;
 DELETE FROM public.generation_progress WHERE generation IN (%[7]d, %[8]d);
-COMMIT`, lockLimit.Milliseconds(), strings.Join(both, ", "), away, strings.Join(out, "\n"), strings.Join(in, "\n"), w.side.Schema,
+COMMIT`, lockLimit.Milliseconds(), strings.Join(w.moved(), ", "), away, strings.Join(out, "\n"), strings.Join(in, "\n"), w.side.Schema,
 		w.serving.Number, w.side.Number)
 }
 
