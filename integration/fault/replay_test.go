@@ -27,10 +27,12 @@ func TestOneIDInSeveralPartitionsIsTheSameAfterEachReplay(t *testing.T) {
 	for range 400 {
 		ids = append(ids, uuid.New())
 	}
+	drawn := map[uuid.UUID]bool{}
 	for range 10 { // several requests, so that the log's times differ, and are equal, too
 		var messages []story.Message
 		for range 300 {
 			id := ids[r.IntN(len(ids))]
+			drawn[id] = true
 			messages = append(messages, story.Message{Partition: r.Int32N(12), Key: id.String(), Value: command(id, someTime(r))})
 		}
 		_, err := s.Log.Write(append(messages, poison(r, r.Int32N(12)))...)
@@ -39,7 +41,7 @@ func TestOneIDInSeveralPartitionsIsTheSameAfterEachReplay(t *testing.T) {
 	log, upTo, err := s.Log.Read(t.Context(), nil)
 	require.NoError(t, err)
 	expected := story.Expect(log, story.Rules{})
-	require.Equal(t, len(ids), expected.Count)
+	require.Equal(t, len(drawn), expected.Count)
 
 	consumer := s.Service("consumer-service", map[string]string{"BATCH_SIZE": "1"})
 	var first story.Dump
