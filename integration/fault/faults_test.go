@@ -37,7 +37,7 @@ var laneFaults = []struct {
 	draw   func(*rand.Rand, *lane) fault
 }{
 	{3, killOne}, {1, killBoth}, {1, killAgainAndAgain}, {2, freeze}, {1, freezePastSession},
-	{3, cutKafka}, {2, hangKafka}, {1, slowKafka},
+	{3, cutKafka}, {2, hangKafka}, {2, loseAcknowledgements}, {1, slowKafka},
 	{3, cutPostgres}, {2, hangPostgres}, {3, loseReplies}, {1, slowPostgres}, {2, endSessions},
 	{2, leaveAndJoin}, {2, visit},
 }
@@ -182,6 +182,19 @@ func loseReplies(r *rand.Rand, l *lane) fault {
 		pause(ctx, d)
 		m.db.Reset()
 		m.db.Pass()
+		return nil
+	}}
+}
+
+// loseAcknowledgements lets what is published be written and nobody hear of it, for longer than it is repeated.
+func loseAcknowledgements(r *rand.Rand, l *lane) fault {
+	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, time.Second, 4*time.Second)
+	return fault{fmt.Sprintf("lose Kafka's replies to %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
+		pause(ctx, at)
+		m.kafka.HangReplies()
+		pause(ctx, d)
+		m.kafka.Reset()
+		m.kafka.Pass()
 		return nil
 	}}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"flag"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -14,8 +14,6 @@ import (
 
 	"github.com/tidemark/tidemark/integration/story"
 )
-
-var receiptFaultsFlag = flag.Int("receipt-faults", 15, "how many random faults the receipts go through")
 
 // publishLock is what consumer-service's publisher of receipts holds in the database while it publishes.
 const publishLock = 0x7469_6465_7265_6370
@@ -36,70 +34,48 @@ type receipt struct {
 	DecidedAt time.Time `json:"decided_at"`
 }
 
-// Whatever happens to the consumers, their log and their database while receipts are on their way, the receipts in the
-// log cover every offset of every partition, and what came twice is the same bytes.
-func TestReceiptsCoverEveryOffset(t *testing.T) {
-	s := onKafka(t)
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64N(1_000_000)
-	}
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 7))
-	door := s.Service("command-service", map[string]string{"KAFKA_BROKERS": s.Kafka.Proxy("command").Address()})
-	s.Ready(door)
-	l := newLane(t, s, 2) // many small batches
-	log, err := story.OpenLog(s.Broker.Brokers())
-	require.NoError(t, err)
-	w := startWriters(t.Context(), seed, door, s.Client, log)
-	t.Cleanup(func() {
-		w.close()
-		_ = log.Close() // the broker may be down when the test failed
-	})
-	for range *receiptFaultsFlag {
-		f := drawLaneFault(r, l)
-		if r.IntN(3) == 0 {
-			f = loseAcknowledgements(r, l)
-		}
-		t.Log(f.what)
-		ctx, cancel := context.WithTimeout(t.Context(), story.Patience)
-		require.NoError(t, f.do(ctx), f.what)
-		cancel()
-	}
-	repeatSome(t, l, log, r)
-
-	w.close()
-	ends, err := log.Ends()
-	require.NoError(t, err)
+// receipted requires that the receipts in the log cover every offset of every partition of each projection, and that
+// what came twice is the same bytes. Nobody writes any more.
+func (w *world) receipted(t *testing.T, r *rand.Rand) error {
+	repeatSome(t, w.lanes[0], w.writers.log, r)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*story.Patience)
 	defer cancel()
-	require.NoError(t, l.settle(ctx, ends, w.tickets()))
-	require.NoError(t, story.Eventually(ctx, "wait for the outbox", func(ctx context.Context) error {
-		var left int
-		if err := l.db.QueryRowContext(ctx, "SELECT count(*) FROM public.receipt_outbox").Scan(&left); err != nil || left == 0 {
-			return err
+	if err := w.settle(ctx); err != nil {
+		return err
+	}
+	for _, l := range w.lanes {
+		if err := story.Eventually(ctx, "wait for the outbox", func(ctx context.Context) error {
+			var left int
+			if err := l.db.QueryRowContext(ctx, "SELECT count(*) FROM public.receipt_outbox").Scan(&left); err != nil || left == 0 {
+				return err
+			}
+			return fmt.Errorf("%d receipts are left", left)
+		}); err != nil {
+			return fmt.Errorf("lane %s: %w", l.name, err)
 		}
-		return fmt.Errorf("%d receipts are left", left)
-	}))
-	at, err := l.progress(ctx)
-	require.NoError(t, err)
-	read, repeats := readReceipts(t, log, l.group)
-	t.Logf("%d receipts, %d repeats", len(read), repeats)
-	require.Positive(t, repeats, "an acknowledgement was lost, so a receipt came twice")
-	requireCovered(t, l.db, read, at)
-}
-
-// loseAcknowledgements lets what is published be written and nobody hear of it, for longer than it is repeated.
-func loseAcknowledgements(r *rand.Rand, l *lane) fault {
-	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, time.Second, 4*time.Second)
-	return fault{fmt.Sprintf("lose Kafka's replies to %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
-		pause(ctx, at)
-		m.kafka.HangReplies()
-		pause(ctx, d)
-		m.kafka.Reset()
-		m.kafka.Pass()
-		return nil
-	}}
+	}
+	receipts, err := readReceipts(ctx, w.writers.log)
+	if err != nil {
+		return err
+	}
+	for _, l := range w.lanes {
+		of := receipts[l.group]
+		if of == nil {
+			return fmt.Errorf("lane %s: there are no receipts of group %s", l.name, l.group)
+		}
+		t.Logf("lane %s: %d receipts, %d repeats", l.name, len(of.read), of.repeats)
+		at, err := l.progress(ctx)
+		if err == nil {
+			err = covered(ctx, l.db, of.read, at)
+		}
+		if err != nil {
+			return fmt.Errorf("lane %s: %w", l.name, err)
+		}
+	}
+	if receipts[w.lanes[0].group].repeats == 0 {
+		return errors.New("an acknowledgement was lost, and no receipt came twice")
+	}
+	return nil
 }
 
 // repeatSome makes sure that some receipts come twice: nobody may publish until there are some, and then nobody hears
@@ -135,42 +111,60 @@ func repeatSome(t *testing.T, l *lane, log *story.Log, r *rand.Rand) {
 	}
 }
 
-// readReceipts returns a group's receipts, each once, and how many came again, the same.
-func readReceipts(t *testing.T, log *story.Log, group string) (read []receipt, repeats int) {
-	t.Helper()
-	records, _, err := log.On(story.ReceiptTopic).Read(t.Context(), nil)
-	require.NoError(t, err)
-	type place struct {
-		epoch     int64
-		partition int32
-		from      int64
-	}
-	seen := map[place]string{}
-	for _, record := range records {
-		var one receipt
-		require.NoError(t, json.Unmarshal(record.Value, &one), string(record.Value))
-		if one.Group != group {
-			continue
-		}
-		require.Equal(t, fmt.Sprintf("%s/%d", one.Topic, one.Partition), string(record.Key))
-		at := place{one.Epoch, one.Partition, one.From}
-		if had, ok := seen[at]; ok {
-			require.Equal(t, had, string(record.Value), "what comes again is the same")
-			repeats++
-			continue
-		}
-		seen[at] = string(record.Value)
-		read = append(read, one)
-	}
-	return read, repeats
+// groupReceipts are the receipts of one group, each once, and how many came again, the same.
+type groupReceipts struct {
+	read    []receipt
+	repeats int
+	seen    map[receiptPlace]string
 }
 
-// requireCovered requires that the receipts of the serving epoch cover each partition up to the progress, once, and that
-// their outcomes add up to it.
-func requireCovered(t *testing.T, db *sql.DB, read []receipt, upTo story.Vector) {
-	t.Helper()
+type receiptPlace struct {
+	epoch     int64
+	partition int32
+	from      int64
+}
+
+func readReceipts(ctx context.Context, log *story.Log) (map[string]*groupReceipts, error) {
+	records, _, err := log.On(story.ReceiptTopic).Read(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	groups := map[string]*groupReceipts{}
+	for _, record := range records {
+		var one receipt
+		if err := json.Unmarshal(record.Value, &one); err != nil {
+			return nil, fmt.Errorf("%s: %w", record.Value, err)
+		}
+		if key := fmt.Sprintf("%s/%d", one.Topic, one.Partition); one.Topic != story.Topic || string(record.Key) != key {
+			return nil, fmt.Errorf("a receipt has the key %s: %s", record.Key, record.Value)
+		}
+		g := groups[one.Group]
+		if g == nil {
+			g = &groupReceipts{seen: map[receiptPlace]string{}}
+			groups[one.Group] = g
+		}
+		at := receiptPlace{one.Epoch, one.Partition, one.From}
+		had, ok := g.seen[at]
+		switch {
+		case !ok:
+			g.seen[at] = string(record.Value)
+			g.read = append(g.read, one)
+		case had != string(record.Value):
+			return nil, fmt.Errorf("what came again is not the same: %s and %s", had, record.Value)
+		default:
+			g.repeats++
+		}
+	}
+	return groups, nil
+}
+
+// covered is an error unless the receipts of the serving epoch cover each partition up to the progress, once, and their
+// outcomes add up to it.
+func covered(ctx context.Context, db *sql.DB, read []receipt, upTo story.Vector) error {
 	var epoch int64
-	require.NoError(t, db.QueryRowContext(t.Context(), "SELECT epoch FROM public.generations WHERE state = 'serving'").Scan(&epoch))
+	if err := db.QueryRowContext(ctx, "SELECT epoch FROM public.generations WHERE state = 'serving'").Scan(&epoch); err != nil {
+		return err
+	}
 	next := map[int32]map[int64]receipt{} // by partition and beginning
 	for _, one := range read {
 		if one.Epoch == epoch {
@@ -180,32 +174,43 @@ func requireCovered(t *testing.T, db *sql.DB, read []receipt, upTo story.Vector)
 			next[one.Partition][one.From] = one
 		}
 	}
-	rows, err := db.QueryContext(t.Context(), "SELECT partition, applied + duplicate, rejected, skipped FROM public.projection_progress")
-	require.NoError(t, err)
+	rows, err := db.QueryContext(ctx, "SELECT partition, applied + duplicate, rejected, skipped FROM public.projection_progress")
+	if err != nil {
+		return err
+	}
 	defer func() { _ = rows.Close() }() // Err tells
 	for rows.Next() {
 		var p int32
 		var kept, rejected, skipped int64
-		require.NoError(t, rows.Scan(&p, &kept, &rejected, &skipped))
+		if err := rows.Scan(&p, &kept, &rejected, &skipped); err != nil {
+			return err
+		}
 		sums := map[string]int64{}
 		at, count := int64(0), 0
 		for ; at < upTo[p]; count++ {
 			one, ok := next[p][at]
-			require.True(t, ok, "no receipt of partition %d begins at %d", p, at)
-			require.Equal(t, story.Topic, one.Topic)
+			if !ok {
+				return fmt.Errorf("no receipt of partition %d begins at %d", p, at)
+			}
 			var sum int64
 			for _, run := range one.Outcomes {
-				require.Positive(t, run.Count)
+				if run.Count <= 0 {
+					return fmt.Errorf("a run of %d in %+v", run.Count, one)
+				}
 				sums[run.Outcome] += run.Count
 				sum += run.Count
 			}
-			require.Equal(t, one.Next-one.From, sum)
+			if one.Next-one.From != sum {
+				return fmt.Errorf("%d outcomes in %+v", sum, one)
+			}
 			at = one.Next
 		}
-		require.Equal(t, upTo[p], at, "partition %d", p)
-		require.Len(t, next[p], count, "every receipt of partition %d has its place", p)
-		require.Equal(t, map[string]int64{"kept": kept, "rejected": rejected, "skipped": skipped},
-			map[string]int64{"kept": sums["applied"] + sums["duplicate"], "rejected": sums["rejected"], "skipped": sums["skipped"]}, "partition %d", p)
+		if at != upTo[p] || len(next[p]) != count {
+			return fmt.Errorf("partition %d: %d receipts cover it up to %d, there are %d and the progress is %d", p, count, at, len(next[p]), upTo[p])
+		}
+		if sums["applied"]+sums["duplicate"] != kept || sums["rejected"] != rejected || sums["skipped"] != skipped {
+			return fmt.Errorf("partition %d: the receipts say %v, the progress %d kept, %d rejected, %d skipped", p, sums, kept, rejected, skipped)
+		}
 	}
-	require.NoError(t, rows.Err())
+	return rows.Err()
 }

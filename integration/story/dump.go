@@ -27,8 +27,9 @@ type Dump struct {
 const instantSQL = `to_char(%s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
 
 var (
-	rowsSQL = `SELECT concat_ws(E'\t', id, ` + fmt.Sprintf(instantSQL, "event_timestamp") + `, ` + fmt.Sprintf(instantSQL, "created_at") + `, partition, "offset")
-		FROM public.timestamp_records ORDER BY id`
+	// In one piece: a story dumps thousands of rows again and again.
+	rowsSQL = `SELECT string_agg(concat_ws(E'\t', id, ` + fmt.Sprintf(instantSQL, "event_timestamp") + `, ` + fmt.Sprintf(instantSQL, "created_at") + `, partition, "offset"), E'\n' ORDER BY id)
+		FROM public.timestamp_records HAVING count(*) > 0`
 	outcomesSQL = `SELECT concat_ws(E'\t', partition, first_offset, next_offset, applied, duplicate, rejected, skipped)
 		FROM public.projection_progress WHERE topic = '` + Topic + `' AND next_offset > first_offset ORDER BY partition`
 	deadLettersSQL = `SELECT concat_ws(E'\t', topic, partition, "offset", coalesce(encode(payload, 'hex'), 'NULL'), headers, reason_code, reason, ` + fmt.Sprintf(instantSQL, "first_seen_at") + `)

@@ -37,8 +37,7 @@ type Rules struct {
 
 type candidate struct {
 	Record
-	id uuid.UUID
-	at time.Time
+	line string // of Dump.Rows
 }
 
 // Expect computes what a projection of these records holds: of two records with one id the lowest by (log time,
@@ -71,7 +70,7 @@ func (o *Oracle) Add(records ...Record) {
 			o.dead = append(o.dead, r)
 			continue
 		}
-		c := candidate{Record: r, id: id, at: at}
+		c := candidate{r, fmt.Sprintf("%s\t%s\t%s\t%d\t%d\n", id, canonical(at), canonical(r.Time), r.Partition, r.Offset)}
 		held, ok := o.rows[id]
 		switch {
 		case !ok:
@@ -110,8 +109,7 @@ func (o *Oracle) Expected() Expected {
 	ids := slices.SortedFunc(maps.Keys(o.rows), func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
 	var text strings.Builder
 	for _, id := range ids {
-		c := o.rows[id]
-		fmt.Fprintf(&text, "%s\t%s\t%s\t%d\t%d\n", id, canonical(c.at), canonical(c.Time), c.Partition, c.Offset)
+		text.WriteString(o.rows[id].line)
 	}
 	e.Rows = text.String()
 	return e
