@@ -59,10 +59,9 @@ var ownVictims = []struct {
 	}}},
 }
 
-// commonVictims die under all projections at once. Of ten waves six have none.
-var commonVictims = []*victim{
-	nil, nil, nil, nil, nil, nil,
-	{"Postgres", killPostgres}, {"Postgres", killPostgres},
+// commonVictims die under all projections at once.
+var commonVictims = []victim{
+	{"Postgres", killPostgres},
 	{"the broker", func(ctx context.Context, r *rand.Rand, w *world, _ *lane) error {
 		if err := w.Kafka.Kill(); err != nil {
 			return err
@@ -86,10 +85,10 @@ func killPostgres(ctx context.Context, _ *rand.Rand, w *world, _ *lane) error {
 // deathLanes are large batches, small ones, and members with an instance id.
 var deathLanes = []int{0, 1, 3}
 
-// TestARebuildSurvivesEveryDeath rebuilds some projections of one log side by side, wave by wave, and kills a process
-// at each step of a rebuild, while others write: at any moment the tables are what the log says up to the progress
-// they name, so the old generation serves or the new one and never a mixture; and the next start goes on with the
-// rebuild, or cleans up.
+// TestARebuildSurvivesEveryDeath rebuilds some projections of one log side by side and kills a process at each step of
+// a rebuild, while others write: at any moment the tables are what the log says up to the progress they name, so the old
+// generation serves or the new one and never a mixture; and the next start goes on with the rebuild, or cleans up. At the
+// end Postgres, the broker and the door die under all of them at once.
 func TestARebuildSurvivesEveryDeath(t *testing.T) {
 	s := onKafka(t)
 	seed := *seedFlag
@@ -98,89 +97,129 @@ func TestARebuildSurvivesEveryDeath(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	w := newWorld(t, s, seed, deathLanes...)
-	r := rand.New(rand.NewPCG(seed, 0))
-	_, err := w.writers.log.Write(anything(r, 4_000)...)
+	_, err := w.writers.log.Write(anything(rand.New(rand.NewPCG(seed, 0)), 4_000)...)
 	require.NoError(t, err)
 	require.NoError(t, w.settle(t.Context()))
 
-	began, rounds := time.Now(), 0
-	var steps, who []int
-	for wave := 0; rounds < *deathsFlag; wave++ {
-		for len(steps) < len(w.lanes) {
-			steps = append(steps, r.Perm(len(deathSteps))...)
-		}
-		if len(who) == 0 {
-			who = r.Perm(len(commonVictims))
-		}
-		if err := w.deathWave(t, seed, wave, steps[:len(w.lanes)], commonVictims[who[0]]); err != nil {
-			t.Fatalf("seed %d, wave %d: %v\nrun it again: go test ./fault -run EveryDeath -seed %d -deaths %d", seed, wave, err, seed, rounds+len(w.lanes))
-		}
-		steps, who = steps[len(w.lanes):], who[1:]
-		rounds += len(w.lanes)
-	}
-	t.Logf("%d rounds in %s", rounds, time.Since(began).Round(time.Second))
-}
-
-// deathWave brings each projection's rebuild to a step. Then each loses a process of its own; or, where the victim is
-// common to all, it dies when one of them has come to its step, wherever the others are.
-func (w *world) deathWave(t *testing.T, seed uint64, wave int, steps []int, common *victim) error {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*story.Patience)
-	defer cancel()
 	began := time.Now()
-	r := rand.New(rand.NewPCG(seed, uint64(wave)+1))
-	first := r.IntN(len(w.lanes))
-	over, struck := context.WithCancel(ctx)
-	defer struck()
-	var dying atomic.Bool
-	rounds := make([]*rebuilt, len(w.lanes))
-	texts, errs := make([]string, len(w.lanes)), make([]error, len(w.lanes))
+	own := (*deathsFlag+len(w.lanes)-1)/len(w.lanes) - len(commonVictims)
+	steps := make([][]int, len(w.lanes))
 	var all sync.WaitGroup
 	for i, l := range w.lanes {
-		b := &rebuilt{world: w, lane: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}
-		rounds[i] = b
-		step, cancelled, soon := deathSteps[steps[i]], b.r.IntN(3) == 0, between(b.r, 0, 30*time.Millisecond)
-		who := drawVictim(b.r)
-		if common != nil {
-			who = *common
-		}
-		die := func() error {
-			if common != nil && i != first {
-				err := step.at(b, over)
-				<-over.Done()
-				if dying.Load() {
-					return nil // what the step stood on was gone
-				}
-				return err
-			}
-			err := step.at(b, ctx)
-			pause(ctx, soon)
-			dying.Store(true)
-			defer struck()
-			return errors.Join(err, who.kill(ctx, b.r, w, l))
+		r := rand.New(rand.NewPCG(seed, uint64(i)+1))
+		for len(steps[i]) < own+len(commonVictims) {
+			steps[i] = append(steps[i], r.Perm(len(deathSteps))...)
 		}
 		all.Go(func() {
-			errs[i] = b.round(ctx, die, cancelled)
-			texts[i] = fmt.Sprintf("%s: %s killed %s in generation %d, cancelled: %t", l.name, who.name, step.name, b.number, cancelled)
-			if errs[i] != nil {
-				errs[i] = fmt.Errorf("%s: %w", texts[i], errs[i])
+			for n := range own {
+				d := &death{rebuilt: &rebuilt{world: w, lane: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}, step: steps[i][n]}
+				d.victim = drawVictim(d.r)
+				if !d.round(t, d.first) {
+					return
+				}
 			}
 		})
 	}
 	all.Wait()
-	err := errors.Join(errs...)
-	if err == nil {
-		err = w.settle(ctx)
+	for n, v := range commonVictims {
+		if t.Failed() {
+			break
+		}
+		r := rand.New(rand.NewPCG(seed, uint64(100+n)))
+		first := r.IntN(len(w.lanes))
+		over, struck := context.WithCancel(t.Context())
+		var dying atomic.Bool
+		for i, l := range w.lanes {
+			d := &death{rebuilt: &rebuilt{world: w, lane: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}, step: steps[i][own+n], victim: v}
+			all.Go(func() {
+				d.round(t, func(ctx context.Context) error {
+					if i == first {
+						defer struck()
+						dying.Store(true)
+						return d.first(ctx)
+					}
+					err := deathSteps[d.step].at(d.rebuilt, over)
+					<-over.Done()
+					if dying.Load() {
+						return nil // what the step stood on was gone
+					}
+					return err
+				})
+			})
+		}
+		all.Wait()
+		struck()
 	}
-	for _, b := range rounds {
-		if err == nil {
-			err = b.left(ctx)
+	if t.Failed() {
+		t.Fatalf("run it again: go test ./fault -run EveryDeath -seed %d", seed)
+	}
+	t.Logf("%d rounds in %s", len(w.lanes)*(own+len(commonVictims)), time.Since(began).Round(time.Second))
+}
+
+// death is a rebuild that somebody dies in at a step.
+type death struct {
+	*rebuilt
+	step   int
+	victim victim
+}
+
+// first comes to the step and kills.
+func (d *death) first(ctx context.Context) error {
+	err := deathSteps[d.step].at(d.rebuilt, ctx)
+	pause(ctx, between(d.r, 0, 30*time.Millisecond))
+	return errors.Join(err, d.victim.kill(ctx, d.r, d.world, d.lane))
+}
+
+// round lets somebody die and sees the rebuild to its end, or cancels it, while somebody else compares all the time; then
+// everything is as it should be, and nothing is left behind.
+func (d *death) round(t *testing.T, die func(context.Context) error) bool {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*story.Patience)
+	defer cancel()
+	cancelled := d.r.IntN(3) == 0
+	comparing, stop := context.WithCancel(ctx)
+	var busy sync.WaitGroup
+	var mixed error
+	busy.Go(func() {
+		for comparing.Err() == nil {
+			began := time.Now()
+			if err := d.lane.compare(comparing); err != nil && comparing.Err() == nil {
+				mixed = fmt.Errorf("a mixture: %w", err)
+				return
+			}
+			pause(comparing, 5*time.Since(began)) // the rest of the machine is for those who are compared
+		}
+	})
+	defer d.letGo()
+	began := time.Now()
+	err := d.clean(ctx)
+	if err == nil {
+		err = die(ctx)
+	}
+	d.letGo()
+	dead := time.Since(began)
+	if err == nil {
+		if cancelled {
+			err = d.cancel(ctx)
+		} else {
+			err = d.finish(ctx)
 		}
 	}
-	t.Logf("wave %d: %.1f s", wave, time.Since(began).Seconds())
-	for _, text := range texts {
-		t.Log("    " + text)
+	stop()
+	busy.Wait()
+	if err = errors.Join(err, mixed); err == nil {
+		err = d.settled(ctx, d.lane)
 	}
-	return err
+	if err == nil {
+		err = d.left(ctx)
+	}
+	text := fmt.Sprintf("%s: %s killed %s in generation %d, cancelled: %t; dead after %.1f s, all %.1f s",
+		d.lane.name, d.victim.name, deathSteps[d.step].name, d.number, cancelled, dead.Seconds(), time.Since(began).Seconds())
+	if err != nil {
+		t.Errorf("%s: %v", text, err)
+		return false
+	}
+	t.Log(text)
+	return true
 }
 
 func drawVictim(r *rand.Rand) victim {
@@ -195,37 +234,4 @@ func drawVictim(r *rand.Rand) victim {
 		}
 	}
 	panic("unreachable")
-}
-
-// round lets somebody die in a rebuild and sees it to its end, while somebody else compares all the time.
-func (b *rebuilt) round(ctx context.Context, die func() error, cancelled bool) error {
-	comparing, stop := context.WithCancel(ctx)
-	var busy sync.WaitGroup
-	var mixed error
-	busy.Go(func() {
-		for comparing.Err() == nil {
-			began := time.Now()
-			if err := b.lane.compare(comparing); err != nil && comparing.Err() == nil {
-				mixed = fmt.Errorf("a mixture: %w", err)
-				return
-			}
-			pause(comparing, 5*time.Since(began)) // the rest of the machine is for those who are compared
-		}
-	})
-	defer b.letGo()
-	err := b.clean(ctx)
-	if err == nil {
-		err = die()
-	}
-	b.letGo()
-	if err == nil {
-		if cancelled {
-			err = b.cancel(ctx)
-		} else {
-			err = b.finish(ctx)
-		}
-	}
-	stop()
-	busy.Wait()
-	return errors.Join(err, mixed)
 }

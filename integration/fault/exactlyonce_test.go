@@ -190,7 +190,9 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 }
 
 // settle takes the log's ends and the tickets of this moment and waits for every projection to hold them.
-func (w *world) settle(ctx context.Context) error {
+func (w *world) settle(ctx context.Context) error { return w.settled(ctx, w.lanes...) }
+
+func (w *world) settled(ctx context.Context, lanes ...*lane) error {
 	if !w.door.Running() {
 		return errors.New("command-service has ended by itself")
 	}
@@ -204,8 +206,8 @@ func (w *world) settle(ctx context.Context) error {
 	}
 	began := time.Now()
 	var waiting sync.WaitGroup
-	errs := make([]error, len(w.lanes))
-	for i, l := range w.lanes {
+	errs := make([]error, len(lanes))
+	for i, l := range lanes {
 		waiting.Go(func() {
 			errs[i] = l.settle(ctx, ends, given)
 			l.took = time.Since(began)
