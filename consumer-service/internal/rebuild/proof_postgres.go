@@ -71,11 +71,11 @@ type table struct {
 // mostDifferences are named at most.
 const mostDifferences = 10
 
-// looks is how often a difference is looked at before it is believed. Rows of one id in two partitions
-// differ for as long as only one side has read both; no such row is the same key in two looks for long.
+// looks is how often a difference is looked at before it is believed.
 const looks = 4
 
-// errNotLevel says that a side was never level with the log in its epoch, so there is nothing to compare.
+// errNotLevel says that it is not the time to compare: a side was never level with the log in its epoch, or one of them
+// has read what the other has not, and it matters.
 var errNotLevel = errors.New("not level with the log yet")
 
 // prove compares g with the serving generation, and what each says of itself with its tables.
@@ -212,9 +212,43 @@ SELECT attname FROM pg_attribute WHERE attrelid = ('public.' || $1)::regclass AN
 	return "ROW(" + strings.Join(names, ", ") + ")", nil
 }
 
+// hash is the hash of a row. Where no column can be null, each column's hash is the seed of the next one's: that is the
+// same to tell two rows apart by and takes half the time that Postgres needs to make a record and hash it.
+func (t table) hash(ctx context.Context, q querier, row string) (string, error) {
+	var columns []struct {
+		Name   string
+		Hash   *string // by the column's own type
+		Filled bool
+	}
+	if err := q.SelectContext(ctx, &columns, `
+SELECT a.attname AS name, a.attnotnull AS filled, h.hash
+FROM pg_attribute a LEFT JOIN (
+	SELECT f.proargtypes[0] AS type, min(f.oid::regproc::text) AS hash
+	FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod AND m.amname = 'hash'
+		JOIN pg_amproc p ON p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocrighttype = o.opcintype AND p.amprocnum = 2
+		JOIN pg_proc f ON f.oid = p.amproc AND f.proargtypes[0] = o.opcintype
+	WHERE o.opcdefault GROUP BY 1
+) h ON h.type = a.atttypid
+WHERE a.attrelid = ('public.' || $1)::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname`, t.name); err != nil {
+		return "", fmt.Errorf("read how the columns of %s are hashed: %w", t.name, err)
+	}
+	hash := "0"
+	for _, c := range columns {
+		if c.Hash == nil || !c.Filled || t.columns[c.Name] != "" {
+			return "hash_record_extended(" + row + ", 0)", nil
+		}
+		hash = fmt.Sprintf("%s(t.%s, %s)", *c.Hash, quoted(c.Name), hash)
+	}
+	return hash, nil
+}
+
 // compare counts and hashes one table on both sides, each in one pass over it.
 func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, of table, v vector, schemas [2]string) (t TableProof, wrong []string, differences []Difference, err error) {
 	row, err := of.row(ctx, tx)
+	if err != nil {
+		return t, nil, nil, err
+	}
+	hash, err := of.hash(ctx, tx, row)
 	if err != nil {
 		return t, nil, nil, err
 	}
@@ -239,7 +273,7 @@ func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, of table, v vector, 
 		// Arrays by partition and no join: half the time a row, and the server may take several workers.
 		if err := tx.SelectContext(ctx, &found, `
 SELECT t.partition, count(*) FILTER (WHERE t."offset" < ($1::bigint[])[t.partition + 1]) AS below,
-	sum(hash_record_extended(`+row+`, 0)) FILTER (WHERE t."offset" < ($1::bigint[])[t.partition + 1])::text AS hash,
+	sum(`+hash+`) FILTER (WHERE t."offset" < ($1::bigint[])[t.partition + 1])::text AS hash,
 	count(*) FILTER (WHERE t."offset" < ($2::bigint[])[t.partition + 1]) AS own,
 	count(*) AS rows
 FROM `+schema+`.`+table+` t `+of.join+` GROUP BY t.partition ORDER BY t.partition`,
@@ -278,8 +312,12 @@ FROM `+schema+`.`+table+` t `+of.join+` GROUP BY t.partition ORDER BY t.partitio
 	t.RowsServing, t.RowsSide, t.HashServing, t.HashSide = counts[0], counts[1], hashes[0], hashes[1]
 	t.OK = counts[0] == counts[1] && hashes[0] == hashes[1] && len(wrong) == 0
 	if counts[0] != counts[1] || hashes[0] != hashes[1] {
-		if differences, err = s.differences(ctx, tx, of, row, v, schemas); err != nil {
+		var above bool
+		if differences, above, err = s.differences(ctx, tx, of, row, v, schemas); err != nil {
 			return t, nil, nil, err
+		}
+		if above && len(wrong) == 0 {
+			return t, nil, nil, errNotLevel
 		}
 		words := fmt.Sprintf("%s differs: %d rows serve and %d are at the side", table, counts[0], counts[1])
 		if len(differences) > 0 {
@@ -298,24 +336,40 @@ func keyOf(alias string, keys []string) string {
 	return fmt.Sprintf(`%[1]s.topic || '/' || %[1]s.partition || '@' || %[1]s."offset"`, alias)
 }
 
-// differences names the first keys whose rows differ below the vector.
-func (s *Service) differences(ctx context.Context, tx *sqlx.Tx, of table, row string, v vector, schemas [2]string) (found []Difference, err error) {
+// differences names the first keys whose rows differ below the vector, and says whether all of them are above it on the
+// other side: of two records with one id, that side has read the one which is the row, and this side has not come to it.
+func (s *Service) differences(ctx context.Context, tx *sqlx.Tx, of table, row string, v vector, schemas [2]string) (found []Difference, above bool, err error) {
 	var using []string
 	for _, k := range of.keys {
 		using = append(using, quoted(k))
 	}
+	has := func(schema, alias string) string {
+		same := "t." + using[0] + " = " + alias + "." + using[0]
+		for _, k := range using[1:] {
+			same += " AND t." + k + " = " + alias + "." + k
+		}
+		return `EXISTS (SELECT FROM ` + schema + `.` + of.name + ` t JOIN v ON v.partition = t.partition AND t."offset" >= v.least WHERE ` + same + `)`
+	}
 	side := func(schema string) string {
 		return `(SELECT t.*, ` + row + `::text AS whole, ` + keyOf("t", of.keys) + ` AS named FROM ` + schema + `.` + of.name + ` t ` + of.join + ` JOIN v ON v.partition = t.partition AND t."offset" < v.least)`
 	}
-	err = tx.SelectContext(ctx, &found, `
-WITH v AS (SELECT * FROM unnest($1::integer[], $2::bigint[]) AS v (partition, least))
-SELECT '`+of.name+`' AS table, coalesce(a.named, b.named) AS key, a.whole AS serving, b.whole AS side
-FROM `+side(schemas[0])+` a FULL JOIN `+side(schemas[1])+` b USING (`+strings.Join(using, ", ")+`)
-WHERE a.whole IS DISTINCT FROM b.whole ORDER BY `+strings.Join(using, ", ")+` LIMIT $3`, pq.Array(v.partitions), pq.Array(v.least), mostDifferences)
-	if err != nil {
-		return nil, fmt.Errorf("find what differs in %s: %w", of.name, err)
+	var rows []struct {
+		Difference
+		Above bool
 	}
-	return found, nil
+	if err := tx.SelectContext(ctx, &rows, `
+WITH v AS (SELECT * FROM unnest($1::integer[], $2::bigint[]) AS v (partition, least))
+SELECT '`+of.name+`' AS table, coalesce(a.named, b.named) AS key, a.whole AS serving, b.whole AS side,
+	a.whole IS NULL AND `+has(schemas[0], "b")+` OR b.whole IS NULL AND `+has(schemas[1], "a")+` AS above
+FROM `+side(schemas[0])+` a FULL JOIN `+side(schemas[1])+` b USING (`+strings.Join(using, ", ")+`)
+WHERE a.whole IS DISTINCT FROM b.whole ORDER BY above, `+strings.Join(using, ", ")+` LIMIT $3`, pq.Array(v.partitions), pq.Array(v.least), mostDifferences); err != nil {
+		return nil, false, fmt.Errorf("find what differs in %s: %w", of.name, err)
+	}
+	above = len(rows) > 0
+	for _, r := range rows {
+		found, above = append(found, r.Difference), above && r.Above
+	}
+	return found, above, nil
 }
 
 // ahead names the first keys of a side that bear offsets it has not read.

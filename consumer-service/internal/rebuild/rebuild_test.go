@@ -171,6 +171,34 @@ func TestAProofComparesBelowTheVector(t *testing.T) {
 	}
 }
 
+// Of two records with one id the one side has read both, and the other one not yet the one that is the row: that is no
+// difference, however long it lasts.
+func TestAProofWaitsWhereARowIsAboveTheVector(t *testing.T) {
+	t.Parallel()
+	for _, behind := range []string{"serving", "side"} {
+		b := setup(t)
+		g := b.ready(t, Request{})
+		late, early := g.Schema, projection.Public
+		if behind == "serving" {
+			late, early = early, late
+		}
+		b.exec(t, `DELETE FROM `+early+`.timestamp_records WHERE partition = 0 AND "offset" = 44`) // a duplicate of 1@42
+		b.exec(t, `UPDATE `+early+`.projection_progress SET applied = applied - 1, duplicate = duplicate + 1 WHERE partition = 0`)
+		b.exec(t, `DELETE FROM `+late+`.dead_letters WHERE partition = 1`)
+		b.exec(t, `DELETE FROM `+late+`.timestamp_records WHERE partition = 1 AND "offset" >= 40`)
+		b.exec(t, `UPDATE `+late+`.projection_progress SET next_offset = 40, applied = 40, rejected = 0 WHERE partition = 1`)
+		b.exec(t, `UPDATE `+late+`.timestamp_records SET id = (SELECT id FROM `+early+`.timestamp_records WHERE partition = 1 AND "offset" = 42)
+			WHERE partition = 0 AND "offset" = 44`)
+		_, err := b.prove(t.Context(), g)
+		require.ErrorIs(t, err, errNotLevel, behind)
+
+		b.exec(t, `UPDATE `+late+`.timestamp_records SET id = gen_random_uuid() WHERE partition = 0 AND "offset" = 44`)
+		p, err := b.prove(t.Context(), g)
+		require.NoError(t, err)
+		require.False(t, p.OK, "no record above the vector explains it")
+	}
+}
+
 // A reader that holds its transaction makes the swap give up and take the mark back; then it works.
 func TestASwapGivesUpBehindAReader(t *testing.T) {
 	t.Parallel()
