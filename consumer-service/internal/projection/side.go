@@ -21,7 +21,7 @@ type Side struct {
 	Generation int
 	// Stops, by partition, are the offsets at which a rebuild to a point ends; nil follows the log.
 	Stops map[int32]int64
-	// Limiter holds the whole rebuild to a rate in records a second; nil does not. Each process is given
+	// Limit holds the whole rebuild to a rate in records a second; 0 does not. Each process is given
 	// its share, which is that of its partitions.
 	Limit int
 
@@ -92,7 +92,7 @@ func (s *Side) assigned(own, all int) {
 
 // throttleSteps is how many pieces a second of a limited rebuild is cut into: small ones, so that what
 // serves meanwhile is never held up by a large one.
-const throttleSteps = 20
+const throttleSteps = 100
 
 // piece waits until the limit lets some of n records through, and returns how many.
 func (s *Side) piece(ctx context.Context, n int) (int, error) {
