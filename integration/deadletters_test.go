@@ -210,7 +210,12 @@ func TestADecidedRecordStaysRejected(t *testing.T) {
 		decided[story.Topic+"/"+at] = true
 	}
 	l := letters{s, t, door.URL(), ""}
-	_, last := l.decide("discard", map[string]any{"positions": positions, "note": ""})
+	text, err := json.Marshal(map[string]any{"positions": positions})
+	require.NoError(t, err)
+	refused, err := s.Client.Do(t.Context(), http.MethodPost, door.URL()+"/api/v1/deadletters/discard", string(text), "Content-Type", "application/json")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusUnprocessableEntity, refused.Status, "they can be read: %s", refused)
+	_, last := l.decide("discard", map[string]any{"positions": positions, "note": "", "readable": true})
 
 	require.NoError(t, consumer.Start(t.Context(), nil))
 	records, upTo, err := s.Log.Read(t.Context(), nil)

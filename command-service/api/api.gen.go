@@ -57,6 +57,11 @@ type Discard struct {
 
 	// Positions Example: ["timestamp.command.v1/3@42"]
 	Positions []string `json:"positions"`
+
+	// Readable Decide on records, too, that this release can read. Without it they are refused: such a record is most likely no
+	// dead letter, and the next rebuild would reject it. Say true for letters that the read side lists (Postgres may
+	// have refused the record, or an older release could not read it).
+	Readable *bool `json:"readable,omitempty"`
 }
 
 // Letter defines model for Letter.
@@ -102,6 +107,11 @@ type Redrive struct {
 
 	// Note Kept with each decision.
 	Note *string `json:"note,omitempty"`
+
+	// Readable Decide on records, too, that this release can read. Without it they are refused: such a record is most likely no
+	// dead letter, and the next rebuild would reject it. Say true for letters that the read side lists (Postgres may
+	// have refused the record, or an older release could not read it).
+	Readable *bool `json:"readable,omitempty"`
 }
 
 // Stamp defines model for Stamp.

@@ -124,7 +124,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	reader := kafka.NewReader(o.Config.Kafka, Name)
 	stack.Add("log reader", func(context.Context) error { return reader.Close() })
 	letters := deadletter.New(deadletter.Options{
-		Commands: entrance, Decisions: decisions, Ends: reader, Topic: o.Topic, Partitions: int32(o.Config.Partitions), Deadline: o.Config.ProduceDeadline,
+		Commands: entrance, Decisions: decisions, Log: reader, Topic: o.Topic, Partitions: int32(o.Config.Partitions), Deadline: o.Config.ProduceDeadline,
 	})
 
 	watch := newWatch(o, o.Topic, partLog, entrance, ready)

@@ -408,7 +408,10 @@ func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
 	}
 
 	id := uuid.NewString()
-	status, header, body := post("redrive", `{"letters":[{"position":"`+letter.String()+`","payload":"{\"command_id\":\"`+id+`\",\"event_timestamp\":\"2009-09-28T21:03:12+02:00\"}"}],"note":"a <typo>"}`)
+	status, _, body := post("discard", `{"positions":["`+letter.String()+`"]}`)
+	require.Equal(t, 422, status, body)
+	require.Contains(t, body["errors"].([]any)[0].(map[string]any)["reason"], "can be read")
+	status, header, body := post("redrive", `{"letters":[{"position":"`+letter.String()+`","payload":"{\"command_id\":\"`+id+`\",\"event_timestamp\":\"2009-09-28T21:03:12+02:00\"}"}],"note":"a <typo>","readable":true}`)
 	require.Equal(t, 200, status, body)
 	result := body["results"].([]any)[0].(map[string]any)
 	require.Equal(t, letter.String(), result["position"])
@@ -427,7 +430,7 @@ func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
 	require.Equal(t, letter.String(), string(decision.Key))
 	require.Equal(t, `{"position":"`+letter.String()+`","decision":"redrive","command_id":"`+id+`","note":"a <typo>","by":""}`, string(decision.Value))
 
-	status, _, body = post("discard", `{"positions":["`+letter.String()+`"]}`)
+	status, _, body = post("discard", `{"positions":["`+letter.String()+`"],"readable":true}`)
 	require.Equal(t, 200, status, body)
 	result = body["results"].([]any)[0].(map[string]any)
 	require.NotContains(t, result, "ticket")

@@ -8,7 +8,10 @@
 // within the deadline.
 //
 // Whether there is a dead letter at a position is the projection's business, which is not asked: what
-// has been decided on is rejected, and stays so. Offsets are moved by nobody.
+// has been decided on is rejected, and stays so. A record that this very release can read is most likely
+// none but a mistyped position, and a rebuild would reject it; so it is refused unless the caller says
+// that he knows (Request.Readable), as one does who has the letter from the read side: Postgres may have
+// refused the record, or an older release. Offsets are moved by nobody.
 package deadletter
 
 import (
@@ -29,18 +32,19 @@ import (
 	"github.com/tidemark/tidemark/shared/ticket"
 )
 
-// Ends tells how far the log goes; *kafka.Reader answers.
-type Ends interface {
+// Log tells how far the log goes and what stands in it; *kafka.Reader answers.
+type Log interface {
 	StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error)
+	RecordAt(ctx context.Context, topic string, partition int32, offset int64) (rec kafka.Record, found bool, err error)
 }
 
-var _ Ends = (*kafka.Reader)(nil)
+var _ Log = (*kafka.Reader)(nil)
 
 // Options of a desk. All are required.
 type Options struct {
 	Commands   *door.Door // to Topic
 	Decisions  *door.Door // to deadletter.command.v1
-	Ends       Ends
+	Log        Log
 	Topic      string // of the dead letters and of their new commands
 	Partitions int32  // of Topic
 	Deadline   time.Duration
@@ -58,8 +62,12 @@ type Letter struct {
 	Payload  string // {"command_id":…,"event_timestamp":…}; the id may be missing or no id
 }
 
-// Words are what stands beside a decision.
-type Words struct{ Note, By, CorrelationID string }
+// Request is what is said of all letters of a request: the words beside each decision, and whether records
+// may be decided on that can be read.
+type Request struct {
+	Note, By, CorrelationID string
+	Readable                bool
+}
 
 // Result is what was written for one letter.
 type Result struct {
@@ -101,7 +109,7 @@ type job struct {
 
 // Redrive writes a new command for each letter, then the decisions. The error is a *BrokenError, an
 // *UndecidedError, or one of the door's after which nothing was written.
-func (d *Desk) Redrive(ctx context.Context, letters []Letter, w Words) ([]Result, error) {
+func (d *Desk) Redrive(ctx context.Context, letters []Letter, r Request) ([]Result, error) {
 	jobs := make([]*job, len(letters))
 	given := make([]string, len(letters))
 	for i, l := range letters {
@@ -110,17 +118,17 @@ func (d *Desk) Redrive(ctx context.Context, letters []Letter, w Words) ([]Result
 			jobs[i].reissue(l.Payload)
 		}
 	}
-	return d.decide(ctx, jobs, given, event.Redrive, w)
+	return d.decide(ctx, jobs, given, event.Redrive, r)
 }
 
 // Discard writes the decision that nothing more will be done about those letters. Its errors are those
 // of Redrive.
-func (d *Desk) Discard(ctx context.Context, positions []string, w Words) ([]Result, error) {
+func (d *Desk) Discard(ctx context.Context, positions []string, r Request) ([]Result, error) {
 	jobs := make([]*job, len(positions))
 	for i, p := range positions {
 		jobs[i] = d.job(p)
 	}
-	return d.decide(ctx, jobs, positions, event.Discard, w)
+	return d.decide(ctx, jobs, positions, event.Discard, r)
 }
 
 func (d *Desk) job(text string) *job {
@@ -168,28 +176,28 @@ func made(letter position.Position, instant string) uuid.UUID {
 	return ticket.Derived("tidemark redrive 1", letter.String(), instant)
 }
 
-func (d *Desk) decide(ctx context.Context, jobs []*job, given []string, decision event.Decision, w Words) ([]Result, error) {
+func (d *Desk) decide(ctx context.Context, jobs []*job, given []string, decision event.Decision, r Request) ([]Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.options.Deadline)
 	defer cancel()
 	if err := d.options.Decisions.State(); err != nil { // a command without its decision would be half a redrive
 		return nil, err
 	}
-	if err := d.check(ctx, jobs, given); err != nil {
+	if err := d.check(ctx, jobs, given, r.Readable); err != nil {
 		return nil, err
 	}
 	each(jobs, func(j *job) {
 		if j.value == nil {
 			return
 		}
-		m := kafka.NewMessage(j.Ticket.String(), j.value, w.CorrelationID)
+		m := kafka.NewMessage(j.Ticket.String(), j.value, r.CorrelationID)
 		j.Command, j.err = d.options.Commands.AcceptMessage(ctx, kafka.WithHeader(m, event.HeaderRedriveOf, j.Letter.String()))
 	})
 	each(jobs, func(j *job) {
 		if j.err != nil {
 			return
 		}
-		value := event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: j.Letter, Decision: decision, CommandID: j.Ticket, Note: w.Note, By: w.By})
-		j.Decision, j.err = d.options.Decisions.AcceptMessage(ctx, kafka.NewMessage(j.Letter.String(), value, w.CorrelationID))
+		value := event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: j.Letter, Decision: decision, CommandID: j.Ticket, Note: r.Note, By: r.By})
+		j.Decision, j.err = d.options.Decisions.AcceptMessage(ctx, kafka.NewMessage(j.Letter.String(), value, r.CorrelationID))
 	})
 	return results(jobs)
 }
@@ -228,7 +236,7 @@ func results(jobs []*job) ([]Result, error) {
 
 // check finds what is broken before anything is written. A position that the log has not come to yet is:
 // the record that will stand there would be rejected before anybody has seen it.
-func (d *Desk) check(ctx context.Context, jobs []*job, given []string) error {
+func (d *Desk) check(ctx context.Context, jobs []*job, given []string, readable bool) error {
 	partitions := map[int32]bool{}
 	seen := map[position.Position]bool{}
 	for _, j := range jobs {
@@ -244,11 +252,18 @@ func (d *Desk) check(ctx context.Context, jobs []*job, given []string) error {
 	if err != nil {
 		return err
 	}
-	var broken []Broken
-	for i, j := range jobs {
+	for _, j := range jobs {
 		if end := ends[j.Letter.Partition]; j.broken == "" && j.Letter.Offset >= end {
 			j.broken = fmt.Sprintf("the log has no such record: this partition ends at offset %d", end)
 		}
+	}
+	if !readable {
+		if err := d.read(ctx, jobs); err != nil {
+			return err
+		}
+	}
+	var broken []Broken
+	for i, j := range jobs {
 		if j.broken != "" {
 			broken = append(broken, Broken{given[i], j.broken})
 		}
@@ -259,7 +274,7 @@ func (d *Desk) check(ctx context.Context, jobs []*job, given []string) error {
 	return nil
 }
 
-// ends asks how far the log goes. A broker that hangs keeps the question longer than the caller waits.
+// ends asks how far the log goes.
 func (d *Desk) ends(ctx context.Context, wanted map[int32]bool) (map[int32]int64, error) {
 	partitions := make([]int32, 0, len(wanted))
 	for p := range wanted {
@@ -268,14 +283,56 @@ func (d *Desk) ends(ctx context.Context, wanted map[int32]bool) (map[int32]int64
 	if len(partitions) == 0 {
 		return nil, nil
 	}
+	return asked(ctx, func() (map[int32]int64, error) { return d.options.Log.StableEnds(ctx, d.options.Topic, partitions) })
+}
+
+// read finds the letters whose records can be read.
+func (d *Desk) read(ctx context.Context, jobs []*job) error {
+	reasons, err := asked(ctx, func() ([]string, error) {
+		reasons, errs := make([]string, len(jobs)), make([]error, len(jobs))
+		var all sync.WaitGroup
+		for i, j := range jobs {
+			if j.broken != "" {
+				continue
+			}
+			all.Go(func() {
+				record, found, err := d.options.Log.RecordAt(ctx, d.options.Topic, j.Letter.Partition, j.Letter.Offset)
+				switch {
+				case err != nil:
+					errs[i] = err
+				case !found:
+					reasons[i] = "the log has no record at this offset"
+				default:
+					if _, err := event.DecodeTimestampCommand(record.Value); err == nil {
+						reasons[i] = `the record can be read, so it is most likely no dead letter; if the read side lists it as one, send "readable": true`
+					}
+				}
+			})
+		}
+		all.Wait()
+		return reasons, errors.Join(errs...)
+	})
+	if err != nil {
+		return err
+	}
+	for i, reason := range reasons {
+		if reason != "" {
+			jobs[i].broken = reason
+		}
+	}
+	return nil
+}
+
+// asked returns what the log answers. A broker that hangs keeps the question longer than the caller waits.
+func asked[T any](ctx context.Context, question func() (T, error)) (T, error) {
 	type answer struct {
-		ends map[int32]int64
-		err  error
+		value T
+		err   error
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		ends, err := d.options.Ends.StableEnds(ctx, d.options.Topic, partitions)
-		answers <- answer{ends, err}
+		value, err := question()
+		answers <- answer{value, err}
 	}()
 	var a answer
 	select {
@@ -284,7 +341,8 @@ func (d *Desk) ends(ctx context.Context, wanted map[int32]bool) (map[int32]int64
 		a.err = ctx.Err()
 	}
 	if a.err != nil {
-		return nil, fmt.Errorf("%w: %w", door.ErrAway, a.err)
+		var none T
+		return none, fmt.Errorf("%w: %w", door.ErrAway, a.err)
 	}
-	return a.ends, nil
+	return a.value, nil
 }

@@ -47,6 +47,7 @@ type bundle struct {
 	err    error
 	topics map[string]error // of one topic only
 	sent   []*message.Message
+	sound  map[int64]bool // offsets whose records can be read
 }
 
 func (b *bundle) PublishAll(topic string, msgs ...*message.Message) []kafka.Result {
@@ -83,6 +84,19 @@ func (b *bundle) StableEnds(_ context.Context, _ string, partitions []int32) (ma
 	return ends, b.err
 }
 
+func (b *bundle) RecordAt(_ context.Context, _ string, _ int32, offset int64) (kafka.Record, bool, error) {
+	r := kafka.Record{Offset: offset, Value: []byte("poison")}
+	if b.sound[offset] {
+		r.Value = event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: uuid.New(), EventTimestamp: time.Now()})
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return r, offset != markerAt, b.err
+}
+
+// markerAt is where the log has no record.
+const markerAt = 99
+
 // last is the newest record.
 func (b *bundle) last(t *testing.T) event.TimestampCommand {
 	t.Helper()
@@ -115,7 +129,7 @@ func setup(t *testing.T) *bundle {
 	require.NoError(t, err)
 	b.engine = engine.Engine
 	letters := deadletter.New(deadletter.Options{
-		Commands: b.door, Decisions: b.decisions, Ends: b, Topic: event.TimestampCommandTopic, Partitions: 12, Deadline: 5 * time.Second,
+		Commands: b.door, Decisions: b.decisions, Log: b, Topic: event.TimestampCommandTopic, Partitions: 12, Deadline: 5 * time.Second,
 	})
 	b.server = &Server{
 		door: b.door, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),

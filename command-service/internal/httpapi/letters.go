@@ -33,7 +33,7 @@ func (s *Server) RedriveDeadLetters(c *gin.Context) {
 	for i, l := range body.Letters {
 		letters[i] = deadletter.Letter{Position: l.Position, Payload: l.Payload}
 	}
-	results, err := s.letters.Redrive(c.Request.Context(), letters, words(c, body.Note))
+	results, err := s.letters.Redrive(c.Request.Context(), letters, request(c, body.Note, body.Readable))
 	s.decided(c, results, err)
 }
 
@@ -43,7 +43,7 @@ func (s *Server) DiscardDeadLetters(c *gin.Context) {
 	if !read(c, &body) {
 		return
 	}
-	results, err := s.letters.Discard(c.Request.Context(), body.Positions, words(c, body.Note))
+	results, err := s.letters.Discard(c.Request.Context(), body.Positions, request(c, body.Note, body.Readable))
 	s.decided(c, results, err)
 }
 
@@ -56,15 +56,15 @@ func read(c *gin.Context, body any) bool {
 	return true
 }
 
-func words(c *gin.Context, note *string) deadletter.Words {
-	w := deadletter.Words{CorrelationID: telemetry.CorrelationID(c.Request.Context())}
+func request(c *gin.Context, note *string, readable *bool) deadletter.Request {
+	r := deadletter.Request{CorrelationID: telemetry.CorrelationID(c.Request.Context()), Readable: readable != nil && *readable}
 	if note != nil {
-		w.Note = *note
+		r.Note = *note
 	}
 	if caller, ok := auth.FromContext(c.Request.Context()); ok {
-		w.By = caller.ID
+		r.By = caller.ID
 	}
-	return w
+	return r
 }
 
 func (s *Server) decided(c *gin.Context, results []deadletter.Result, err error) {

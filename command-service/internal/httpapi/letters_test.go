@@ -136,6 +136,28 @@ func TestEachBrokenLetterIsNamedAndNothingIsWritten(t *testing.T) {
 	require.Empty(t, b.messages())
 }
 
+// A position that was mistyped names a record that everybody can read: a decision on it would take it away in the next rebuild.
+func TestARecordThatCanBeReadIsDecidedOnByThoseWhoKnowOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.sound = map[int64]bool{7: true}
+	const payload = `{"event_timestamp":"2009-09-28T19:03:12Z"}`
+	w := b.post(redrive, letters(t, "timestamp.command.v1/3@6", payload, "timestamp.command.v1/3@7", payload, "timestamp.command.v1/3@99", payload))
+	require.Equal(t, 422, w.Code, w.Body)
+	found := decode(t, w)["errors"].([]any)
+	require.Len(t, found, 2)
+	require.Equal(t, "timestamp.command.v1/3@7", found[0].(map[string]any)["position"])
+	require.Contains(t, found[0].(map[string]any)["reason"], `"readable": true`)
+	require.Contains(t, found[1].(map[string]any)["reason"], "no record at this offset")
+	require.Equal(t, 422, b.post(discard, `{"positions":["timestamp.command.v1/3@7"],"readable":false}`).Code)
+	require.Empty(t, b.messages())
+	require.Equal(t, 200, b.post(discard, `{"positions":["timestamp.command.v1/3@7"],"readable":true}`).Code)
+	require.Len(t, b.messages(), 1)
+
+	b.fail(fmt.Errorf("no answer"))
+	require.Equal(t, "/problems/log-away", decode(t, b.post(discard, `{"positions":["timestamp.command.v1/3@6"]}`))["type"])
+}
+
 func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -69,14 +69,14 @@ type Decision struct {
 }
 
 // Redrive re-issues up to 1,000 dead letters as new commands. Where one is still broken nothing is
-// written, and the Refusal names each.
+// written, and the Refusal names each. They are the read side's, so their records may be readable.
 func (c *Client) Redrive(ctx context.Context, letters []Letter, note string) (Decision, error) {
-	return c.decide(ctx, "redrive", map[string]any{"letters": letters, "note": note})
+	return c.decide(ctx, "redrive", map[string]any{"letters": letters, "note": note, "readable": true})
 }
 
 // Discard closes up to 1,000 dead letters without a command.
 func (c *Client) Discard(ctx context.Context, positions []string, note string) (Decision, error) {
-	return c.decide(ctx, "discard", map[string]any{"positions": positions, "note": note})
+	return c.decide(ctx, "discard", map[string]any{"positions": positions, "note": note, "readable": true})
 }
 
 func (c *Client) decide(ctx context.Context, what string, body any) (Decision, error) {

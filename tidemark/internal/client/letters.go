@@ -124,14 +124,14 @@ func (c *Client) AwaitDecisions(ctx context.Context, decided []Decided, wait tim
 }
 
 // Redrive issues the letters again, all or none; 1 to 1,000 of them. It also returns the position of the last decision,
-// to read it back with.
+// to read it back with. Whoever calls has looked that they are dead letters, so their records may be readable.
 func (c *Client) Redrive(ctx context.Context, letters []Redrive, note string) ([]Decided, string, error) {
-	return c.decide(ctx, "redrive", map[string]any{"letters": letters, "note": note})
+	return c.decide(ctx, "redrive", map[string]any{"letters": letters, "note": note, "readable": true})
 }
 
 // Discard gives the letters up; 1 to 1,000 of them.
 func (c *Client) Discard(ctx context.Context, positions []string, note string) ([]Decided, string, error) {
-	return c.decide(ctx, "discard", map[string]any{"positions": positions, "note": note})
+	return c.decide(ctx, "discard", map[string]any{"positions": positions, "note": note, "readable": true})
 }
 
 func (c *Client) decide(ctx context.Context, what string, body any) ([]Decided, string, error) {
