@@ -108,7 +108,7 @@ func TestALogThatIsReplacedUnderARunningConsumerIsRefused(t *testing.T) {
 		says string
 	}{
 		{"and is empty", 0, "ends at offset 0 and the projection has read up to 50"},
-		{"and regrows past the old offset", 80, "@49 is another than the one that was projected"},
+		{"and regrows past the old offset", 80, "this is not the log"}, // it may look before that, or after it
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := onKafka(t)
