@@ -64,7 +64,7 @@ const slowToSettle = 20 * time.Second
 // hold what the log says, no more and no less, and that every ticket that was given is in it; and after all of them,
 // that the receipts in the log cover every offset of each projection, and that what came twice is the same bytes.
 func TestExactlyOnce(t *testing.T) {
-	s := apart(t)
+	s := onKafka(t)
 	seed := *seedFlag
 	if seed == 0 {
 		seed = rand.Uint64N(1_000_000)

@@ -22,13 +22,3 @@ func onKafka(t *testing.T) *story.Story {
 	}
 	return story.New(t)
 }
-
-// apart is onKafka on servers of the test's own, which are disturbed for minutes, beside another such test.
-func apart(t *testing.T) *story.Story {
-	t.Helper()
-	t.Parallel()
-	if story.Kind() != stack.ApacheKafka {
-		t.Skip("only a broker that is a process of its own can be disturbed")
-	}
-	return story.NewApart(t)
-}

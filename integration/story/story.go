@@ -91,27 +91,12 @@ type Story struct {
 // New sets a story's stage: a broker without the topics, and an empty database. No service runs yet.
 func New(t testing.TB) *Story {
 	t.Helper()
-	return begin(t, false)
-}
-
-// NewApart is New on an Apache Kafka and a Postgres of its own, for a story that disturbs them while others are told.
-func NewApart(t testing.TB) *Story {
-	t.Helper()
-	return begin(t, true)
-}
-
-func begin(t testing.TB, apart bool) *Story {
-	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the first story on a machine fetches the servers
 	defer cancel()
 	s := &Story{t: t, number: servers.stories.Add(1), logs: t.TempDir(), Client: NewClient(time.Minute)}
 	t.Cleanup(s.Client.Close)
 	s.Group = fmt.Sprintf("story-%d", s.number)
-	if apart {
-		s.startOwn(ctx)
-	} else {
-		s.startServers(ctx)
-	}
+	s.startServers(ctx)
 	t.Cleanup(func() {
 		if t.Failed() && s.Kafka != nil {
 			t.Logf("the end of Kafka's log:\n%s", s.Kafka.LogTail())
@@ -127,18 +112,6 @@ func begin(t testing.TB, apart bool) *Story {
 	s.Log = log
 	s.DB, s.DBURL = s.Database()
 	return s
-}
-
-func (s *Story) startOwn(ctx context.Context) {
-	s.t.Helper()
-	var err error
-	s.Postgres, err = stack.StartPostgres(ctx)
-	require.NoError(s.t, err)
-	s.t.Cleanup(func() { require.NoError(s.t, s.Postgres.Close()) })
-	s.Kafka, err = stack.StartKafka(ctx, stack.KafkaOptions{FastStart: true, Proxies: Proxies})
-	require.NoError(s.t, err)
-	s.t.Cleanup(func() { require.NoError(s.t, s.Kafka.Close(context.Background())) }) // the test's context has ended
-	s.Broker = s.Kafka
 }
 
 func (s *Story) startServers(ctx context.Context) {

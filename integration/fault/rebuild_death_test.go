@@ -90,7 +90,7 @@ var deathLanes = []int{0, 1, 3}
 // generation serves or the new one and never a mixture; and the next start goes on with the rebuild, or cleans up. At the
 // end Postgres, the broker and the door die under all of them at once.
 func TestARebuildSurvivesEveryDeath(t *testing.T) {
-	s := apart(t)
+	s := onKafka(t)
 	seed := *seedFlag
 	if seed == 0 {
 		seed = rand.Uint64N(1_000_000)
