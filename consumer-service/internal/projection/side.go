@@ -92,7 +92,7 @@ func (s *Side) assigned(own, all int) {
 
 // throttleSteps is how many pieces a second of a limited rebuild is cut into: small ones, so that what
 // serves meanwhile is never held up by a large one.
-const throttleSteps = 100
+const throttleSteps = 20
 
 // piece waits until the limit lets some of n records through, and returns how many.
 func (s *Side) piece(ctx context.Context, n int) (int, error) {
