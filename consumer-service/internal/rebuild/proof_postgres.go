@@ -196,30 +196,15 @@ func (v vector) byPartition(offsets []int64) []*int64 {
 	return out
 }
 
-// row is what is compared of a row: all columns of the table in public, in an order that does not depend on how it was made.
-func (t table) row(ctx context.Context, q querier) (string, error) {
-	var names []string
-	if err := q.SelectContext(ctx, &names, `
-SELECT attname FROM pg_attribute WHERE attrelid = ('public.' || $1)::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attname`, t.name); err != nil {
-		return "", fmt.Errorf("read the columns of %s: %w", t.name, err)
-	}
-	for i, n := range names {
-		var other bool
-		if names[i], other = t.columns[n]; !other {
-			names[i] = "t." + quoted(n)
-		}
-	}
-	return "ROW(" + strings.Join(names, ", ") + ")", nil
+// column is one of a table in public.
+type column struct {
+	Name   string
+	Hash   *string // what hashes its type, by seed
+	Filled bool    // it cannot be null
 }
 
-// hash is the hash of a row. Where no column can be null, each column's hash is the seed of the next one's: that is the
-// same to tell two rows apart by and takes half the time that Postgres needs to make a record and hash it.
-func (t table) hash(ctx context.Context, q querier, row string) (string, error) {
-	var columns []struct {
-		Name   string
-		Hash   *string // by the column's own type
-		Filled bool
-	}
+// read returns the table's columns, in an order that does not depend on how it was made.
+func (t table) read(ctx context.Context, q querier) (columns []column, err error) {
 	if err := q.SelectContext(ctx, &columns, `
 SELECT a.attname AS name, a.attnotnull AS filled, h.hash
 FROM pg_attribute a LEFT JOIN (
@@ -230,28 +215,44 @@ FROM pg_attribute a LEFT JOIN (
 	WHERE o.opcdefault GROUP BY 1
 ) h ON h.type = a.atttypid
 WHERE a.attrelid = ('public.' || $1)::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname`, t.name); err != nil {
-		return "", fmt.Errorf("read how the columns of %s are hashed: %w", t.name, err)
+		return nil, fmt.Errorf("read the columns of %s: %w", t.name, err)
 	}
+	return columns, nil
+}
+
+// row is what is compared of a row: all columns.
+func (t table) row(columns []column) string {
+	var values []string
+	for _, c := range columns {
+		value, other := t.columns[c.Name]
+		if !other {
+			value = "t." + quoted(c.Name)
+		}
+		values = append(values, value)
+	}
+	return "ROW(" + strings.Join(values, ", ") + ")"
+}
+
+// hash is the hash of a row. Where no column can be null, each column's hash is the seed of the next one's: that is the
+// same to tell two rows apart by and takes half the time that Postgres needs to make a record and hash it.
+func (t table) hash(columns []column) string {
 	hash := "0"
 	for _, c := range columns {
 		if c.Hash == nil || !c.Filled || t.columns[c.Name] != "" {
-			return "hash_record_extended(" + row + ", 0)", nil
+			return "hash_record_extended(" + t.row(columns) + ", 0)"
 		}
 		hash = fmt.Sprintf("%s(t.%s, %s)", *c.Hash, quoted(c.Name), hash)
 	}
-	return hash, nil
+	return hash
 }
 
 // compare counts and hashes one table on both sides, each in one pass over it.
 func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, of table, v vector, schemas [2]string) (t TableProof, wrong []string, differences []Difference, err error) {
-	row, err := of.row(ctx, tx)
+	columns, err := of.read(ctx, tx)
 	if err != nil {
 		return t, nil, nil, err
 	}
-	hash, err := of.hash(ctx, tx, row)
-	if err != nil {
-		return t, nil, nil, err
-	}
+	row, hash := of.row(columns), of.hash(columns)
 	table := of.name
 	t.Table = table
 	sides := [2]string{"the serving generation", "the generation at the side"}
@@ -344,11 +345,11 @@ func (s *Service) differences(ctx context.Context, tx *sqlx.Tx, of table, row st
 		using = append(using, quoted(k))
 	}
 	has := func(schema, alias string) string {
-		same := "t." + using[0] + " = " + alias + "." + using[0]
-		for _, k := range using[1:] {
-			same += " AND t." + k + " = " + alias + "." + k
+		var same []string
+		for _, k := range using {
+			same = append(same, "t."+k+" = "+alias+"."+k)
 		}
-		return `EXISTS (SELECT FROM ` + schema + `.` + of.name + ` t JOIN v ON v.partition = t.partition AND t."offset" >= v.least WHERE ` + same + `)`
+		return `EXISTS (SELECT FROM ` + schema + `.` + of.name + ` t JOIN v ON v.partition = t.partition AND t."offset" >= v.least WHERE ` + strings.Join(same, " AND ") + `)`
 	}
 	side := func(schema string) string {
 		return `(SELECT t.*, ` + row + `::text AS whole, ` + keyOf("t", of.keys) + ` AS named FROM ` + schema + `.` + of.name + ` t ` + of.join + ` JOIN v ON v.partition = t.partition AND t."offset" < v.least)`
