@@ -217,8 +217,8 @@ func (c *command) lettersDiscard() *cobra.Command {
 	return c.withOutput(cmd)
 }
 
-// areLetters refuses a position that was typed and is no dead letter's. The door cannot tell, and would write a decision by
-// which every rebuild from then on rejects a sound record.
+// areLetters refuses a position that was typed and is no dead letter's: the client tells the door that they are, and a
+// decision on a sound record makes every rebuild from then on reject it.
 func areLetters(ctx context.Context, services *client.Client, positions []string) error {
 	for _, at := range positions {
 		if _, _, err := services.DeadLetter(ctx, at); err != nil {

@@ -124,7 +124,7 @@ func (c *Client) AwaitDecisions(ctx context.Context, decided []Decided, wait tim
 }
 
 // Redrive issues the letters again, all or none; 1 to 1,000 of them. It also returns the position of the last decision,
-// to read it back with. Whoever calls has looked that they are dead letters, so their records may be readable.
+// to read it back with. They must be dead letters of the read side: their records may be readable, so the door does not look.
 func (c *Client) Redrive(ctx context.Context, letters []Redrive, note string) ([]Decided, string, error) {
 	return c.decide(ctx, "redrive", map[string]any{"letters": letters, "note": note, "readable": true})
 }
