@@ -23,6 +23,17 @@ var (
 	waveFlag   = flag.Int("wave", -1, "run this wave of random faults only")
 )
 
+// drawSeed returns the seed that was asked for, or one that it prints.
+func drawSeed(t *testing.T) uint64 {
+	t.Helper()
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64N(1_000_000)
+	}
+	t.Logf("seed %d", seed)
+	return seed
+}
+
 // kind is what a wave disturbs besides each projection.
 type kind string
 
@@ -65,13 +76,9 @@ const slowToSettle = 20 * time.Second
 // that the receipts in the log cover every offset of each projection, and that what came twice is the same bytes.
 func TestExactlyOnce(t *testing.T) {
 	s := onKafka(t)
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64N(1_000_000)
-	}
+	seed := drawSeed(t)
 	n := (*roundsFlag + len(laneKinds) - 1) / len(laneKinds)
 	kinds := schedule(seed, max(n, *waveFlag+1))
-	t.Logf("seed %d", seed)
 
 	world := newWorld(t, s, seed, 0, 1, 2, 3, 4)
 	began, rounds, counts := time.Now(), 0, map[kind]int{}
@@ -122,7 +129,7 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 	began := time.Now()
 	var faults []fault
 	for _, l := range w.lanes {
-		f := drawLaneFault(r, l)
+		f := drawn(r, laneFaults)(r, l)
 		if k == asleep {
 			f = sleepWithBatch(r, l, w.writers)
 		}

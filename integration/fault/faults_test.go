@@ -31,29 +31,32 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// laneFaults are what may happen to a projection, with how often.
-var laneFaults = []struct {
+// weighted is one of several that may be drawn, with how often.
+type weighted[T any] struct {
 	weight int
-	draw   func(*rand.Rand, *lane) fault
-}{
+	what   T
+}
+
+func drawn[T any](r *rand.Rand, from []weighted[T]) T {
+	total := 0
+	for _, w := range from {
+		total += w.weight
+	}
+	n := r.IntN(total)
+	for _, w := range from {
+		if n -= w.weight; n < 0 {
+			return w.what
+		}
+	}
+	panic("unreachable")
+}
+
+// laneFaults are what may happen to a projection, with how often.
+var laneFaults = []weighted[func(*rand.Rand, *lane) fault]{
 	{3, killOne}, {1, killBoth}, {1, killAgainAndAgain}, {2, freeze}, {1, freezePastSession},
 	{3, cutKafka}, {2, hangKafka}, {2, loseAcknowledgements}, {1, slowKafka},
 	{3, cutPostgres}, {2, hangPostgres}, {3, loseReplies}, {1, slowPostgres}, {2, endSessions},
 	{2, leaveAndJoin}, {2, visit},
-}
-
-func drawLaneFault(r *rand.Rand, l *lane) fault {
-	total := 0
-	for _, f := range laneFaults {
-		total += f.weight
-	}
-	n := r.IntN(total)
-	for _, f := range laneFaults {
-		if n -= f.weight; n < 0 {
-			return f.draw(r, l)
-		}
-	}
-	panic("unreachable")
 }
 
 func killOne(r *rand.Rand, l *lane) fault {
@@ -173,15 +176,20 @@ func hang(r *rand.Rand, what string, p *stack.Proxy) fault {
 	}}
 }
 
+// unheard keeps replies back for a while, after which they are lost.
+func unheard(ctx context.Context, p *stack.Proxy, at, d time.Duration) {
+	pause(ctx, at)
+	p.HangReplies()
+	pause(ctx, d)
+	p.Reset()
+	p.Pass()
+}
+
 // loseReplies lets what is asked be done and nobody hear of it.
 func loseReplies(r *rand.Rand, l *lane) fault {
 	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, 50*time.Millisecond, time.Second)
 	return fault{fmt.Sprintf("lose Postgres's replies to %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
-		pause(ctx, at)
-		m.db.HangReplies()
-		pause(ctx, d)
-		m.db.Reset()
-		m.db.Pass()
+		unheard(ctx, m.db, at, d)
 		return nil
 	}}
 }
@@ -190,11 +198,7 @@ func loseReplies(r *rand.Rand, l *lane) fault {
 func loseAcknowledgements(r *rand.Rand, l *lane) fault {
 	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, time.Second, 4*time.Second)
 	return fault{fmt.Sprintf("lose Kafka's replies to %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
-		pause(ctx, at)
-		m.kafka.HangReplies()
-		pause(ctx, d)
-		m.kafka.Reset()
-		m.kafka.Pass()
+		unheard(ctx, m.kafka, at, d)
 		return nil
 	}}
 }
@@ -311,12 +315,16 @@ func postgresFault(r *rand.Rand, p *stack.Postgres) fault {
 	}
 	return fault{fmt.Sprintf("kill Postgres after %s", at), func(ctx context.Context) error {
 		pause(ctx, at)
-		if err := p.Signal(os.Kill); err != nil {
-			return err
-		}
-		<-p.Done()
-		return p.Restart(ctx)
+		return killedPostgres(ctx, p)
 	}}
+}
+
+func killedPostgres(ctx context.Context, p *stack.Postgres) error {
+	if err := p.Signal(os.Kill); err != nil {
+		return err
+	}
+	<-p.Done()
+	return p.Restart(ctx)
 }
 
 // doorFault disturbs command-service.
@@ -329,11 +337,7 @@ func doorFault(r *rand.Rand, door *stack.Service, p *stack.Proxy) fault {
 		return hang(r, "command-service and Kafka", p)
 	case 2:
 		return fault{fmt.Sprintf("lose Kafka's replies to command-service after %s for %s", at, d), func(ctx context.Context) error {
-			pause(ctx, at)
-			p.HangReplies()
-			pause(ctx, d)
-			p.Reset()
-			p.Pass()
+			unheard(ctx, p, at, d)
 			return nil
 		}}
 	case 3:

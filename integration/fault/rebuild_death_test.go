@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -44,10 +43,7 @@ type victim struct {
 }
 
 // ownVictims die in one projection, each by itself, with how often.
-var ownVictims = []struct {
-	weight int
-	victim
-}{
+var ownVictims = []weighted[victim]{
 	{4, victim{"one consumer", func(ctx context.Context, r *rand.Rand, _ *world, l *lane) error {
 		return killed(ctx, l.pick(r).service, between(r, 0, time.Second))
 	}}},
@@ -61,7 +57,9 @@ var ownVictims = []struct {
 
 // commonVictims die under all projections at once.
 var commonVictims = []victim{
-	{"Postgres", killPostgres},
+	{"Postgres", func(ctx context.Context, _ *rand.Rand, w *world, _ *lane) error {
+		return killedPostgres(ctx, w.Postgres)
+	}},
 	{"the broker", func(ctx context.Context, r *rand.Rand, w *world, _ *lane) error {
 		if err := w.Kafka.Kill(); err != nil {
 			return err
@@ -74,14 +72,6 @@ var commonVictims = []victim{
 	}},
 }
 
-func killPostgres(ctx context.Context, _ *rand.Rand, w *world, _ *lane) error {
-	if err := w.Postgres.Signal(os.Kill); err != nil {
-		return err
-	}
-	<-w.Postgres.Done()
-	return w.Postgres.Restart(ctx)
-}
-
 // deathLanes are large batches, small ones, and members with an instance id.
 var deathLanes = []int{0, 1, 3}
 
@@ -91,11 +81,7 @@ var deathLanes = []int{0, 1, 3}
 // end Postgres, the broker and the door die under all of them at once.
 func TestARebuildSurvivesEveryDeath(t *testing.T) {
 	s := onKafka(t)
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64N(1_000_000)
-	}
-	t.Logf("seed %d", seed)
+	seed := drawSeed(t)
 	w := newWorld(t, s, seed, deathLanes...)
 	_, err := w.writers.log.Write(anything(rand.New(rand.NewPCG(seed, 0)), 4_000)...)
 	require.NoError(t, err)
@@ -113,7 +99,7 @@ func TestARebuildSurvivesEveryDeath(t *testing.T) {
 		all.Go(func() {
 			for n := range own {
 				d := &death{rebuilt: &rebuilt{world: w, lane: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}, step: steps[i][n]}
-				d.victim = drawVictim(d.r)
+				d.victim = drawn(d.r, ownVictims)
 				if !d.round(t, d.first) {
 					return
 				}
@@ -220,18 +206,4 @@ func (d *death) round(t *testing.T, die func(context.Context) error) bool {
 	}
 	t.Log(text)
 	return true
-}
-
-func drawVictim(r *rand.Rand) victim {
-	total := 0
-	for _, v := range ownVictims {
-		total += v.weight
-	}
-	draw := r.IntN(total)
-	for _, v := range ownVictims {
-		if draw -= v.weight; draw < 0 {
-			return v.victim
-		}
-	}
-	panic("unreachable")
 }

@@ -16,23 +16,19 @@ import (
 // batch is cut, the same record is the row, and the same ones are duplicates.
 func TestOneIDInSeveralPartitionsIsTheSameAfterEachReplay(t *testing.T) {
 	s := onKafka(t)
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64N(1_000_000)
-	}
-	t.Logf("seed %d", seed)
+	seed := drawSeed(t)
 	r := rand.New(rand.NewPCG(seed, 3))
 	require.NoError(t, s.Log.Create(12, nil))
 	var ids []uuid.UUID
 	for range 400 {
 		ids = append(ids, uuid.New())
 	}
-	drawn := map[uuid.UUID]bool{}
+	used := map[uuid.UUID]bool{}
 	for range 10 { // several requests, so that the log's times differ, and are equal, too
 		var messages []story.Message
 		for range 300 {
 			id := ids[r.IntN(len(ids))]
-			drawn[id] = true
+			used[id] = true
 			messages = append(messages, story.Message{Partition: r.Int32N(12), Key: id.String(), Value: command(id, someTime(r))})
 		}
 		_, err := s.Log.Write(append(messages, poison(r, r.Int32N(12)))...)
@@ -41,7 +37,7 @@ func TestOneIDInSeveralPartitionsIsTheSameAfterEachReplay(t *testing.T) {
 	log, upTo, err := s.Log.Read(t.Context(), nil)
 	require.NoError(t, err)
 	expected := story.Expect(log, story.Rules{})
-	require.Equal(t, len(drawn), expected.Count)
+	require.Equal(t, len(used), expected.Count)
 
 	consumer := s.Service("consumer-service", map[string]string{"BATCH_SIZE": "1"})
 	var first story.Dump

@@ -18,12 +18,7 @@ import (
 // Once it is as it was, the same generation is swapped in. (All the ways to change one are in consumer-service.)
 func TestTheProofIsReal(t *testing.T) {
 	s := story.New(t)
-	consumer := s.Consumer("")
-	fill(t, s.Log, 5_000)
-	s.RequireProjected(s.DB)
-	op := api{t, s.Client, consumer}
-	g := op.start(`{"swap":false}`)
-	op.untilState(g.Generation, "ready")
+	op, g := readyToSwap(t, s, 5_000)
 
 	for _, schema := range []string{"public", g.Schema} {
 		var id string

@@ -61,6 +61,17 @@ type api struct {
 	service *stack.Service
 }
 
+// readyToSwap fills the log with n records and rebuilds them up to where somebody must wish for the swap.
+func readyToSwap(t *testing.T, s *story.Story, n int) (api, generation) {
+	t.Helper()
+	consumer := s.Consumer("")
+	fill(t, s.Log, n)
+	s.RequireProjected(s.DB)
+	op := api{t, s.Client, consumer}
+	g := op.start(`{"swap":false}`)
+	return op, op.untilState(g.Generation, "ready")
+}
+
 func (a api) do(method, path, body string) (int, []byte) {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), story.Patience)

@@ -15,29 +15,27 @@ import (
 // writer is fenced in vain meanwhile.
 func TestAVacuumDoesNotHoldUpASwap(t *testing.T) {
 	s := story.New(t)
-	consumer := s.Consumer("")
-	fill(t, s.Log, 100_000)
-	s.RequireProjected(s.DB)
-	op := api{t, s.Client, consumer}
-	g := op.start(`{"swap":false}`)
-	op.untilState(g.Generation, "ready")
+	op, g := readyToSwap(t, s, 100_000)
 
 	// A page takes it a tenth of a second, and there are more than a thousand.
 	exec := func(statement string) {
 		_, err := s.DB.ExecContext(context.WithoutCancel(t.Context()), statement) // once more after the test
 		require.NoError(t, err)
 	}
-	t.Cleanup(func() { exec(`ALTER SYSTEM RESET autovacuum_naptime`) })
+	t.Cleanup(func() {
+		exec(`ALTER SYSTEM RESET autovacuum_naptime`)
+		exec(`SELECT pg_reload_conf()`)
+	})
 	exec(`ALTER SYSTEM SET autovacuum_naptime = 1`)
 	exec(`SELECT pg_reload_conf()`)
 	exec(fmt.Sprintf(`ALTER TABLE %s.timestamp_records SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
 		autovacuum_vacuum_insert_threshold = 1, autovacuum_vacuum_insert_scale_factor = 0, autovacuum_analyze_threshold = 1000000000)`, g.Schema))
-	vacuumed := func() (n int) {
-		require.NoError(t, s.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = $1::regclass`, g.Schema+".timestamp_records").Scan(&n))
-		return n
-	}
 	fill(t, s.Log, 1_000) // it has something to do
-	require.Eventually(t, func() bool { return vacuumed() == 1 }, story.Patience, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		var n int
+		err := s.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = $1::regclass`, g.Schema+".timestamp_records").Scan(&n)
+		return err == nil && n == 1
+	}, story.Patience, 50*time.Millisecond)
 	op.swap(g.Generation)
 	op.untilServes(g.Generation)
 	var came int
