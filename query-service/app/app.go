@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
@@ -74,7 +75,7 @@ type Options struct {
 }
 
 // Run serves until ctx ends or something that cannot be mended by waiting is found: a port that is
-// taken, a database whose schema is newer than this release (postgres.ErrNewerSchema). A database that
+// taken, a database whose schema is newer than this release (schema.ErrNewer). A database that
 // is away is waited for, unready.
 func Run(ctx context.Context, o Options) (err error) {
 	told := ctx
@@ -171,7 +172,7 @@ func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *mann
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, postgres.ErrNewerSchema) && !served:
+		case errors.Is(err, schema.ErrNewer) && !served:
 			fail(err)
 			return
 		case reason == "":
@@ -200,14 +201,14 @@ func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *mann
 func look(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, patience time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	current, err := postgres.CheckSchema(ctx, db)
+	current, err := schema.Check(ctx, db)
 	switch {
-	case errors.Is(err, postgres.ErrNewerSchema):
+	case errors.Is(err, schema.ErrNewer):
 		return "the database's schema is newer than this release: run the release that migrated it", err
 	case err != nil:
 		return "the database does not answer", err
 	case !current:
-		return fmt.Sprintf("the database has not got schema version %d yet: consumer-service brings it there", postgres.SchemaVersionWanted), nil
+		return fmt.Sprintf("the database has not got schema version %d yet: consumer-service brings it there", schema.Wanted), nil
 	}
 	if err := pacer.Sample(ctx); err != nil {
 		return "the database does not answer", err

@@ -18,7 +18,7 @@ import (
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -137,11 +137,11 @@ func setup(t *testing.T) (*testdb.DB, *service) {
 func TestASchemaThatIsNewerIsRefused(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
-	db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, postgres.SchemaVersionWanted+1)
+	db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, schema.Wanted+1)
 	c := DefaultConfig()
 	c.ServerPort, c.URL = 0, db.URL
 	err := Run(t.Context(), Options{Config: c, Log: slog.New(slog.DiscardHandler)})
-	require.ErrorIs(t, err, postgres.ErrNewerSchema)
+	require.ErrorIs(t, err, schema.ErrNewer)
 	require.ErrorContains(t, err, "run the release that migrated it")
 }
 
@@ -167,7 +167,7 @@ func TestASchemaThatIsNotThereYetIsWaitedFor(t *testing.T) {
 func TestASchemaThatBecomesNewerTakesTheServiceOutOfRotation(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
-	db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, postgres.SchemaVersionWanted+1)
+	db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, schema.Wanted+1)
 	require.Eventually(t, func() bool { return strings.Contains(s.get(t, "/ready").body, "newer than this release") }, 5*time.Second, 10*time.Millisecond)
 	require.Equal(t, 200, s.get(t, "/api/v1/timestamps").status)
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -154,37 +155,14 @@ func Constraint(err error) string {
 	return ""
 }
 
-// SchemaVersion returns the newest migration that was applied, 0 where there is none yet.
-func SchemaVersion(ctx context.Context, db *sqlx.DB) (int64, error) {
-	var exists bool
-	if err := db.GetContext(ctx, &exists, `SELECT to_regclass('public.goose_db_version') IS NOT NULL`); err != nil {
-		return 0, fmt.Errorf("look for the schema: %w", err)
+// Qualified names tables with their schema, quoted and separated by commas, as LOCK TABLE wants them.
+func Qualified(schema string, tables ...string) string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = Quoted(schema) + "." + Quoted(t)
 	}
-	if !exists {
-		return 0, nil
-	}
-	var version int64
-	if err := db.GetContext(ctx, &version, `SELECT coalesce(max(version_id), 0) FROM public.goose_db_version WHERE is_applied`); err != nil {
-		return 0, fmt.Errorf("read the schema's version: %w", err)
-	}
-	return version, nil
+	return strings.Join(names, ", ")
 }
 
-// SchemaVersionWanted is the schema that this release's services read and write. A database behind it
-// is waited for, since consumer-service migrates it; one ahead of it belongs to a newer release.
-const SchemaVersionWanted = 4
-
-// ErrNewerSchema says that a newer release has migrated the database.
-var ErrNewerSchema = errors.New("the database's schema is newer than this binary")
-
-// CheckSchema reports whether the schema is the wanted one; ErrNewerSchema where it is ahead.
-func CheckSchema(ctx context.Context, db *sqlx.DB) (ready bool, err error) {
-	v, err := SchemaVersion(ctx, db)
-	switch {
-	case err != nil:
-		return false, err
-	case v > SchemaVersionWanted:
-		return false, fmt.Errorf("%w: it is at version %d and this release knows %d: run the release that migrated it, or a newer one", ErrNewerSchema, v, SchemaVersionWanted)
-	}
-	return v == SchemaVersionWanted, nil
-}
+// Quoted prints a name as it stands in a statement.
+func Quoted(name string) string { return pq.QuoteIdentifier(name) }

@@ -93,24 +93,3 @@ func TestErrorsKeepTheirStateAndConstraint(t *testing.T) {
 	require.Equal(t, "small", Constraint(err))
 	require.Empty(t, State(nil))
 }
-
-func TestSchemaVersions(t *testing.T) {
-	t.Parallel()
-	db, err := Open(fresh(t), "test", Limits{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	ready, err := CheckSchema(t.Context(), db)
-	require.NoError(t, err)
-	require.False(t, ready)
-	_, err = db.Exec(`CREATE TABLE goose_db_version (version_id bigint, is_applied boolean)`)
-	require.NoError(t, err)
-	_, err = db.Exec(`INSERT INTO goose_db_version VALUES ($1, true)`, SchemaVersionWanted)
-	require.NoError(t, err)
-	ready, err = CheckSchema(t.Context(), db)
-	require.NoError(t, err)
-	require.True(t, ready)
-	_, err = db.Exec(`INSERT INTO goose_db_version VALUES ($1, true)`, SchemaVersionWanted+1)
-	require.NoError(t, err)
-	_, err = CheckSchema(t.Context(), db)
-	require.ErrorIs(t, err, ErrNewerSchema)
-}

@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	pg "github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/telemetry"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
 	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
@@ -252,7 +253,7 @@ func (r *run) awaitSchema(ctx context.Context, c config.Postgres) {
 	}
 	defer func() { _ = db.Close() }()
 	for ctx.Err() == nil {
-		if current, err := pg.CheckSchema(ctx, db); current || errors.Is(err, pg.ErrNewerSchema) {
+		if current, err := schema.Check(ctx, db); current || errors.Is(err, schema.ErrNewer) {
 			return
 		}
 		pause(ctx, 20*time.Millisecond)

@@ -5,9 +5,6 @@ package testdb
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +17,7 @@ import (
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 // Partitions of the topic, each with a progress row from the start.
@@ -49,26 +47,12 @@ func Empty(t *testing.T) *DB {
 	return &DB{db, address}
 }
 
-// Migrate applies consumer-service's migrations, and gives each partition its progress row. Services do
-// not import each other, so it reads the files.
+// Migrate brings the database to this release's schema, and gives each partition its progress row.
 func (db *DB) Migrate(t *testing.T) {
 	t.Helper()
-	_, here, _, ok := runtime.Caller(0)
-	require.True(t, ok)
-	files, err := filepath.Glob(filepath.Join(filepath.Dir(here), "../../../consumer-service/migrations/*.sql"))
-	require.NoError(t, err)
-	require.NotEmpty(t, files, "consumer-service's migrations are not where they should be")
-	db.Must(t, `CREATE TABLE goose_db_version (id serial PRIMARY KEY, version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp DEFAULT now())`)
-	for _, f := range files {
-		content, err := os.ReadFile(f)
-		require.NoError(t, err)
-		up, _, _ := strings.Cut(string(content), "-- +goose Down")
-		db.Must(t, up)
-		version, _, _ := strings.Cut(filepath.Base(f), "_")
-		db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1::bigint, true)`, version)
-	}
+	require.NoError(t, schema.Apply(t.Context(), db.DB))
 	db.Must(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset)
-		SELECT $1, p, (SELECT epoch FROM generations), 0, 0 FROM generate_series(0, $2 - 1) p`, event.TimestampCommandTopic, Partitions)
+		SELECT $1, p, g.epoch, 0, 0 FROM projection_generations g, generate_series(0, $2 - 1) p WHERE g.projection = 'timestamps'`, event.TimestampCommandTopic, Partitions)
 }
 
 // Must executes a statement.
@@ -150,8 +134,8 @@ func (db *DB) StartOver(ctx context.Context) error {
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 	for _, s := range []string{
 		`LOCK TABLE projection_progress, timestamp_records, dead_letters IN ACCESS EXCLUSIVE MODE`,
-		`UPDATE generations SET epoch = nextval('projection_epochs')`,
-		`UPDATE projection_progress SET epoch = (SELECT epoch FROM generations), next_offset = first_offset, applied = 0, duplicate = 0, rejected = 0, skipped = 0`,
+		`UPDATE projection_generations SET epoch = next_projection_epoch() WHERE projection = 'timestamps'`,
+		`UPDATE projection_progress SET epoch = (SELECT epoch FROM projection_generations WHERE projection = 'timestamps'), next_offset = first_offset, applied = 0, duplicate = 0, rejected = 0, skipped = 0`,
 		`DELETE FROM timestamp_records`,
 	} {
 		if _, err := tx.ExecContext(ctx, s); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -214,7 +215,7 @@ func databaseAdvice(err error) string {
 }
 
 func schema(ctx context.Context, db *sqlx.DB, cluster string, got func(Finding)) {
-	version, err := postgres.SchemaVersion(ctx, db)
+	version, err := schema.Version(ctx, db)
 	switch {
 	case err != nil:
 		got(Finding{"schema", Fail, err.Error(), "let the user of DB_URL read goose_db_version"})
@@ -222,11 +223,11 @@ func schema(ctx context.Context, db *sqlx.DB, cluster string, got func(Finding))
 	case version == 0:
 		got(Finding{"schema", Warn, "the database is empty", "start consumer-service: it makes the tables and fills them from the log"})
 		return
-	case version < postgres.SchemaVersionWanted:
-		got(Finding{"schema", Warn, fmt.Sprintf("it is at version %d and this release wants %d", version, postgres.SchemaVersionWanted), "start this release's consumer-service: it migrates the database"})
+	case version < schema.Wanted:
+		got(Finding{"schema", Warn, fmt.Sprintf("it is at version %d and this release wants %d", version, schema.Wanted), "start this release's consumer-service: it migrates the database"})
 		return
-	case version > postgres.SchemaVersionWanted:
-		got(Finding{"schema", Fail, fmt.Sprintf("it is at version %d and this release knows %d", version, postgres.SchemaVersionWanted), "run the release that migrated it, or a newer one"})
+	case version > schema.Wanted:
+		got(Finding{"schema", Fail, fmt.Sprintf("it is at version %d and this release knows %d", version, schema.Wanted), "run the release that migrated it, or a newer one"})
 		return
 	}
 	var on struct {

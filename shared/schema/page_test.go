@@ -1,4 +1,4 @@
-package migrations_test
+package schema_test
 
 import (
 	"flag"
@@ -9,17 +9,18 @@ import (
 	"testing"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 var update = flag.Bool("update", false, "write docs/schema.md anew")
 
-// The page is read from a migrated database: go test ./consumer-service/migrations -run SchemaPage -update
+// The page is read from a migrated database: go test ./shared/schema -run SchemaPage -update
 func TestSchemaPageIsThatOfTheMigratedDatabase(t *testing.T) {
 	t.Parallel()
 	c := config.DefaultPostgres()
@@ -27,7 +28,7 @@ func TestSchemaPageIsThatOfTheMigratedDatabase(t *testing.T) {
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, migrations.Apply(t.Context(), db))
+	require.NoError(t, schema.Apply(t.Context(), db))
 
 	file := filepath.Join("..", "..", "docs", "schema.md")
 	page := schemaPage(t, db)
@@ -46,7 +47,7 @@ func TestEverythingInTheSchemaSaysWhatItIs(t *testing.T) {
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, migrations.Apply(t.Context(), db))
+	require.NoError(t, schema.Apply(t.Context(), db))
 
 	for _, table := range tables(t, db) {
 		require.NotEmpty(t, table.Comment, "COMMENT ON TABLE %s is missing", table.Name)
@@ -58,7 +59,7 @@ func TestEverythingInTheSchemaSaysWhatItIs(t *testing.T) {
 
 type table struct {
 	OID     int64  `db:"oid"`
-	Name    string `db:"name"`
+	Name    string `db:"name"` // with its schema, where that is not public
 	Comment string `db:"comment"`
 }
 
@@ -74,9 +75,11 @@ type column struct {
 func tables(t *testing.T, db *sqlx.DB) (out []table) {
 	t.Helper()
 	require.NoError(t, db.SelectContext(t.Context(), &out, `
-SELECT c.oid, c.relname AS name, coalesce(obj_description(c.oid, 'pg_class'), '') AS comment
+SELECT c.oid, c.oid::regclass::text AS name, coalesce(obj_description(c.oid, 'pg_class'), '') AS comment
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'public' AND c.relkind = 'r' AND c.relname <> 'goose_db_version' ORDER BY 2`))
+WHERE n.nspname IN (SELECT schema_name FROM projections) AND c.relkind IN ('r', 'p') AND c.relname <> 'goose_db_version'
+	AND NOT (n.nspname <> 'public' AND c.relname = ANY ($1::text[]))
+ORDER BY n.nspname <> 'public', 2`, pq.Array([]string{schema.Progress, schema.DeadLetters, schema.Audits})))
 	return out
 }
 
@@ -103,10 +106,13 @@ func schemaPage(t *testing.T, db *sqlx.DB) string {
 	b.WriteString(`# The database
 
 Made from a migrated database; a test holds the two together. Consumer-service owns it and brings it up to date when it starts
-(` + "`consumer-service/migrations`" + `); the other services wait for the version they need. Read whatever you like; write nothing: a
-replay of the log heals rows that a hand changed, and the audit names those it finds. The serving generation's tables are always
-in the schema ` + "`public`" + `; while the database is rebuilt, or a generation stands by as the way back, generation N has tables of the
-same names in ` + "`tidemark_gN`" + `.
+(` + "`shared/schema/migrations`" + `); the other services wait for the version they need. Read whatever you like; write nothing: a
+replay of the log heals rows that a hand changed, and the audit names those it finds.
+
+Every projection has a schema: ` + "`public`" + ` for timestamps, else its own name. Its serving generation's tables always stand there.
+` + "`projection_progress`, `dead_letters` and `projection_audits`" + ` are the same for every projection and described once, for ` + "`public`" + `.
+While a projection is rebuilt, or a generation is kept as standby, generation N has tables of the same names in the schema
+` + "`<projection>_gN`" + `.
 `)
 	for _, table := range tables(t, db) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| column | type | null | default | what it is |\n| --- | --- | --- | --- | --- |\n", table.Name, table.Comment)
