@@ -13,16 +13,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/command-service/internal/httpapi"
+	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/event"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/telemetry"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Name of the service, in logs and towards Kafka.
@@ -62,8 +62,8 @@ func (c Config) Validate() error {
 type Options struct {
 	Config    Config
 	Log       *slog.Logger
-	Topic     string               // event.TimestampCommandTopic unless given
-	Decisions string               // the topic of decisions on dead letters, event.DeadLetterCommandTopic unless given
+	Topic     string               // name of the topic of commands, topic.TimestampCommand's unless given
+	Decisions string               // name of the topic of decisions on dead letters, topic.DeadLetterCommand's unless given
 	Watch     WatchOptions         // how often the log is looked after
 	Listening func(address string) // told once the port is open; may be nil
 }
@@ -72,11 +72,12 @@ type Options struct {
 // the start, a topic that could lose what it holds (a *kafka.GuardError). A broker that is away is waited
 // for, unready.
 func Run(ctx context.Context, o Options) (err error) {
-	if o.Topic == "" {
-		o.Topic = event.TimestampCommandTopic
+	commands, decided := topic.TimestampCommand.Sized(o.Config.Kafka), topic.DeadLetterCommand.Sized(o.Config.Kafka)
+	if o.Topic != "" {
+		commands.Name = o.Topic
 	}
-	if o.Decisions == "" {
-		o.Decisions = event.DeadLetterCommandTopic
+	if o.Decisions != "" {
+		decided.Name = o.Decisions
 	}
 	told := ctx
 	ctx, fail := context.WithCancelCause(told)
@@ -109,14 +110,14 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	metrics := door.NewMetrics(registry)
 	entrance, err := door.New(door.Options{
-		Topic: o.Topic, Partitions: int32(o.Config.Partitions), Log: publisher,
+		Topic: commands.Name, Partitions: int32(commands.Partitions), Log: publisher,
 		Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: export.Tracer(),
 	})
 	if err != nil {
 		return err
 	}
 	stack.Add("door", entrance.Close)
-	decisions, err := door.New(door.Options{Topic: o.Decisions, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics.Beside(), Tracer: export.Tracer()})
+	decisions, err := door.New(door.Options{Topic: decided.Name, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics.Beside(), Tracer: export.Tracer()})
 	if err != nil {
 		return err
 	}
@@ -124,12 +125,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	reader := kafka.NewReader(o.Config.Kafka, Name)
 	stack.Add("log reader", func(context.Context) error { return reader.Close() })
 	letters := deadletter.New(deadletter.Options{
-		Commands: entrance, Decisions: decisions, Log: reader, Topic: o.Topic, Partitions: int32(o.Config.Partitions), Deadline: o.Config.ProduceDeadline,
+		Commands: entrance, Decisions: decisions, Log: reader, Topic: commands.Name, Partitions: int32(commands.Partitions), Deadline: o.Config.ProduceDeadline,
 	})
 
-	watch := newWatch(o, o.Topic, partLog, entrance, ready)
+	watch := newWatch(o, commands, partLog, entrance, ready)
 	stack.Go(ctx, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
-	other := newWatch(o, o.Decisions, partDecisions, decisions, ready)
+	other := newWatch(o, decided, partDecisions, decisions, ready)
 	stack.Go(ctx, "watch of decisions", func(ctx context.Context) { other.run(ctx, fail) })
 
 	engine, err := manners.NewEngine(manners.Options{

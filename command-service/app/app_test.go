@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/telemetry"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) {
@@ -230,11 +231,11 @@ func TestAnUnsafeTopicIsRefusedAtTheStart(t *testing.T) {
 	o := options(brokers)
 	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
-	made := kafka.TopicSpec{Name: o.Topic, Partitions: 5, ReplicationFactor: 1}
-	require.NoError(t, r.EnsureForever(t.Context(), made))
+	made := topic.Spec{Name: o.Topic, Partitions: 5, ReplicationFactor: 1}
+	require.NoError(t, r.Ensure(t.Context(), made))
 	alter(t, brokers, o.Topic, "cleanup.policy", "compact")
 	var guard *kafka.GuardError
-	require.Eventually(t, func() bool { return errors.As(r.CheckForever(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
 	s := start(t, o)
 	err := s.ends(t)
 	require.ErrorAs(t, err, &guard)

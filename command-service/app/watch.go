@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // The parts of readiness.
@@ -32,7 +33,7 @@ type WatchOptions struct {
 // the topic: readiness goes, the door stays as it is and lets the publisher speak.
 type watch struct {
 	reader  *kafka.Reader
-	topic   kafka.TopicSpec
+	topic   topic.Spec
 	options WatchOptions
 	door    *door.Door
 	part    string // of readiness
@@ -40,10 +41,10 @@ type watch struct {
 	log     *slog.Logger
 }
 
-func newWatch(o Options, topic, part string, d *door.Door, ready *manners.Readiness) *watch {
+func newWatch(o Options, t topic.Spec, part string, d *door.Door, ready *manners.Readiness) *watch {
 	w := &watch{
 		reader:  kafka.NewReader(o.Config.Kafka, Name+"-watch"),
-		topic:   kafka.TopicSpec{Name: topic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor},
+		topic:   t,
 		options: o.Watch, door: d, part: part, ready: ready, log: o.Log,
 	}
 	if w.options.Retry == 0 {
@@ -104,11 +105,11 @@ func (w *watch) run(ctx context.Context, fail func(error)) {
 // would hide the loss from everybody who reads it.
 func (w *watch) look(ctx context.Context, seen bool) error {
 	if !seen {
-		if err := w.reader.EnsureForever(ctx, w.topic); err != nil {
+		if err := w.reader.Ensure(ctx, w.topic); err != nil {
 			return err
 		}
 	}
-	return w.reader.CheckForever(ctx, w.topic)
+	return w.reader.Check(ctx, w.topic)
 }
 
 // publisherState keeps readiness in step with the publisher's connection.

@@ -18,19 +18,19 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/tidemark/tidemark/consumer-service/api"
 	"github.com/tidemark/tidemark/consumer-service/internal/decision"
 	routes "github.com/tidemark/tidemark/consumer-service/internal/httpapi"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/rebuild"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/consumer-service/migrations"
-	"github.com/tidemark/tidemark/shared/event"
+	api "github.com/tidemark/tidemark/shared/api/consumer"
 	"github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/lifecycle"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/telemetry"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Name of the service, in logs and towards Kafka and the database.
@@ -110,12 +110,12 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	reader := kafka.NewReader(o.Config.Kafka, Name)
 	stack.Add("log reader", func(context.Context) error { return reader.Close() })
-	accepted, err := o.Config.acceptedStarts(event.TimestampCommandTopic)
+	accepted, err := o.Config.acceptedStarts(topic.TimestampCommand.Name)
 	if err != nil {
 		return err
 	}
 	book := decision.New(decision.Options{
-		Log: reader, Store: &decision.Postgres{DB: db}, Topic: event.DeadLetterCommandTopic, Partitions: o.Config.Partitions, Logger: o.Log,
+		Log: reader, Store: &decision.Postgres{DB: db}, Topic: topic.DeadLetterCommand.Name, Partitions: o.Config.Partitions, Logger: o.Log,
 		Refuse: func(reason string) { fail(&projection.Refusal{Reason: reason}) },
 	})
 	receipts, err := publisher(o, stack, registry, db, reader)
@@ -123,7 +123,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	rebuilds := rebuild.New(rebuild.Options{
-		DB: db, Long: long, Log: reader, Decisions: book, Written: receipts.Kick, Topic: event.TimestampCommandTopic, Group: o.Config.GroupID, Partitions: o.Config.Partitions, AcceptLogStart: accepted,
+		DB: db, Long: long, Log: reader, Decisions: book, Written: receipts.Kick, Topic: topic.TimestampCommand.Name, Group: o.Config.GroupID, Partitions: o.Config.Partitions, AcceptLogStart: accepted,
 		Lane: rebuild.LaneOptions{Kafka: o.Config.Kafka, ClientID: Name, BatchSize: o.Config.BatchSize}, Metrics: rebuild.NewMetrics(registry), Logger: o.Log,
 	})
 	routes.Rebuilds(rebuilds) // from here on: a migration may wait for a generation to be dropped
@@ -131,19 +131,18 @@ func Run(ctx context.Context, o Options) (err error) {
 		return unless(told, err)
 	}
 
-	topic := kafka.TopicSpec{Name: event.TimestampCommandTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
-	if err := guard(ctx, reader, topic, partLog, ready, o.Log); err != nil {
+	commands := topic.TimestampCommand.Sized(o.Config.Kafka)
+	if err := guard(ctx, reader, commands, partLog, ready, o.Log); err != nil {
 		return unless(told, err)
 	}
-	decided := topic
-	decided.Name = event.DeadLetterCommandTopic
+	decided := topic.DeadLetterCommand.Sized(o.Config.Kafka)
 	if err := guard(ctx, reader, decided, partDecisions, ready, o.Log); err != nil {
 		return unless(told, err)
 	}
 	stack.Go(ctx, "decisions", book.Run)
 
 	projector := projection.New(projection.Options{
-		DB: db, Log: reader, Decisions: book, Written: receipts.Kick, Topic: topic.Name, Group: o.Config.GroupID, Partitions: topic.Partitions, AcceptLogStart: accepted,
+		DB: db, Log: reader, Decisions: book, Written: receipts.Kick, Topic: commands.Name, Group: o.Config.GroupID, Partitions: commands.Partitions, AcceptLogStart: accepted,
 		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
 	})
 	stack.Go(ctx, "receipts", func(ctx context.Context) { receipts.Run(ctx, projector.Serving) })
@@ -157,7 +156,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	batches, err := subscribe(ctx, subscriber, topic.Name, ready, o.Log)
+	batches, err := subscribe(ctx, subscriber, commands.Name, ready, o.Log)
 	if err != nil {
 		return unless(told, err)
 	}
@@ -177,7 +176,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	stack.Go(ctx, "lanes", rebuilds.Lanes)
 	stack.Go(ctx, "rebuild driver", rebuilds.Drive)
 	stack.Go(ctx, "audit", projector.Audit)
-	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, topic, partLog, ready, o.Log) })
+	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, commands, partLog, ready, o.Log) })
 	stack.Go(ctx, "guard of decisions", func(ctx context.Context) { keepGuard(ctx, reader, decided, partDecisions, ready, o.Log) })
 	stack.Add("readiness", func(context.Context) error {
 		ready.Unready("process", "the service is being stopped")
@@ -197,10 +196,10 @@ func publisher(o Options, stack *lifecycle.Stack, registry *prometheus.Registry,
 		return nil, err
 	}
 	stack.Add("publisher", func(context.Context) error { return log.Close() })
-	topic := kafka.TopicSpec{Name: event.ProjectionReceiptTopic, Partitions: o.Config.Partitions, ReplicationFactor: o.Config.ReplicationFactor}
+	receipts := topic.ProjectionReceipt.Sized(o.Config.Kafka)
 	return receipt.New(receipt.Options{
-		Store: &receipt.Postgres{DB: db}, Log: log, Topic: topic.Name, Registry: registry, Logger: o.Log,
-		Ensure: func(ctx context.Context) error { return reader.EnsureExpiring(ctx, topic, event.ReceiptRetention) },
+		Store: &receipt.Postgres{DB: db}, Log: log, Topic: receipts.Name, Registry: registry, Logger: o.Log,
+		Ensure: func(ctx context.Context) error { return reader.Ensure(ctx, receipts) },
 	}), nil
 }
 
@@ -261,11 +260,11 @@ func migrate(ctx context.Context, o Options, rebuilds *rebuild.Service, ready *h
 }
 
 // guard makes the topic where it is not there yet and refuses one that could lose what it holds.
-func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, part string, ready *httpapi.Readiness, log *slog.Logger) error {
+func guard(ctx context.Context, reader *kafka.Reader, topic topic.Spec, part string, ready *httpapi.Readiness, log *slog.Logger) error {
 	return every(ctx, func(ctx context.Context) (bool, error) {
-		err := reader.EnsureForever(ctx, topic)
+		err := reader.Ensure(ctx, topic)
 		if err == nil {
-			err = reader.CheckForever(ctx, topic)
+			err = reader.Check(ctx, topic)
 		}
 		var unsafe *kafka.GuardError
 		switch {
@@ -283,7 +282,7 @@ func guard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, par
 
 // keepGuard looks again each minute. A setting that goes wrong later makes the service unready and is
 // logged, and reading goes on: to stop would make the loss certain.
-func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec, part string, ready *httpapi.Readiness, log *slog.Logger) {
+func keepGuard(ctx context.Context, reader *kafka.Reader, topic topic.Spec, part string, ready *httpapi.Readiness, log *slog.Logger) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -292,7 +291,7 @@ func keepGuard(ctx context.Context, reader *kafka.Reader, topic kafka.TopicSpec,
 			return
 		case <-tick.C:
 		}
-		err := reader.CheckForever(ctx, topic)
+		err := reader.Check(ctx, topic)
 		var unsafe *kafka.GuardError
 		switch {
 		case err == nil:

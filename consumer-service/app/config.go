@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Config is everything that can be set.
@@ -46,7 +46,7 @@ func (c Config) Validate() error {
 	if c.AuditInterval < 100*time.Millisecond {
 		errs = append(errs, fmt.Errorf("AUDIT_INTERVAL=%s is below 100ms", c.AuditInterval))
 	}
-	if _, err := c.acceptedStarts(event.TimestampCommandTopic); err != nil {
+	if _, err := c.acceptedStarts(topic.TimestampCommand.Name); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, config.ServiceURL("QUERY_URL", c.QueryURL))...)

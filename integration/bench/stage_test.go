@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/ticket"
+	"github.com/tidemark/tidemark/shared/topic"
 	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
 )
 
@@ -109,7 +110,7 @@ func (s *stage) fill(b *testing.B, n int) {
 			value := event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: id, EventTimestamp: at})
 			messages = append(messages, kafka.NewMessage(id.String(), value, ""))
 		}
-		require.NoError(b, p.Publish(event.TimestampCommandTopic, messages...))
+		require.NoError(b, p.Publish(topic.TimestampCommand.Name, messages...))
 		sent += len(messages)
 	}
 }

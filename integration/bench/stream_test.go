@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/ticket"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // BenchmarkStream compares the bulk stream, with a ticket and a place for every line, with Sarama's own
@@ -99,8 +100,8 @@ func newRaw(b *testing.B, brokers []string, n int) *raw {
 	r := &raw{brokers: brokers, topic: "bench-" + uuid.NewString(), records: make([][2]string, n)}
 	log := kafka.NewReader(config.Kafka{Brokers: brokers}, "bench")
 	defer func() { require.NoError(b, log.Close()) }()
-	spec := kafka.TopicSpec{Name: r.topic, Partitions: 12, ReplicationFactor: 1}
-	require.Eventually(b, func() bool { return log.EnsureForever(b.Context(), spec) == nil }, 20*time.Second, 50*time.Millisecond)
+	spec := topic.Spec{Name: r.topic, Partitions: 12, ReplicationFactor: 1}
+	require.Eventually(b, func() bool { return log.Ensure(b.Context(), spec) == nil }, 20*time.Second, 50*time.Millisecond)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.UTC)
 	for i := range r.records {
 		id, err := ticket.New()

@@ -21,6 +21,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) {
@@ -55,9 +56,9 @@ func newTopic(t *testing.T, k *stack.Kafka, partitions int) string {
 	t.Helper()
 	r := kafka.NewReader(config.Kafka{Brokers: k.Brokers()}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
-	spec := kafka.TopicSpec{Name: "door-" + uuid.NewString(), Partitions: partitions, ReplicationFactor: 1}
+	spec := topic.Spec{Name: "door-" + uuid.NewString(), Partitions: partitions, ReplicationFactor: 1}
 	require.Eventually(t, func() bool {
-		return r.EnsureForever(t.Context(), spec) == nil && r.CheckForever(t.Context(), spec) == nil
+		return r.Ensure(t.Context(), spec) == nil && r.Check(t.Context(), spec) == nil
 	}, 20*time.Second, 50*time.Millisecond)
 	return spec.Name
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // lineAnswer is one line of what a stream answers.
@@ -226,7 +226,7 @@ func TestALongStreamNeedsNoMoreMemoryThanAShortOne(t *testing.T) {
 		defer func() { _ = res.Body.Close() }()
 		answers, tickets := 0, 0
 		for in := bufio.NewScanner(res.Body); in.Scan(); answers++ {
-			if bytes.Contains(in.Bytes(), []byte(event.TimestampCommandTopic+"/")) {
+			if bytes.Contains(in.Bytes(), []byte(topic.TimestampCommand.Name+"/")) {
 				tickets++
 			}
 		}

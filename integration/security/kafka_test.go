@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/shared/certs/certstest"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) { os.Exit(story.Main(m)) }
@@ -64,11 +65,11 @@ func (s secured) config(mechanism string) config.Kafka {
 // made and judged the topic: every way that Tidemark connects to a broker.
 func roundTrip(t *testing.T, k config.Kafka) {
 	t.Helper()
-	topic := kafka.TopicSpec{Name: "t-" + uuid.NewString(), Partitions: 1, ReplicationFactor: 1}
+	topic := topic.Spec{Name: "t-" + uuid.NewString(), Partitions: 1, ReplicationFactor: 1}
 	reader := kafka.NewReader(k, "test")
 	defer func() { require.NoError(t, reader.Close()) }()
-	require.NoError(t, reader.EnsureForever(t.Context(), topic))
-	require.Eventually(t, func() bool { return reader.CheckForever(t.Context(), topic) == nil }, story.Patience, 20*time.Millisecond)
+	require.NoError(t, reader.Ensure(t.Context(), topic))
+	require.Eventually(t, func() bool { return reader.Check(t.Context(), topic) == nil }, story.Patience, 20*time.Millisecond)
 
 	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: k, ClientID: "test", Producer: "test/1", Log: quiet()})
 	require.NoError(t, err)

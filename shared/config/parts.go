@@ -104,7 +104,8 @@ func (l Log) Validate() error {
 // Kafka says where the log is and what its topics look like.
 type Kafka struct {
 	Brokers           []string `env:"KAFKA_BROKERS" desc:"host:port of some brokers, separated by commas"`
-	Partitions        int      `env:"KAFKA_PARTITIONS" desc:"partitions of each topic; a topic that has another count is refused"`
+	Partitions        int      `env:"KAFKA_PARTITIONS" desc:"partitions of each topic that is not claimed; a topic that has another count is refused"`
+	ClaimedPartitions int      `env:"KAFKA_CLAIMED_PARTITIONS" desc:"partitions of each topic whose work is claimed (endpoint.command.v1); a topic that has another count is refused"`
 	ReplicationFactor int      `env:"KAFKA_REPLICATION_FACTOR" desc:"replicas of a topic that is created"`
 	TLS               bool     `env:"KAFKA_TLS" desc:"speak TLS to the brokers; set too by naming any of its files"`
 	CAFile            string   `env:"KAFKA_TLS_CA_FILE" desc:"authorities that sign the brokers' certificates, PEM; the system's unless given"`
@@ -127,7 +128,7 @@ func (k Kafka) Certificate() certs.Files {
 
 // DefaultKafka is one broker on this host.
 func DefaultKafka() Kafka {
-	return Kafka{Brokers: []string{"localhost:9092"}, Partitions: 12, ReplicationFactor: 1}
+	return Kafka{Brokers: []string{"localhost:9092"}, Partitions: 12, ClaimedPartitions: 48, ReplicationFactor: 1}
 }
 
 // Validate checks addresses and counts.
@@ -141,8 +142,13 @@ func (k Kafka) Validate() error {
 			errs = append(errs, fmt.Errorf("KAFKA_BROKERS: %q is not host:port", b))
 		}
 	}
-	if k.Partitions < 1 || k.Partitions > 10_000 {
-		errs = append(errs, fmt.Errorf("KAFKA_PARTITIONS=%d is outside 1 to 10000", k.Partitions))
+	for _, count := range []struct {
+		name string
+		of   int
+	}{{"KAFKA_PARTITIONS", k.Partitions}, {"KAFKA_CLAIMED_PARTITIONS", k.ClaimedPartitions}} {
+		if count.of < 1 || count.of > 10_000 {
+			errs = append(errs, fmt.Errorf("%s=%d is outside 1 to 10000", count.name, count.of))
+		}
 	}
 	if k.ReplicationFactor < 1 || k.ReplicationFactor > 100 {
 		errs = append(errs, fmt.Errorf("KAFKA_REPLICATION_FACTOR=%d is outside 1 to 100", k.ReplicationFactor))

@@ -11,9 +11,6 @@ import (
 	"github.com/tidemark/tidemark/shared/ticket"
 )
 
-// DeadLetterCommandTopic is the topic of DeadLetterCommand, keyed by the dead letter's position, kept forever.
-const DeadLetterCommandTopic = "deadletter.command.v1"
-
 // HeaderRedriveOf stands on a command that was made of a dead letter, and names that one's position.
 const HeaderRedriveOf = "redriveOf"
 
@@ -26,7 +23,7 @@ const (
 	Discard Decision = "discard" // nothing more will be done about it
 )
 
-// DeadLetterCommand decides on one dead letter. Of several about one position the first is the decision:
+// DeadLetterCommand, of topic.DeadLetterCommand, decides on one dead letter. Of several about one position the first is the decision:
 // the one with the lowest log time, partition and offset.
 type DeadLetterCommand struct {
 	Position  position.Position // of the dead letter

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // golden returns the lines of a file that freezes an encoding.
@@ -24,14 +25,14 @@ func golden(t *testing.T, topic string) []string {
 func TestDeadLetterCommandGolden(t *testing.T) {
 	t.Parallel()
 	at := func(partition int32, offset int64) position.Position {
-		return position.Position{Topic: TimestampCommandTopic, Partition: partition, Offset: offset}
+		return position.Position{Topic: topic.TimestampCommand.Name, Partition: partition, Offset: offset}
 	}
 	commands := []DeadLetterCommand{
 		{Position: at(3, 17), Decision: Redrive, CommandID: uuid.MustParse("01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"), Note: "typo in the year", By: "ops-1"},
 		{Position: at(0, 0), Decision: Discard},
 		{Position: at(11, 9223372036854775807), Decision: Discard, Note: "<\"é\u2028\n>", By: "a&b"},
 	}
-	lines := golden(t, DeadLetterCommandTopic)
+	lines := golden(t, topic.DeadLetterCommand.Name)
 	require.Len(t, lines, len(commands))
 	for i, c := range commands {
 		require.Equal(t, lines[i], string(AppendDeadLetterCommand(nil, c)))
@@ -69,15 +70,15 @@ func TestReceiptGolden(t *testing.T) {
 	t.Parallel()
 	receipts := []Receipt{
 		{
-			Group: "timestamp-consumer-service-1", Epoch: 1, Topic: TimestampCommandTopic, Partition: 3, From: 17, Next: 20,
+			Group: "timestamp-consumer-service-1", Epoch: 1, Topic: topic.TimestampCommand.Name, Partition: 3, From: 17, Next: 20,
 			Outcomes: []Run{{Applied, 3}}, DecidedAt: time.Date(2026, 11, 21, 10, 24, 21, 59_000_000, time.UTC),
 		},
 		{
-			Group: "<g>", Generation: 7, Epoch: 9223372036854775807, Topic: TimestampCommandTopic, Next: 10,
+			Group: "<g>", Generation: 7, Epoch: 9223372036854775807, Topic: topic.TimestampCommand.Name, Next: 10,
 			Outcomes: []Run{{Applied, 4}, {Duplicate, 3}, {Rejected, 2}, {Skipped, 1}}, DecidedAt: time.Date(2026, 11, 21, 10, 24, 21, 1000, time.UTC),
 		},
 	}
-	lines := golden(t, ProjectionReceiptTopic)
+	lines := golden(t, topic.ProjectionReceipt.Name)
 	require.Len(t, lines, len(receipts))
 	for i, r := range receipts {
 		require.Equal(t, lines[i], string(AppendReceipt(nil, r)))
@@ -93,7 +94,7 @@ func TestReceiptGolden(t *testing.T) {
 
 func TestDecodeReceiptRefuses(t *testing.T) {
 	t.Parallel()
-	good := golden(t, ProjectionReceiptTopic)[0]
+	good := golden(t, topic.ProjectionReceipt.Name)[0]
 	for part, instead := range map[string]string{
 		`"next":20`:                `"next":21`,
 		`"from":17`:                `"from":20`,

@@ -11,12 +11,6 @@ import (
 	"github.com/tidemark/tidemark/shared/instant"
 )
 
-// ProjectionReceiptTopic is the topic of Receipt, keyed by topic/partition, kept for ReceiptRetention.
-const ProjectionReceiptTopic = "projection.receipt.v1"
-
-// ReceiptRetention is how long receipts stay in the log.
-const ReceiptRetention = 30 * 24 * time.Hour
-
 // Outcome is what became of one offset.
 type Outcome string
 
@@ -34,7 +28,7 @@ type Run struct {
 	Count   int64   `json:"count"`
 }
 
-// Receipt says what was decided of the offsets [From, Next) of one partition, when it was decided. The
+// Receipt, of topic.ProjectionReceipt, says what was decided of the offsets [From, Next) of one partition, when it was decided. The
 // receipts of one group, generation and epoch cover every offset that it has passed; a receipt may come
 // more than once, and then every time with the same bytes.
 type Receipt struct {

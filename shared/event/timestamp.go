@@ -15,9 +15,6 @@ import (
 	"github.com/tidemark/tidemark/shared/ticket"
 )
 
-// TimestampCommandTopic is the topic of TimestampCommand, keyed by command id, kept forever.
-const TimestampCommandTopic = "timestamp.command.v1"
-
 // Headers that every record of Tidemark's own producers carries. A record of any other producer may
 // lack them.
 const (
@@ -25,7 +22,7 @@ const (
 	HeaderProducer      = "producer"
 )
 
-// TimestampCommand is the wish to keep one instant under one ticket.
+// TimestampCommand, of topic.TimestampCommand, is the command to keep one instant under one ticket.
 type TimestampCommand struct {
 	CommandID      uuid.UUID // the ticket
 	EventTimestamp time.Time // UTC, whole microseconds, year 1 to 9999

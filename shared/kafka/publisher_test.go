@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -21,8 +22,8 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func setupTopic(t *testing.T, brokers []string, partitions int) (*Reader, string) {
 	t.Helper()
 	r := setupReader(t, brokers)
-	spec := TopicSpec{Name: randomTopic("publish"), Partitions: partitions, ReplicationFactor: 1}
-	require.NoError(t, r.EnsureForever(t.Context(), spec))
+	spec := topic.Spec{Name: randomTopic("publish"), Partitions: partitions, ReplicationFactor: 1}
+	require.NoError(t, r.Ensure(t.Context(), spec))
 	all := make([]int32, spec.Partitions)
 	for p := range all {
 		all[p] = int32(p)
@@ -31,7 +32,7 @@ func setupTopic(t *testing.T, brokers []string, partitions int) (*Reader, string
 		_, err := r.Bounds(t.Context(), spec.Name, all)
 		return err == nil
 	}, 30*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool { return r.CheckForever(t.Context(), spec) == nil }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return r.Check(t.Context(), spec) == nil }, 10*time.Second, 20*time.Millisecond)
 	return r, spec.Name
 }
 

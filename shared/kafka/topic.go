@@ -6,17 +6,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/Shopify/sarama"
-)
 
-// TopicSpec is a topic as a service wants it.
-type TopicSpec struct {
-	Name              string
-	Partitions        int // any other count is refused: it would move keys
-	ReplicationFactor int // of a topic that is created; one that is there keeps its own
-}
+	"github.com/tidemark/tidemark/shared/topic"
+)
 
 // GuardError says that a topic could lose or move what it holds. Nothing but a change of the topic
 // (or of the configuration) mends it, so a service that finds it at its start refuses to start.
@@ -40,41 +34,70 @@ func (e *GuardError) Error() string {
 	return b.String()
 }
 
-// forever are the settings of a topic that is the truth, and why each is needed.
-var forever = []Fault{
-	{Setting: "cleanup.policy", Wanted: "delete", Why: "compaction drops all but the newest record of a key"},
-	{Setting: "retention.ms", Wanted: "-1", Why: "records would expire"},
-	{Setting: "retention.bytes", Wanted: "-1", Why: "old records would be deleted as new ones come"},
-	{Setting: "message.timestamp.type", Wanted: "LogAppendTime", Why: "a record's time must be the log's own, so that a rebuild gives the same"},
-	{Setting: uncleanElection, Wanted: "false", Why: "a replica that lags could become leader and lose acknowledged records"},
-}
-
 const (
+	cleanupPolicy   = "cleanup.policy"
+	retentionTime   = "retention.ms"
+	timestampType   = "message.timestamp.type"
 	uncleanElection = "unclean.leader.election.enable"
 	minInSync       = "min.insync.replicas"
 )
 
-// EnsureForever makes sure that the topic is there: it is created with every setting that CheckForever
-// wants, and one that is there already, or that another service makes at the same moment, is left as
-// it is. An error means that the broker did not answer or refused to create the topic.
-func (r *Reader) EnsureForever(_ context.Context, t TopicSpec) error {
-	settings := make(map[string]*string, len(forever)+1)
-	for _, f := range forever {
-		settings[f.Setting] = &f.Wanted
+// setting is one setting that a topic must have, and why.
+type setting struct {
+	name, value, why string
+	atLeast          bool // a number above value, or -1 for no limit, is as good
+}
+
+func (s setting) wanted() string {
+	if s.atLeast {
+		return "at least " + s.value
 	}
-	return r.ensure(t, settings)
+	return s.value
 }
 
-// EnsureExpiring makes sure that a topic is there whose records may go after retention: nobody's truth,
-// so nobody guards it. Like EnsureForever it leaves one that is there as it is.
-func (r *Reader) EnsureExpiring(_ context.Context, t TopicSpec, retention time.Duration) error {
-	policy, kept, stamp, unclean := "delete", strconv.FormatInt(retention.Milliseconds(), 10), "LogAppendTime", "false"
-	return r.ensure(t, map[string]*string{
-		"cleanup.policy": &policy, "retention.ms": &kept, "message.timestamp.type": &stamp, uncleanElection: &unclean,
-	})
+func (s setting) holds(found string) bool {
+	if !s.atLeast {
+		return found == s.value
+	}
+	least, _ := strconv.ParseInt(s.value, 10, 64) // written by this package
+	n, err := strconv.ParseInt(found, 10, 64)
+	return err == nil && (n == -1 || n >= least)
 }
 
-func (r *Reader) ensure(t TopicSpec, settings map[string]*string) error {
+// guarded are the settings that decide whether the topic keeps what it promises. A topic that expires is nobody's truth:
+// only its times, its elections and the least age of what it drops matter.
+func guarded(t topic.Spec) []setting {
+	all := []setting{
+		{name: timestampType, value: "LogAppendTime", why: "a record's time must be the log's own, so that a rebuild gives the same"},
+		{name: uncleanElection, value: "false", why: "a replica that lags could become leader and lose acknowledged records"},
+	}
+	switch t.Kept {
+	case topic.Compacted:
+		return append(all, setting{name: cleanupPolicy, value: "compact", why: "the newest record of each key must stay, and records that it replaces must go"})
+	case topic.Expiring:
+		return append(all, setting{
+			name: retentionTime, value: strconv.FormatInt(t.Retention.Milliseconds(), 10), atLeast: true,
+			why: "records would expire before those who need them are done",
+		})
+	default:
+		return append(all,
+			setting{name: cleanupPolicy, value: "delete", why: "compaction drops all but the newest record of a key"},
+			setting{name: retentionTime, value: "-1", why: "records would expire"},
+			setting{name: "retention.bytes", value: "-1", why: "old records would be deleted as new ones come"})
+	}
+}
+
+// Ensure makes sure that the topic is there: it is created with every setting that Check wants, and one that is there
+// already, or that another service makes at the same moment, is left as it is. An error means that the broker did not
+// answer or refused to create the topic.
+func (r *Reader) Ensure(_ context.Context, t topic.Spec) error {
+	settings := map[string]*string{}
+	for _, s := range guarded(t) {
+		settings[s.name] = &s.value
+	}
+	if policy := "delete"; t.Kept == topic.Expiring {
+		settings[cleanupPolicy] = &policy
+	}
 	c, err := r.connect()
 	if err != nil {
 		return err
@@ -103,10 +126,9 @@ func (r *Reader) ensure(t TopicSpec, settings map[string]*string) error {
 	return nil
 }
 
-// CheckForever is the guard: a *GuardError names every setting of the topic that could lose records,
-// move keys or give a record another time than the log's. Any other error means that the broker did
-// not answer, which says nothing about the topic.
-func (r *Reader) CheckForever(_ context.Context, t TopicSpec) error {
+// Check is the guard: a *GuardError names every setting of the topic that could lose records, move keys or give a record
+// another time than the log's. Any other error means that the broker did not answer, which says nothing about the topic.
+func (r *Reader) Check(_ context.Context, t topic.Spec) error {
 	c, err := r.connect()
 	if err != nil {
 		return err
@@ -143,49 +165,46 @@ func (r *Reader) CheckForever(_ context.Context, t TopicSpec) error {
 }
 
 // describe returns the topic's count of partitions and the most replicas that one of them has.
-func describe(b *sarama.Broker, topic string) (partitions, replicas int, err error) {
-	res, err := b.GetMetadata(&sarama.MetadataRequest{Version: 5, Topics: []string{topic}})
+func describe(b *sarama.Broker, name string) (partitions, replicas int, err error) {
+	res, err := b.GetMetadata(&sarama.MetadataRequest{Version: 5, Topics: []string{name}})
 	if err != nil {
 		_ = b.Close()
-		return 0, 0, fmt.Errorf("ask for the partitions of %s: %w", topic, err)
+		return 0, 0, fmt.Errorf("ask for the partitions of %s: %w", name, err)
 	}
 	for _, m := range res.Topics {
-		if m.Name != topic {
+		if m.Name != name {
 			continue
 		}
 		if m.Err != sarama.ErrNoError && m.Err != sarama.ErrLeaderNotAvailable {
-			return 0, 0, fmt.Errorf("ask for the partitions of %s: %w", topic, m.Err)
+			return 0, 0, fmt.Errorf("ask for the partitions of %s: %w", name, m.Err)
 		}
 		for _, p := range m.Partitions {
 			replicas = max(replicas, len(p.Replicas))
 		}
 		return len(m.Partitions), replicas, nil
 	}
-	return 0, 0, fmt.Errorf("ask for the partitions of %s: %w", topic, sarama.ErrIncompleteResponse)
+	return 0, 0, fmt.Errorf("ask for the partitions of %s: %w", name, sarama.ErrIncompleteResponse)
 }
 
-func judge(t TopicSpec, partitions, replicas int, found map[string]string) []Fault {
+func judge(t topic.Spec, partitions, replicas int, found map[string]string) []Fault {
 	var faults []Fault
 	if partitions != t.Partitions {
 		faults = append(faults, Fault{
 			Setting: "the number of partitions", Wanted: strconv.Itoa(t.Partitions), Found: strconv.Itoa(partitions),
-			Why: "another count moves keys to other partitions; KAFKA_PARTITIONS says what is wanted",
+			Why: "another count moves keys to other partitions; " + t.CountVariable() + " says what is wanted",
 		})
 	}
-	for _, f := range forever {
-		value, known := found[f.Setting]
-		if !known && f.Setting == uncleanElection {
-			continue // a broker that has no elections has none that are unclean
-		}
-		if value == f.Wanted {
+	for _, s := range guarded(t) {
+		value, known := found[s.name]
+		if s.holds(value) || !known && s.name == uncleanElection { // a broker without elections has none that are unclean
 			continue
 		}
-		if f.Found = value; !known {
-			f.Found = "not known to the broker"
+		if !known {
+			value = "not known to the broker"
 		}
-		faults = append(faults, f)
+		faults = append(faults, Fault{Setting: s.name, Wanted: s.wanted(), Found: value, Why: s.why})
 	}
-	if replicas > 1 {
+	if replicas > 1 && t.Kept != topic.Expiring {
 		if n, err := strconv.Atoi(found[minInSync]); err != nil || n < 2 {
 			faults = append(faults, Fault{
 				Setting: minInSync, Wanted: "at least 2", Found: found[minInSync],

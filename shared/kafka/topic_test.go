@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func setupReader(t *testing.T, brokers []string) *Reader {
@@ -22,10 +23,10 @@ func TestATopicThatWasMadeForeverPassesTheGuard(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
 		r := setupReader(t, brokers)
-		spec := TopicSpec{Name: randomTopic("forever"), Partitions: 3, ReplicationFactor: 1}
-		require.NoError(t, r.EnsureForever(t.Context(), spec))
-		require.NoError(t, r.EnsureForever(t.Context(), spec), "a topic that is there is fine")
-		guard := func() error { return r.CheckForever(t.Context(), spec) }
+		spec := topic.Spec{Name: randomTopic("forever"), Partitions: 3, ReplicationFactor: 1}
+		require.NoError(t, r.Ensure(t.Context(), spec))
+		require.NoError(t, r.Ensure(t.Context(), spec), "a topic that is there is fine")
+		guard := func() error { return r.Check(t.Context(), spec) }
 		require.Eventually(t, func() bool { return guard() == nil }, 5*time.Second, 20*time.Millisecond)
 
 		id, err := r.ClusterID(t.Context())
@@ -37,11 +38,11 @@ func TestATopicThatWasMadeForeverPassesTheGuard(t *testing.T) {
 func TestTwoServicesMakeATopicAtOnce(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
-		spec := TopicSpec{Name: randomTopic("race"), Partitions: 3, ReplicationFactor: 1}
+		spec := topic.Spec{Name: randomTopic("race"), Partitions: 3, ReplicationFactor: 1}
 		errs := make(chan error, 4)
 		for range cap(errs) {
 			r := setupReader(t, brokers)
-			go func() { errs <- r.EnsureForever(t.Context(), spec) }()
+			go func() { errs <- r.Ensure(t.Context(), spec) }()
 		}
 		for range cap(errs) {
 			require.NoError(t, <-errs)
@@ -65,7 +66,7 @@ func TestTheGuardNamesEverySettingThatCouldLoseRecords(t *testing.T) {
 			"two at once":  {"retention.ms", "1000", []string{"retention.ms", "the number of partitions must be 3 and is 5"}},
 		} {
 			r := setupReader(t, brokers)
-			made := TopicSpec{Name: randomTopic("guard"), Partitions: 3, ReplicationFactor: 1}
+			made := topic.Spec{Name: randomTopic("guard"), Partitions: 3, ReplicationFactor: 1}
 			wanted := made
 			switch name {
 			case "partitions":
@@ -73,7 +74,7 @@ func TestTheGuardNamesEverySettingThatCouldLoseRecords(t *testing.T) {
 			case "two at once":
 				made.Partitions = 5
 			}
-			require.NoError(t, r.EnsureForever(t.Context(), made))
+			require.NoError(t, r.Ensure(t.Context(), made))
 			alter(t, r, made.Name, tc.setting, tc.value)
 			var guard *GuardError
 			faults := 1
@@ -81,7 +82,7 @@ func TestTheGuardNamesEverySettingThatCouldLoseRecords(t *testing.T) {
 				faults = 2
 			}
 			require.Eventually(t, func() bool { // a change of settings takes a moment to reach the broker
-				return errors.As(r.CheckForever(t.Context(), wanted), &guard) && len(guard.Faults) == faults
+				return errors.As(r.Check(t.Context(), wanted), &guard) && len(guard.Faults) == faults
 			}, 5*time.Second, 20*time.Millisecond, name)
 			require.Equal(t, made.Name, guard.Topic)
 			for _, words := range tc.want {
@@ -97,12 +98,12 @@ func TestTheGuardKnowsHowReplicasLoseRecords(t *testing.T) {
 	t.Parallel()
 	good := func() map[string]string {
 		found := map[string]string{minInSync: "2"}
-		for _, f := range forever {
-			found[f.Setting] = f.Wanted
+		for _, s := range guarded(topic.Spec{}) {
+			found[s.name] = s.value
 		}
 		return found
 	}
-	spec := TopicSpec{Name: "t", Partitions: 12}
+	spec := topic.Spec{Name: "t", Partitions: 12}
 	require.Empty(t, judge(spec, 12, 3, good()))
 	one := good()
 	one[minInSync] = "1"
@@ -116,26 +117,26 @@ func TestTheGuardKnowsHowReplicasLoseRecords(t *testing.T) {
 	require.Equal(t, "not known to the broker", judge(spec, 12, 1, none)[0].Found)
 
 	r := setupReader(t, realKafka(t))
-	made := TopicSpec{Name: randomTopic("unclean"), Partitions: 1, ReplicationFactor: 1}
-	require.NoError(t, r.EnsureForever(t.Context(), made))
+	made := topic.Spec{Name: randomTopic("unclean"), Partitions: 1, ReplicationFactor: 1}
+	require.NoError(t, r.Ensure(t.Context(), made))
 	alter(t, r, made.Name, uncleanElection, "true")
 	var guard *GuardError
-	require.Eventually(t, func() bool { return errors.As(r.CheckForever(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
 	require.ErrorContains(t, guard, "unclean.leader.election.enable must be false and is true")
 }
 
 func TestABrokerThatIsAwayIsNoGuardError(t *testing.T) {
 	t.Parallel()
 	r := setupReader(t, []string{"127.0.0.1:1"})
-	spec := TopicSpec{Name: "t", Partitions: 1, ReplicationFactor: 1}
-	require.Error(t, r.EnsureForever(t.Context(), spec))
-	err := r.CheckForever(t.Context(), spec)
+	spec := topic.Spec{Name: "t", Partitions: 1, ReplicationFactor: 1}
+	require.Error(t, r.Ensure(t.Context(), spec))
+	err := r.Check(t.Context(), spec)
 	require.Error(t, err)
 	var guard *GuardError
 	require.False(t, errors.As(err, &guard))
 
 	there := setupReader(t, realKafka(t))
-	err = there.CheckForever(t.Context(), TopicSpec{Name: randomTopic("missing"), Partitions: 1})
+	err = there.Check(t.Context(), topic.Spec{Name: randomTopic("missing"), Partitions: 1})
 	require.ErrorIs(t, err, sarama.ErrUnknownTopicOrPartition)
 	require.False(t, errors.As(err, &guard))
 }
@@ -153,16 +154,58 @@ func alter(t *testing.T, r *Reader, topic, setting, value string) {
 	}, 5*time.Second, 20*time.Millisecond)
 }
 
-func TestATopicWhoseRecordsMayGoSaysWhen(t *testing.T) {
+func TestATopicThatExpiresMustKeepItsRecordsLongEnough(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, brokers []string) {
 		r := setupReader(t, brokers)
-		spec := TopicSpec{Name: randomTopic("expiring"), Partitions: 2, ReplicationFactor: 1}
-		require.NoError(t, r.EnsureExpiring(t.Context(), spec, 30*24*time.Hour))
-		require.NoError(t, r.EnsureExpiring(t.Context(), spec, time.Hour), "one that is there is left as it is")
+		made := topic.Spec{Name: randomTopic("expiring"), Kept: topic.Expiring, Retention: 30 * 24 * time.Hour, Partitions: 2, ReplicationFactor: 1}
+		longer, shorter, forever := made, made, made
+		longer.Retention, shorter.Retention = 31*24*time.Hour, time.Hour
+		forever.Kept, forever.Retention = topic.Forever, 0
+		require.NoError(t, r.Ensure(t.Context(), made))
+		require.NoError(t, r.Ensure(t.Context(), longer), "one that is there is left as it is")
+		require.Eventually(t, func() bool { return r.Check(t.Context(), made) == nil }, 5*time.Second, 20*time.Millisecond)
+		require.NoError(t, r.Check(t.Context(), shorter))
 		var guard *GuardError
-		require.Eventually(t, func() bool { return errors.As(r.CheckForever(t.Context(), spec), &guard) }, 5*time.Second, 20*time.Millisecond)
+		require.ErrorAs(t, r.Check(t.Context(), forever), &guard)
 		require.Len(t, guard.Faults, 1)
 		require.Contains(t, guard.Error(), "retention.ms must be -1 and is 2592000000")
+		require.ErrorAs(t, r.Check(t.Context(), longer), &guard)
+		require.Len(t, guard.Faults, 1)
+		require.Contains(t, guard.Error(), "retention.ms must be at least 2678400000 and is 2592000000")
+		alter(t, r, made.Name, timestampType, "CreateTime")
+		require.Eventually(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+		require.Contains(t, guard.Error(), "message.timestamp.type must be LogAppendTime")
+		alter(t, r, made.Name, timestampType, "LogAppendTime")
+		alter(t, r, made.Name, retentionTime, "-1")
+		require.Eventually(t, func() bool { return r.Check(t.Context(), longer) == nil }, 5*time.Second, 20*time.Millisecond)
 	})
+}
+
+func TestACompactedTopicMustCompactAndNeverDelete(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r := setupReader(t, brokers)
+		made := topic.Spec{Name: randomTopic("compacted"), Kept: topic.Compacted, Partitions: 2, ReplicationFactor: 1}
+		require.NoError(t, r.Ensure(t.Context(), made))
+		require.Eventually(t, func() bool { return r.Check(t.Context(), made) == nil }, 5*time.Second, 20*time.Millisecond)
+		for _, policy := range []string{"delete", "compact,delete"} {
+			alter(t, r, made.Name, cleanupPolicy, policy)
+			var guard *GuardError
+			require.Eventually(t, func() bool {
+				return errors.As(r.Check(t.Context(), made), &guard) && guard.Faults[0].Found == policy
+			}, 5*time.Second, 20*time.Millisecond)
+			require.Contains(t, guard.Error(), "cleanup.policy must be compact and is "+policy)
+		}
+	})
+}
+
+// The count that is wanted has one of two settings, and the guard names the right one.
+func TestTheGuardOfAClaimedTopicNamesItsOwnCount(t *testing.T) {
+	t.Parallel()
+	faults := judge(topic.Spec{Name: "t", Kept: topic.Expiring, Claimed: true, Partitions: 48}, 12, 1, map[string]string{
+		timestampType: "LogAppendTime", retentionTime: "-1",
+	})
+	require.Len(t, faults, 1)
+	require.Contains(t, faults[0].Why, "KAFKA_CLAIMED_PARTITIONS")
 }

@@ -62,11 +62,12 @@ func DefaultPorts() Ports {
 
 // Running is where everything is. The URL of the database holds its password.
 type Running struct {
-	KafkaBrokers string `json:"kafka_brokers"`
-	DBURL        string `json:"db_url"`
-	CommandURL   string `json:"command_url"`
-	ConsumerURL  string `json:"consumer_url"`
-	QueryURL     string `json:"query_url"`
+	KafkaBrokers      string `json:"kafka_brokers"`
+	ClaimedPartitions int    `json:"claimed_partitions"`
+	DBURL             string `json:"db_url"`
+	CommandURL        string `json:"command_url"`
+	ConsumerURL       string `json:"consumer_url"`
+	QueryURL          string `json:"query_url"`
 }
 
 // runningFile says to other processes what Running says.
@@ -190,6 +191,7 @@ func (r *run) services(ctx context.Context) error {
 		return err
 	}
 	r.running.KafkaBrokers = strings.Join(configs.consumer.Brokers, ",")
+	r.running.ClaimedPartitions = configs.consumer.ClaimedPartitions
 	r.running.DBURL = configs.consumer.URL
 	r.running.CommandURL = baseURL(configs.command.HTTP)
 	r.running.ConsumerURL = baseURL(configs.consumer.HTTP)

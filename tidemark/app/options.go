@@ -23,6 +23,10 @@ import (
 // KAFKA_GROUP_INSTANCE_ID.
 const instanceID = "tidemark-up"
 
+// claimedPartitions are few on the embedded broker: it syncs its log at each commit, and every claimed partition is
+// committed to once a second. KAFKA_CLAIMED_PARTITIONS overrides it.
+const claimedPartitions = 6
+
 type configs struct {
 	command  command.Config
 	consumer consumer.Config
@@ -34,6 +38,7 @@ func (o Options) configs(on Running) (configs, error) {
 	c := configs{command: command.DefaultConfig(), consumer: consumer.DefaultConfig(), query: query.DefaultConfig()}
 	if o.ownKafka() {
 		c.consumer.InstanceID = instanceID
+		c.command.ClaimedPartitions, c.consumer.ClaimedPartitions = claimedPartitions, claimedPartitions
 	}
 	environ := maps.Clone(o.Environ)
 	if environ == nil {

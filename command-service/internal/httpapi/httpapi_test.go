@@ -20,14 +20,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
+	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/event"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) {
@@ -117,9 +118,9 @@ func setup(t *testing.T) *bundle {
 	registry := prometheus.NewRegistry()
 	var err error
 	metrics := door.NewMetrics(registry)
-	b.door, err = door.New(door.Options{Topic: event.TimestampCommandTopic, Log: b, Metrics: metrics})
+	b.door, err = door.New(door.Options{Topic: topic.TimestampCommand.Name, Log: b, Metrics: metrics})
 	require.NoError(t, err)
-	b.decisions, err = door.New(door.Options{Topic: event.DeadLetterCommandTopic, Log: b, Metrics: metrics})
+	b.decisions, err = door.New(door.Options{Topic: topic.DeadLetterCommand.Name, Log: b, Metrics: metrics})
 	require.NoError(t, err)
 	for _, d := range []*door.Door{b.door, b.decisions} {
 		t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) }) // the test's context has ended
@@ -129,7 +130,7 @@ func setup(t *testing.T) *bundle {
 	require.NoError(t, err)
 	b.engine = engine.Engine
 	letters := deadletter.New(deadletter.Options{
-		Commands: b.door, Decisions: b.decisions, Log: b, Topic: event.TimestampCommandTopic, Partitions: 12, Deadline: 5 * time.Second,
+		Commands: b.door, Decisions: b.decisions, Log: b, Topic: topic.TimestampCommand.Name, Partitions: 12, Deadline: 5 * time.Second,
 	})
 	b.server = &Server{
 		door: b.door, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),

@@ -8,8 +8,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"github.com/tidemark/tidemark/command-service/api"
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
+	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/auth"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/position"

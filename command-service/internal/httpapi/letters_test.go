@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 const redrive, discard = "/api/v1/deadletters/redrive", "/api/v1/deadletters/discard"
@@ -162,14 +163,14 @@ func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	body := letters(t, "timestamp.command.v1/3@1", `{"event_timestamp":"2009-09-28T19:03:12Z"}`)
-	b.failTopics(map[string]error{event.TimestampCommandTopic: kafka.ErrNotSent})
+	b.failTopics(map[string]error{topic.TimestampCommand.Name: kafka.ErrNotSent})
 	w := b.post(redrive, body)
 	require.Equal(t, 503, w.Code)
 	require.Equal(t, "/problems/log-away", decode(t, w)["type"])
 	for _, failing := range []map[string]error{
-		{event.TimestampCommandTopic: fmt.Errorf("no answer")},
-		{event.DeadLetterCommandTopic: fmt.Errorf("no answer")},
-		{event.DeadLetterCommandTopic: kafka.ErrNotSent}, // the command is in the log
+		{topic.TimestampCommand.Name: fmt.Errorf("no answer")},
+		{topic.DeadLetterCommand.Name: fmt.Errorf("no answer")},
+		{topic.DeadLetterCommand.Name: kafka.ErrNotSent}, // the command is in the log
 	} {
 		b.failTopics(failing)
 		w := b.post(redrive, body)
@@ -179,7 +180,7 @@ func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
 		require.Contains(t, p["detail"], "0 of 1 letters are decided on")
 		require.NotEmpty(t, w.Header().Get("Retry-After"))
 	}
-	b.failTopics(map[string]error{event.DeadLetterCommandTopic: kafka.ErrNotSent})
+	b.failTopics(map[string]error{topic.DeadLetterCommand.Name: kafka.ErrNotSent})
 	require.Equal(t, "/problems/log-away", decode(t, b.post(discard, `{"positions":["timestamp.command.v1/3@1"]}`))["type"], "nothing of it was written")
 
 	b.failTopics(nil)

@@ -23,6 +23,7 @@ import (
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -130,7 +131,7 @@ func (s *heldStore) Misplaced(context.Context, []Decision) ([]position.Position,
 var day = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func about(partition int32, offset int64) position.Position {
-	return position.Position{Topic: event.TimestampCommandTopic, Partition: partition, Offset: offset}
+	return position.Position{Topic: topic.TimestampCommand.Name, Partition: partition, Offset: offset}
 }
 
 func discard(partition int32, offset int64) []byte {
@@ -146,7 +147,7 @@ func run(t *testing.T, log Log, store Store) (*Book, chan string) {
 	t.Helper()
 	refused := make(chan string, 1)
 	b := New(Options{
-		Log: log, Store: store, Topic: event.DeadLetterCommandTopic, Partitions: 3, Logger: slog.New(slog.DiscardHandler),
+		Log: log, Store: store, Topic: topic.DeadLetterCommand.Name, Partitions: 3, Logger: slog.New(slog.DiscardHandler),
 		Refuse: func(reason string) { refused <- reason },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -163,7 +164,7 @@ func TestNothingIsSavedBeforeSomebodyAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, store := &heldLog{}, &heldStore{}
 		log.add(1, day, discard(0, 5))
-		b := New(Options{Log: log, Store: store, Topic: event.DeadLetterCommandTopic, Partitions: 3, Logger: slog.New(slog.DiscardHandler)})
+		b := New(Options{Log: log, Store: store, Topic: topic.DeadLetterCommand.Name, Partitions: 3, Logger: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); b.Run(ctx) }()
@@ -175,7 +176,7 @@ func TestNothingIsSavedBeforeSomebodyAsks(t *testing.T) {
 		require.Empty(t, next)
 
 		require.NoError(t, b.CatchUp(t.Context()))
-		require.NotEmpty(t, b.Of(event.TimestampCommandTopic, 0, 0, 10))
+		require.NotEmpty(t, b.Of(topic.TimestampCommand.Name, 0, 0, 10))
 	})
 }
 
@@ -192,11 +193,11 @@ func TestWhoCatchesUpKnowsEverythingThatWasThere(t *testing.T) {
 		}
 		b, _ := run(t, log, store)
 		require.NoError(t, b.CatchUp(t.Context()))
-		require.Len(t, b.Of(event.TimestampCommandTopic, 7, 0, 1000), 101)
-		require.Len(t, b.Of(event.TimestampCommandTopic, 7, 10, 20), 10)
-		require.Equal(t, map[int64]event.Decision{99: event.Discard, 100: event.Discard}, b.Of(event.TimestampCommandTopic, 7, 99, 1_000_000))
-		require.Nil(t, b.Of(event.TimestampCommandTopic, 7, 101, 200))
-		require.Nil(t, b.Of(event.TimestampCommandTopic, 6, 0, 1000))
+		require.Len(t, b.Of(topic.TimestampCommand.Name, 7, 0, 1000), 101)
+		require.Len(t, b.Of(topic.TimestampCommand.Name, 7, 10, 20), 10)
+		require.Equal(t, map[int64]event.Decision{99: event.Discard, 100: event.Discard}, b.Of(topic.TimestampCommand.Name, 7, 99, 1_000_000))
+		require.Nil(t, b.Of(topic.TimestampCommand.Name, 7, 101, 200))
+		require.Nil(t, b.Of(topic.TimestampCommand.Name, 6, 0, 1000))
 		require.Nil(t, b.Of("another", 7, 0, 1000))
 		require.Equal(t, 101, store.saved)
 
@@ -204,11 +205,11 @@ func TestWhoCatchesUpKnowsEverythingThatWasThere(t *testing.T) {
 			log.add(2, day, discard(8, i))
 		}
 		require.NoError(t, b.CatchUp(t.Context()), "not only what was there at the start")
-		require.Len(t, b.Of(event.TimestampCommandTopic, 8, 0, 1000), 10)
+		require.Len(t, b.Of(topic.TimestampCommand.Name, 8, 0, 1000), 10)
 		log.add(0, day, discard(9, 0))
 		time.Sleep(time.Second) // it follows the log, though nobody asks
 		synctest.Wait()
-		require.Len(t, b.Of(event.TimestampCommandTopic, 9, 0, 1), 1)
+		require.Len(t, b.Of(topic.TimestampCommand.Name, 9, 0, 1), 1)
 	})
 }
 
@@ -233,7 +234,7 @@ func TestNobodyIsCaughtUpWhileSomethingIsAway(t *testing.T) {
 		require.Less(t, log.asked-before, 15, "it waits longer and longer")
 		log.fail(nil)
 		require.NoError(t, behind())
-		require.Len(t, b.Of(event.TimestampCommandTopic, 7, 0, 1), 1)
+		require.Len(t, b.Of(topic.TimestampCommand.Name, 7, 0, 1), 1)
 	})
 }
 
@@ -250,7 +251,7 @@ func TestTheFirstDecisionHoldsInWhateverOrderTheyAreRead(t *testing.T) {
 		log.add(0, day, discard(7, 1)) // the same partition: the offset does
 		b, _ := run(t, log, &heldStore{})
 		require.NoError(t, b.CatchUp(t.Context()))
-		require.Equal(t, map[int64]event.Decision{0: event.Discard, 1: event.Redrive}, b.Of(event.TimestampCommandTopic, 7, 0, 10))
+		require.Equal(t, map[int64]event.Decision{0: event.Discard, 1: event.Redrive}, b.Of(topic.TimestampCommand.Name, 7, 0, 10))
 	})
 }
 

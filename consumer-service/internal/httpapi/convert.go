@@ -3,9 +3,9 @@ package httpapi
 import (
 	"time"
 
-	"github.com/tidemark/tidemark/consumer-service/api"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/rebuild"
+	api "github.com/tidemark/tidemark/shared/api/consumer"
 )
 
 func at(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

@@ -24,11 +24,12 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	topics "github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const topic = event.TimestampCommandTopic
+var topic = topics.TimestampCommand.Name
 
 // heldLog is a log in memory, for what a real one cannot be made to do on demand.
 type heldLog struct {

@@ -17,15 +17,15 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	topics "github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const topic = event.TimestampCommandTopic
+var topic = topics.TimestampCommand.Name
 
 // heldLog is a log of which only times and offsets matter. What a projector would ask it is left out.
 type heldLog struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 type row struct {
@@ -52,7 +53,7 @@ func (r row) deadLetter() DeadLetter {
 	if r.Decision != nil { // then all of its columns but command_id are there
 		d.Decision = &Decision{
 			Kind: event.Decision(*r.Decision), Ticket: r.CommandID, Note: *r.Note, By: *r.DecidedBy, At: *r.DecidedAt,
-			Position: position.Position{Topic: event.DeadLetterCommandTopic, Partition: *r.DecisionPartition, Offset: *r.DecisionOffset},
+			Position: position.Position{Topic: topic.DeadLetterCommand.Name, Partition: *r.DecisionPartition, Offset: *r.DecisionOffset},
 		}
 	}
 	return d
@@ -98,10 +99,10 @@ const mostLooked = 10_000
 func Search(ctx context.Context, s *projection.Snapshot, f Filter, after position.Position, limit int) ([]DeadLetter, *position.Position, error) {
 	upTo := place{} // without an end
 	if f.Partition != nil {
-		if first := (position.Position{Topic: event.TimestampCommandTopic, Partition: *f.Partition, Offset: -1}); before(after, first) {
+		if first := (position.Position{Topic: topic.TimestampCommand.Name, Partition: *f.Partition, Offset: -1}); before(after, first) {
 			after = first
 		}
-		upTo = placed(position.Position{Topic: event.TimestampCommandTopic, Partition: *f.Partition, Offset: math.MaxInt64})
+		upTo = placed(position.Position{Topic: topic.TimestampCommand.Name, Partition: *f.Partition, Offset: math.MaxInt64})
 	}
 	edge, err := edge(ctx, s, f, after, upTo)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tidemark/tidemark/query-service/api"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
+	api "github.com/tidemark/tidemark/shared/api/query"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -11,8 +11,8 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // All of it travels in one message: of what a read costs, most is messages. LOCK TABLE takes no
@@ -40,7 +40,7 @@ func (r *Reader) open(ctx context.Context, at position.Position) (*Snapshot, err
 	which := projected + noPartition
 	switch at.Topic {
 	case "":
-	case event.DeadLetterCommandTopic:
+	case topic.DeadLetterCommand.Name:
 		which = fmt.Sprintf(decided+`p.partition = %d`, at.Partition)
 	default:
 		which = fmt.Sprintf(projected+onePartition, at.Topic, at.Partition)
@@ -102,7 +102,7 @@ func NextOffsets(db *sqlx.DB) func(context.Context) (map[Place]int64, error) {
 	return func(ctx context.Context) (map[Place]int64, error) {
 		rows, err := db.QueryContext(ctx, `
 SELECT topic, partition, next_offset FROM public.projection_progress
-UNION ALL SELECT '`+event.DeadLetterCommandTopic+`', partition, next_offset FROM public.decision_progress`)
+UNION ALL SELECT '`+topic.DeadLetterCommand.Name+`', partition, next_offset FROM public.decision_progress`)
 		if err != nil {
 			return nil, fmt.Errorf("poll the progress: %w", err)
 		}

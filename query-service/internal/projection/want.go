@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Waits of a read that names a position.
@@ -18,7 +18,7 @@ const (
 )
 
 // Topics that are projected; a position in any other can never be passed.
-var Topics = []string{event.TimestampCommandTopic, event.DeadLetterCommandTopic}
+var Topics = []string{topic.TimestampCommand.Name, topic.DeadLetterCommand.Name}
 
 // WantError says what is wrong with a position or a wait, for whoever sent it.
 type WantError struct{ Detail string }

@@ -12,8 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // fakeLog is progress that a test moves by hand. Each read takes a millisecond.
@@ -30,11 +30,11 @@ func (f *fakeLog) read(ctx context.Context) (map[Place]int64, error) {
 	if f.fails.Load() {
 		return nil, errors.New("away")
 	}
-	return map[Place]int64{{event.TimestampCommandTopic, 0}: seen}, ctx.Err()
+	return map[Place]int64{{topic.TimestampCommand.Name, 0}: seen}, ctx.Err()
 }
 
 func offset(n int64) position.Position {
-	return position.Position{Topic: event.TimestampCommandTopic, Offset: n}
+	return position.Position{Topic: topic.TimestampCommand.Name, Offset: n}
 }
 
 func newWatch(t *testing.T, f *fakeLog) *Watch {

@@ -13,8 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidemark/tidemark/query-service/internal/projection"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // ErrNotFound says that no record bears the id, in the snapshot that was read.
@@ -37,7 +37,7 @@ type row struct {
 }
 
 func (r row) record() Record {
-	return Record{r.ID, r.EventTimestamp, r.CreatedAt, position.Position{Topic: event.TimestampCommandTopic, Partition: r.Partition, Offset: r.Offset}}
+	return Record{r.ID, r.EventTimestamp, r.CreatedAt, position.Position{Topic: topic.TimestampCommand.Name, Partition: r.Partition, Offset: r.Offset}}
 }
 
 const columns = `SELECT id, event_timestamp, created_at, partition, "offset" FROM public.timestamp_records`

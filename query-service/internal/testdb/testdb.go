@@ -13,11 +13,11 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 	"github.com/tidemark/tidemark/shared/schema"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Partitions of the topic, each with a progress row from the start.
@@ -52,7 +52,7 @@ func (db *DB) Migrate(t *testing.T) {
 	t.Helper()
 	require.NoError(t, schema.Apply(t.Context(), db.DB))
 	db.Must(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset)
-		SELECT $1, p, g.epoch, 0, 0 FROM projection_generations g, generate_series(0, $2 - 1) p WHERE g.projection = 'timestamps'`, event.TimestampCommandTopic, Partitions)
+		SELECT $1, p, g.epoch, 0, 0 FROM projection_generations g, generate_series(0, $2 - 1) p WHERE g.projection = 'timestamps'`, topic.TimestampCommand.Name, Partitions)
 }
 
 // Must executes a statement.
@@ -64,7 +64,7 @@ func (db *DB) Must(t *testing.T, query string, args ...any) {
 
 // At is a position of the topic.
 func At(partition int32, offset int64) position.Position {
-	return position.Position{Topic: event.TimestampCommandTopic, Partition: partition, Offset: offset}
+	return position.Position{Topic: topic.TimestampCommand.Name, Partition: partition, Offset: offset}
 }
 
 // Row is what Project writes.
@@ -81,7 +81,7 @@ func (db *DB) Project(ctx context.Context, partition int32, rows ...Row) error {
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 	var next int64
-	if err := tx.GetContext(ctx, &next, `SELECT next_offset FROM projection_progress WHERE topic = $1 AND partition = $2 FOR UPDATE`, event.TimestampCommandTopic, partition); err != nil {
+	if err := tx.GetContext(ctx, &next, `SELECT next_offset FROM projection_progress WHERE topic = $1 AND partition = $2 FOR UPDATE`, topic.TimestampCommand.Name, partition); err != nil {
 		return err
 	}
 	ids, stamps := make([]string, len(rows)), make([]string, len(rows))
@@ -95,7 +95,7 @@ func (db *DB) Project(ctx context.Context, partition int32, rows ...Row) error {
 		return fmt.Errorf("rows from %d: %w", next, err)
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE projection_progress SET next_offset = next_offset + $3, applied = applied + $3, updated_at = now() WHERE topic = $1 AND partition = $2`,
-		event.TimestampCommandTopic, partition, len(rows)); err != nil {
+		topic.TimestampCommand.Name, partition, len(rows)); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -107,7 +107,7 @@ func (db *DB) Reject(t *testing.T, partition int32, payload []byte, headers, rea
 	db.Must(t, `WITH at AS (
 			UPDATE projection_progress SET next_offset = next_offset + 1, rejected = rejected + 1 WHERE topic = $1 AND partition = $2 RETURNING next_offset - 1 AS o
 		) INSERT INTO dead_letters SELECT $1, $2, o, $3, $4, 'decode', $5, '2026-01-02T03:04:05Z' FROM at`,
-		event.TimestampCommandTopic, partition, payload, headers, reason)
+		topic.TimestampCommand.Name, partition, payload, headers, reason)
 }
 
 // Skip passes an offset that holds no record.
@@ -122,7 +122,7 @@ func (db *DB) Duplicate(t *testing.T, partition int32) {
 func (db *DB) pass(t *testing.T, partition int32, outcome string) {
 	t.Helper()
 	db.Must(t, `UPDATE projection_progress SET next_offset = next_offset + 1, `+outcome+` = `+outcome+` + 1 WHERE topic = $1 AND partition = $2`,
-		event.TimestampCommandTopic, partition)
+		topic.TimestampCommand.Name, partition)
 }
 
 // StartOver begins a new epoch: the rows are gone and every partition is read from its start.

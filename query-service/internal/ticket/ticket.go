@@ -13,8 +13,8 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // State is what became of a command.
@@ -57,7 +57,7 @@ var _ Reader = (*projection.Reader)(nil)
 // ticket is then pending.
 func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ticket, error) {
 	t := Ticket{ID: id}
-	if want.Position.Topic == event.TimestampCommandTopic { // another one is waited for only
+	if want.Position.Topic == topic.TimestampCommand.Name { // another one is waited for only
 		t.Position = &want.Position
 	}
 	err := r.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) error {
@@ -131,7 +131,7 @@ func (t *Ticket) look(ctx context.Context, s *projection.Snapshot) (err error) {
 	}
 	t.State = Unknown
 	t.Reason = "it is not among the records up to as_of; it may still come: its position gives an exact answer"
-	if t.AsOf, err = s.CaughtUpAt(ctx, event.TimestampCommandTopic); t.AsOf == nil {
+	if t.AsOf, err = s.CaughtUpAt(ctx, topic.TimestampCommand.Name); t.AsOf == nil {
 		t.Reason = "it is not among the records read so far, and some partition was not read to its end yet; it may still come: its position gives an exact answer"
 	}
 	return err

@@ -362,7 +362,7 @@ func TestUpEnvStampTicketStatus(t *testing.T) {
 
 	status, said = ask("env", "--data", dir)
 	require.Zero(t, status, said)
-	found := regexp.MustCompile(`(?s)^export KAFKA_BROKERS='(.*?)'\nexport DB_URL='(.*?)'\n$`).FindStringSubmatch(said)
+	found := regexp.MustCompile(`(?s)^export KAFKA_BROKERS='(.*?)'\nexport KAFKA_CLAIMED_PARTITIONS=6\nexport DB_URL='(.*?)'\n$`).FindStringSubmatch(said)
 	require.Len(t, found, 3, said)
 	conn, err := net.Dial("tcp", found[1])
 	require.NoError(t, err)

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,7 +72,7 @@ func (c *command) patient(dataDir string) doctor.Patient {
 	}
 	if running, err := app.Find(dataDir); err == nil {
 		for name, value := range map[string]string{
-			"KAFKA_BROKERS": running.KafkaBrokers, "DB_URL": running.DBURL,
+			"KAFKA_BROKERS": running.KafkaBrokers, "KAFKA_CLAIMED_PARTITIONS": strconv.Itoa(running.ClaimedPartitions), "DB_URL": running.DBURL,
 			"COMMAND_URL": running.CommandURL, "CONSUMER_URL": running.ConsumerURL, "QUERY_URL": running.QueryURL,
 		} {
 			if environ[name] == "" && environ[name+"_FILE"] == "" {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,9 +93,9 @@ func (c *command) env() *cobra.Command {
 	var dataDir string
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Print KAFKA_BROKERS and DB_URL of a running up, for the shell",
-		Long: `Print KAFKA_BROKERS and DB_URL of the tidemark up that runs on a data directory, as export lines for the shell, so that psql,
-kcat or a service run by hand can join it. DB_URL holds the database's password.
+		Short: "Print how to reach the servers of a running up, for the shell",
+		Long: `Print KAFKA_BROKERS, KAFKA_CLAIMED_PARTITIONS and DB_URL of the tidemark up that runs on a data directory, as export lines for
+the shell, so that psql, kcat or a service run by hand can join it. DB_URL holds the database's password.
 ` + exitStatuses,
 		Example: `  eval "$(tidemark env)" && psql "$DB_URL"`,
 		Args:    cobra.NoArgs,
@@ -107,10 +108,13 @@ kcat or a service run by hand can join it. DB_URL holds the database's password.
 				return &ended{failed, err}
 			}
 			if c.output == "json" {
-				c.print(map[string]string{"KAFKA_BROKERS": running.KafkaBrokers, "DB_URL": running.DBURL})
+				c.print(map[string]string{
+					"KAFKA_BROKERS": running.KafkaBrokers, "KAFKA_CLAIMED_PARTITIONS": strconv.Itoa(running.ClaimedPartitions), "DB_URL": running.DBURL,
+				})
 				return nil
 			}
-			fmt.Fprintf(c.Out, "export KAFKA_BROKERS=%s\nexport DB_URL=%s\n", quoted(running.KafkaBrokers), quoted(running.DBURL))
+			fmt.Fprintf(c.Out, "export KAFKA_BROKERS=%s\nexport KAFKA_CLAIMED_PARTITIONS=%d\nexport DB_URL=%s\n",
+				quoted(running.KafkaBrokers), running.ClaimedPartitions, quoted(running.DBURL))
 			return nil
 		},
 	}

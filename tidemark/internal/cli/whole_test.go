@@ -13,7 +13,7 @@ import (
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // A night of operations by the command line alone: a file is stamped, dead letters are put right, the tables are made
@@ -101,7 +101,7 @@ func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 	require.Zero(t, status, said)
 	status, said = u.ask(t, "doctor", "--data", u.dir)
 	require.Zero(t, status, said)
-	for _, found := range []string{"the tables were made from the cluster that answers", "topic " + event.TimestampCommandTopic, "topic " + event.DeadLetterCommandTopic, "clock of the database"} {
+	for _, found := range []string{"the tables were made from the cluster that answers", "topic " + topic.TimestampCommand.Name, "topic " + topic.DeadLetterCommand.Name, "clock of the database"} {
 		require.Contains(t, said, found)
 	}
 	require.NotContains(t, said, "FAIL")
@@ -117,7 +117,7 @@ func produce(t *testing.T, brokers string, ids []string) {
 	require.NoError(t, err)
 	for _, id := range ids {
 		_, _, err := p.SendMessage(&sarama.ProducerMessage{
-			Topic: event.TimestampCommandTopic, Key: sarama.StringEncoder(id),
+			Topic: topic.TimestampCommand.Name, Key: sarama.StringEncoder(id),
 			Value: sarama.StringEncoder(fmt.Sprintf(`{"command_id":%q,"event_timestamp":"month 13"}`, id)),
 		})
 		require.NoError(t, err)

@@ -15,10 +15,10 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
+	"github.com/tidemark/tidemark/shared/topic"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -122,26 +122,26 @@ func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
 		return ""
 	}
 	got(Finding{Check: "broker", Status: OK, Found: fmt.Sprintf("cluster %s answers at %s", cluster, where)})
-	for _, name := range []string{event.TimestampCommandTopic, event.DeadLetterCommandTopic} {
-		topic(ctx, r, kafka.TopicSpec{Name: name, Partitions: c.Partitions, ReplicationFactor: c.ReplicationFactor}, got)
+	for _, t := range topic.All() {
+		examineTopic(ctx, r, t.Sized(c), got)
 	}
 	return cluster
 }
 
-func topic(ctx context.Context, r *kafka.Reader, t kafka.TopicSpec, got func(Finding)) {
+func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, got func(Finding)) {
 	check := "topic " + t.Name
 	if _, err := r.Partitions(ctx, t.Name); errors.Is(err, kafka.ErrNoTopic) {
-		got(Finding{check, Warn, "it is not there", "start command-service: it makes the topic with the settings it needs"})
+		got(Finding{check, Warn, "it is not there", fmt.Sprintf("start %s-service: it makes the topic with the settings it needs", t.Writer)})
 		return
 	}
-	err := r.CheckForever(ctx, t)
+	err := r.Check(ctx, t)
 	var guard *kafka.GuardError
 	switch {
 	case errors.As(err, &guard):
 		for _, f := range guard.Faults {
 			do := fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s", t.Name, f.Setting, strings.TrimPrefix(f.Wanted, "at least "))
 			if strings.Contains(f.Setting, " ") { // the number of partitions is no setting
-				do = fmt.Sprintf("set KAFKA_PARTITIONS=%s for every service if the topic is as it should be; a topic that has grown has moved its keys, and cannot be shrunk", f.Found)
+				do = fmt.Sprintf("set %s=%s for every service if the topic is as it should be; a topic that has grown has moved its keys, and cannot be shrunk", t.CountVariable(), f.Found)
 			}
 			got(Finding{check, Fail, fmt.Sprintf("%s must be %s and is %s: %s", f.Setting, f.Wanted, f.Found, f.Why), do})
 		}
@@ -149,7 +149,7 @@ func topic(ctx context.Context, r *kafka.Reader, t kafka.TopicSpec, got func(Fin
 		got(Finding{check, Fail, err.Error(), "let the client describe topics and their settings, and try again"})
 		return
 	default:
-		got(Finding{Check: check, Status: OK, Found: fmt.Sprintf("%d partitions, kept forever, cannot lose what was acknowledged", t.Partitions)})
+		got(Finding{Check: check, Status: OK, Found: fmt.Sprintf("%d partitions, %s, cannot lose what was acknowledged", t.Partitions, keeps(t))})
 	}
 	n, err := r.Partitions(ctx, t.Name)
 	if err != nil {
@@ -171,6 +171,18 @@ func topic(ctx context.Context, r *kafka.Reader, t kafka.TopicSpec, got func(Fin
 		}
 	}
 	got(Finding{Check: "clock of the broker", Status: OK, Found: "no record of " + t.Name + " bears a time in the future"})
+}
+
+// keeps says in words how long the log keeps t.
+func keeps(t topic.Spec) string {
+	switch t.Kept {
+	case topic.Expiring:
+		return fmt.Sprintf("kept for %d days", int(t.Retention.Hours()/24))
+	case topic.Compacted:
+		return "the newest record of each key kept"
+	default:
+		return "kept forever"
+	}
 }
 
 func database(ctx context.Context, c config.Postgres, cluster string, got func(Finding)) {

@@ -1,0 +1,98 @@
+// Package topic lists the topics of the log, one value a topic: what its records are keyed by, which service writes them
+// and how long the log keeps them. Whoever makes, guards or reads a topic takes it from here, so that a new topic is one
+// value in this package and one golden file in shared/event.
+//
+// What a record's value looks like is said by shared/event; making and guarding topics is the work of shared/kafka.
+package topic
+
+import (
+	"time"
+
+	"github.com/tidemark/tidemark/shared/config"
+)
+
+// Kept is how the log keeps a topic's records.
+type Kept int
+
+// The ways. The strictest is the zero value, so that a Spec that does not say is not kept too short.
+const (
+	Forever   Kept = iota // every record stays: the topic is the truth
+	Expiring              // a record may go once it is older than the topic's Retention
+	Compacted             // the newest record of each key stays
+)
+
+// Service is the short name of a service that writes a topic: "command" stands for command-service.
+type Service string
+
+// The services.
+const (
+	Command  Service = "command"
+	Consumer Service = "consumer"
+)
+
+// Spec says what a topic is. The values of this package have no counts; Sized fills them in.
+type Spec struct {
+	Name      string        // with the version of its values' shape
+	Key       string        // what the record's key is, in words
+	Writer    Service       // the only service that writes it
+	Kept      Kept          // how long records stay
+	Retention time.Duration // the least age at which a record may go; of an Expiring topic only
+
+	// Transactional topics are written in transactions, so their logs hold markers and aborted records, and a gap in the
+	// offsets that a reader is given means nothing.
+	Transactional bool
+	// Claimed topics have KAFKA_CLAIMED_PARTITIONS partitions, so that the work of each can be claimed by another process.
+	// Topics that share their key with one are claimed too, which keeps a key's records in one partition number.
+	Claimed bool
+
+	Partitions        int // any other count is refused where the topic exists: it would move keys
+	ReplicationFactor int // of a topic that is made; one that exists keeps its own
+}
+
+// The topics.
+var (
+	// TimestampCommand holds the commands that stamp a time. It is the truth behind timestamp_records.
+	TimestampCommand = Spec{Name: "timestamp.command.v1", Key: "command_id", Writer: Command, Kept: Forever}
+	// DeadLetterCommand holds what was decided about dead letters.
+	DeadLetterCommand = Spec{Name: "deadletter.command.v1", Key: "position of the dead letter", Writer: Command, Kept: Forever}
+	// EndpointCommand holds puts and deletes of endpoints.
+	EndpointCommand = Spec{Name: "endpoint.command.v1", Key: "endpoint_id", Writer: Command, Kept: Forever, Claimed: true}
+	// ProjectionReceipt says what became of every offset that consumer-service has read.
+	ProjectionReceipt = Spec{Name: "projection.receipt.v1", Key: "topic/partition", Writer: Consumer, Kept: Expiring, Retention: 30 * 24 * time.Hour}
+)
+
+// All returns every topic there is.
+func All() []Spec {
+	return []Spec{TimestampCommand, DeadLetterCommand, EndpointCommand, ProjectionReceipt}
+}
+
+// ByName returns the topic of that name, without counts; ok is false where there is none.
+func ByName(name string) (s Spec, ok bool) {
+	for _, s := range All() {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return Spec{}, false
+}
+
+// Sized returns s with the counts that the configuration wants.
+func (s Spec) Sized(k config.Kafka) Spec {
+	s.Partitions, s.ReplicationFactor = k.Partitions, k.ReplicationFactor
+	if s.Claimed {
+		s.Partitions = k.ClaimedPartitions
+	}
+	return s
+}
+
+// CountVariable names the setting that says how many partitions s has.
+func (s Spec) CountVariable() string {
+	if s.Claimed {
+		return "KAFKA_CLAIMED_PARTITIONS"
+	}
+	return "KAFKA_PARTITIONS"
+}
+
+// Redrivable reports whether a dead letter of this topic can be redriven: command-service must be its writer, since a
+// redrive is a new command. Letters of other topics can only be discarded.
+func (s Spec) Redrivable() bool { return s.Writer == Command }
