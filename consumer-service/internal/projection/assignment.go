@@ -39,7 +39,7 @@ var errSwapping = errors.New("generations are being swapped")
 // another epoch the assignment goes on where everything that it has written is there, as after a swap. An
 // error means that the session is over.
 func (p *Projector) reread(ctx context.Context, partition int32, a *assignment) (int64, error) {
-	wait := backoff()
+	wait := &loop.Backoff{}
 	for mismatched := 0; ; {
 		g, had, err := p.store.standing(ctx, partition)
 		switch {

@@ -169,7 +169,7 @@ func (p *Projector) tellTroubles() {
 // for as long as the session lives; a Refusal stops the projector.
 func (p *Projector) SetUp(s kafka.Session) error {
 	ctx := s.Context()
-	wait := backoff()
+	wait := &loop.Backoff{}
 	for {
 		err := p.enter(ctx, s)
 		var refusal *Refusal
@@ -424,7 +424,7 @@ func (p *Projector) take(ctx context.Context, partition int32, a *assignment, re
 // project writes records until they are in the tables. An error means that the session is over.
 func (p *Projector) project(ctx context.Context, partition int32, a *assignment, records []kafka.Record) error {
 	records = records[below(records, a.next):]
-	wait := backoff()
+	wait := &loop.Backoff{}
 	for len(records) > 0 {
 		start := time.Now()
 		b := p.Definition.prepare(partition, a.next, records)
@@ -597,9 +597,4 @@ func reason(err error) string {
 		return err.Error() + "; mend the tables or go back to the release before, it goes on by itself"
 	}
 	return "the database or the log does not answer as it should: " + err.Error()
-}
-
-// backoff waits longer each time, up to five seconds.
-func backoff() *loop.Backoff {
-	return &loop.Backoff{First: 100 * time.Millisecond, Most: 5 * time.Second}
 }
