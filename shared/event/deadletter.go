@@ -23,7 +23,7 @@ const (
 	Discard Decision = "discard" // nothing more will be done about it
 )
 
-// DeadLetterCommand, of topic.DeadLetterCommand, decides on one dead letter. Of several about one position the first is the decision:
+// DeadLetterCommand is a record of topic.DeadLetterCommand. It decides on one dead letter. Of several about one position the first is the decision:
 // the one with the lowest log time, partition and offset.
 type DeadLetterCommand struct {
 	Position  position.Position // of the dead letter

@@ -28,7 +28,7 @@ type Run struct {
 	Count   int64   `json:"count"`
 }
 
-// Receipt, of topic.ProjectionReceipt, says what was decided of the offsets [From, Next) of one partition, when it was decided. The
+// Receipt is a record of topic.ProjectionReceipt. It says what was decided of the offsets [From, Next) of one partition, when it was decided. The
 // receipts of one group, generation and epoch cover every offset that it has passed; a receipt may come
 // more than once, and then every time with the same bytes.
 type Receipt struct {

@@ -22,7 +22,7 @@ const (
 	HeaderProducer      = "producer"
 )
 
-// TimestampCommand, of topic.TimestampCommand, is the command to keep one instant under one ticket.
+// TimestampCommand is a record of topic.TimestampCommand: the command to keep one instant under one ticket.
 type TimestampCommand struct {
 	CommandID      uuid.UUID // the ticket
 	EventTimestamp time.Time // UTC, whole microseconds, year 1 to 9999
