@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/command-service/internal/httpapi"
@@ -20,7 +18,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/telemetry"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -71,7 +69,7 @@ type Options struct {
 // Run serves until ctx ends or something that waiting cannot mend is found: a port that is taken, or, at
 // the start, a topic that could lose what it holds (a *kafka.GuardError). A broker that is away is waited
 // for, unready.
-func Run(ctx context.Context, o Options) (err error) {
+func Run(ctx context.Context, o Options) error {
 	commands, decided := topic.TimestampCommand.Sized(o.Config.Kafka), topic.DeadLetterCommand.Sized(o.Config.Kafka)
 	if o.Topic != "" {
 		commands.Name = o.Topic
@@ -79,83 +77,50 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Decisions != "" {
 		decided.Name = o.Decisions
 	}
-	told := ctx
-	ctx, fail := context.WithCancelCause(told)
-	defer fail(nil)
-	stack := &lifecycle.Stack{Log: o.Log}
-	defer func() {
-		if err == nil && told.Err() == nil { // nobody told it to stop: something failed
-			err = context.Cause(ctx)
+	return service.Run(ctx, service.Options{
+		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
+		API:   manners.Options{HTTP: o.Config.HTTP, Spec: api.Spec, MaxBodies: httpapi.Bodies},
+		Parts: []string{partLog, partDecisions, partPublisher},
+	}, func(ctx context.Context, s *service.Service) error {
+		publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
+			Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+			// A flight ends before its passengers' deadline, so that most of them hear the truth.
+			RetryFor: o.Config.ProduceDeadline * 4 / 5,
+			OnState:  publisherState(s.Ready),
+		})
+		if err != nil {
+			return err
 		}
-		err = errors.Join(err, stack.Stop(o.Config.ShutdownTimeout))
-	}()
+		s.Stack.Add("publisher", func(context.Context) error { return publisher.Close() })
 
-	registry := prometheus.NewRegistry()
-	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
-	if err != nil {
-		return err
-	}
-	stack.Add("telemetry", export.Stop)
-	ready := manners.NewReadiness(partLog, partDecisions, partPublisher)
-	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
-		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
-		// A flight ends before its passengers' deadline, so that most of them hear the truth.
-		RetryFor: o.Config.ProduceDeadline * 4 / 5,
-		OnState:  publisherState(ready),
-	})
-	if err != nil {
-		return err
-	}
-	stack.Add("publisher", func(context.Context) error { return publisher.Close() })
+		metrics := door.NewMetrics(s.Registry)
+		entrance, err := door.New(door.Options{
+			Topic: commands.Name, Partitions: int32(commands.Partitions), Log: publisher,
+			Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: s.Tracer,
+		})
+		if err != nil {
+			return err
+		}
+		s.Stack.Add("door", entrance.Close)
+		decisions, err := door.New(door.Options{Topic: decided.Name, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics.Beside(), Tracer: s.Tracer})
+		if err != nil {
+			return err
+		}
+		s.Stack.Add("door of decisions", decisions.Close)
+		reader := kafka.NewReader(o.Config.Kafka, Name)
+		s.Stack.Add("log reader", func(context.Context) error { return reader.Close() })
+		letters := deadletter.New(deadletter.Options{
+			Commands: entrance, Decisions: decisions, Log: reader, Topic: commands.Name, Partitions: int32(commands.Partitions), Deadline: o.Config.ProduceDeadline,
+		})
 
-	metrics := door.NewMetrics(registry)
-	entrance, err := door.New(door.Options{
-		Topic: commands.Name, Partitions: int32(commands.Partitions), Log: publisher,
-		Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: export.Tracer(),
-	})
-	if err != nil {
-		return err
-	}
-	stack.Add("door", entrance.Close)
-	decisions, err := door.New(door.Options{Topic: decided.Name, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics.Beside(), Tracer: export.Tracer()})
-	if err != nil {
-		return err
-	}
-	stack.Add("door of decisions", decisions.Close)
-	reader := kafka.NewReader(o.Config.Kafka, Name)
-	stack.Add("log reader", func(context.Context) error { return reader.Close() })
-	letters := deadletter.New(deadletter.Options{
-		Commands: entrance, Decisions: decisions, Log: reader, Topic: commands.Name, Partitions: int32(commands.Partitions), Deadline: o.Config.ProduceDeadline,
-	})
+		watch := newWatch(o, commands, partLog, entrance, s.Ready)
+		s.Stack.Go(ctx, "watch", func(ctx context.Context) { watch.run(ctx, s.Fail) })
+		other := newWatch(o, decided, partDecisions, decisions, s.Ready)
+		s.Stack.Go(ctx, "watch of decisions", func(ctx context.Context) { other.run(ctx, s.Fail) })
 
-	watch := newWatch(o, commands, partLog, entrance, ready)
-	stack.Go(ctx, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
-	other := newWatch(o, decided, partDecisions, decisions, ready)
-	stack.Go(ctx, "watch of decisions", func(ctx context.Context) { other.run(ctx, fail) })
-
-	engine, err := manners.NewEngine(manners.Options{
-		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBodies: httpapi.Bodies,
+		if err := httpapi.Mount(ctx, s.Engine.Engine, entrance, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+			return err
+		}
+		return s.Listen(ctx, longestDeadline+15*time.Second)
 	})
-	if err != nil {
-		return err
-	}
-	stack.Go(ctx, "keys and certificate", engine.Watch)
-	manners.Mount(engine, Name, ready)
-	if err := httpapi.Mount(ctx, engine.Engine, entrance, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
-		return err
-	}
-	server, err := manners.Listen(ctx, engine, longestDeadline+15*time.Second, fail)
-	if err != nil {
-		return err
-	}
-	stack.Add("server", server.Stop)
-	stack.Add("readiness", func(context.Context) error {
-		ready.Unready("process", "the service is being stopped")
-		return nil
-	})
-	if o.Listening != nil {
-		o.Listening(server.Address())
-	}
-	<-ctx.Done()
-	return nil
 }

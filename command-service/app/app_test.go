@@ -43,8 +43,8 @@ func realKafka(t *testing.T) []string {
 	return strings.Split(brokers, ",")
 }
 
-// service is one run of the app.
-type service struct {
+// running is one run of the app.
+type running struct {
 	url   string
 	topic string
 	log   *lines
@@ -78,9 +78,9 @@ func options(brokers []string) Options {
 	return o
 }
 
-func start(t *testing.T, o Options) *service {
+func start(t *testing.T, o Options) *running {
 	t.Helper()
-	s := &service{topic: o.Topic, log: &lines{}, ended: make(chan error, 1)}
+	s := &running{topic: o.Topic, log: &lines{}, ended: make(chan error, 1)}
 	log, err := telemetry.NewLogger(s.log, Name, "debug")
 	require.NoError(t, err)
 	listening := make(chan string, 1)
@@ -105,7 +105,7 @@ func start(t *testing.T, o Options) *service {
 }
 
 // ends waits for a run that ends by itself.
-func (s *service) ends(t *testing.T) error {
+func (s *running) ends(t *testing.T) error {
 	t.Helper()
 	select {
 	case err := <-s.ended:
@@ -117,7 +117,7 @@ func (s *service) ends(t *testing.T) error {
 	}
 }
 
-func (s *service) do(t *testing.T, method, path string) (int, http.Header, map[string]any) {
+func (s *running) do(t *testing.T, method, path string) (int, http.Header, map[string]any) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, http.NoBody)
 	require.NoError(t, err)
@@ -130,7 +130,7 @@ func (s *service) do(t *testing.T, method, path string) (int, http.Header, map[s
 	return res.StatusCode, res.Header, m
 }
 
-func (s *service) ready(t *testing.T) {
+func (s *running) ready(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		status, _, _ := s.do(t, http.MethodGet, "/ready")
@@ -166,7 +166,7 @@ func TestACommandIsARecordOfTheLog(t *testing.T) {
 }
 
 // headersOf reads the headers of a command's record with a plain client.
-func headersOf(t *testing.T, s *service, brokers []string) map[string]string {
+func headersOf(t *testing.T, s *running, brokers []string) map[string]string {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/app", http.NoBody)
 	require.NoError(t, err)

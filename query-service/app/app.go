@@ -12,7 +12,6 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/jmoiron/sqlx"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/query-service/internal/httpapi"
 	"github.com/tidemark/tidemark/query-service/internal/journey"
@@ -23,15 +22,18 @@ import (
 	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
-	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/schema"
-	"github.com/tidemark/tidemark/shared/telemetry"
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 // Name of the service, in logs and towards the database.
 const Name = "query-service"
+
+// partDatabase is the one part of its readiness: the database answers and has this release's schema.
+const partDatabase = "database"
 
 // mostForm is what a form may have: a thousand positions of dead letters, or the payloads of a page of them.
 const mostForm = 1 << 20
@@ -77,85 +79,58 @@ type Options struct {
 // Run serves until ctx ends or something that cannot be mended by waiting is found: a port that is
 // taken, a database whose schema is newer than this release (schema.ErrNewer). A database that
 // is away is waited for, unready.
-func Run(ctx context.Context, o Options) (err error) {
-	told := ctx
-	ctx, fail := context.WithCancelCause(told)
-	defer fail(nil)
-	stack := &lifecycle.Stack{Log: o.Log}
-	defer func() {
-		if err == nil && told.Err() == nil { // nobody told it to stop: something failed
-			err = context.Cause(ctx)
-		}
-		err = errors.Join(err, stack.Stop(o.Config.ShutdownTimeout))
-	}()
-
-	db, err := postgres.Open(o.Config.Postgres, Name, postgres.ReaderLimits)
-	if err != nil {
-		return err
-	}
-	stack.Add("database", func(context.Context) error { return postgres.Close(db) })
-
-	registry := prometheus.NewRegistry()
-	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
-	if err != nil {
-		return err
-	}
-	stack.Add("telemetry", export.Stop)
-	ready := manners.NewReadiness("database")
-	watch := projection.NewWatch(projection.NextOffsets(db), registry, o.Log)
-	reader := projection.NewReader(db, watch)
-	pacer := projection.NewPacer(db)
-	stack.Go(ctx, "watch", watch.Run)
-	stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, ready, fail, o.Log) })
-
-	peers, err := peer.NewClient(peer.Options{CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log})
-	if err != nil {
-		return err
-	}
-	stack.Add("connections to other services", func(context.Context) error { peers.Close(); return nil })
-	stack.Go(ctx, "health of other services", peers.WatchHealth)
-	journeys := journey.NewBook(watch.Await)
-	stack.Add("followed tickets", func(context.Context) error { journeys.Close(); return nil })
-
+func Run(ctx context.Context, o Options) error {
 	var pages *web.Pages // mounted before anything is served
-	engine, err := manners.NewEngine(manners.Options{
-		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBody: mostForm,
-		Key:    web.Key,
-		Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
-	})
-	if err != nil {
-		return err
-	}
-	stack.Go(ctx, "keys and certificate", engine.Watch)
-	manners.Mount(engine, Name, ready)
-	failures := httpapi.NewFailures(o.Log)
-	streams := httpapi.NewStreams(registry)
-	if err := httpapi.Mount(ctx, engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: registry, Streams: streams, Peers: peers}); err != nil {
-		return err
-	}
-	pages, err = web.Mount(web.Options{
-		Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: ready, Engine: engine, Log: o.Log,
-		Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
-	})
-	if err != nil {
-		return err
-	}
-	server, err := manners.Listen(ctx, engine, projection.LongestWait+15*time.Second, fail)
-	if err != nil {
-		return err
-	}
-	stack.Add("server", server.Stop)
-	stack.Add("waiting reads", func(context.Context) error {
-		ready.Unready("process", "the service is being stopped")
-		watch.Release() // a wait of up to 30 s would hold the stop
-		streams.Stop()  // and so would a stream
+	return service.Run(ctx, service.Options{
+		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
+		API: manners.Options{
+			HTTP: o.Config.HTTP, Spec: api.Spec, MaxBody: mostForm, Key: web.Key,
+			Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
+		},
+		Parts: []string{partDatabase},
+	}, func(ctx context.Context, s *service.Service) error {
+		db, err := postgres.Open(o.Config.Postgres, Name, postgres.ReaderLimits)
+		if err != nil {
+			return err
+		}
+		s.Stack.Add("database", func(context.Context) error { return postgres.Close(db) })
+		watch := projection.NewWatch(projection.NextOffsets(db), s.Registry, o.Log)
+		reader := projection.NewReader(db, watch)
+		pacer := projection.NewPacer(db)
+		s.Stack.Go(ctx, "watch", watch.Run)
+		s.Stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, s.Ready, s.Fail, o.Log) })
+
+		peers, err := peer.NewClient(peer.Options{CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log})
+		if err != nil {
+			return err
+		}
+		s.Stack.Add("connections to other services", func(context.Context) error { peers.Close(); return nil })
+		s.Stack.Go(ctx, "health of other services", peers.WatchHealth)
+		journeys := journey.NewBook(watch.Await)
+		s.Stack.Add("followed tickets", func(context.Context) error { journeys.Close(); return nil })
+
+		failures := httpapi.NewFailures(o.Log)
+		streams := httpapi.NewStreams(s.Registry)
+		if err := httpapi.Mount(ctx, s.Engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: s.Registry, Streams: streams, Peers: peers}); err != nil {
+			return err
+		}
+		pages, err = web.Mount(web.Options{
+			Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: s.Ready, Engine: s.Engine, Log: o.Log,
+			Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
+		})
+		if err != nil {
+			return err
+		}
+		if err := s.Listen(ctx, projection.LongestWait+15*time.Second); err != nil {
+			return err
+		}
+		s.Stack.Add("waiting reads", func(context.Context) error {
+			watch.Release() // a wait of up to 30 s would hold the stop
+			streams.Stop()  // and so would a stream
+			return nil
+		})
 		return nil
 	})
-	if o.Listening != nil {
-		o.Listening(server.Address())
-	}
-	<-ctx.Done()
-	return nil
 }
 
 // keep looks at the database each second: whether it answers and has the schema of this release, which
@@ -164,10 +139,8 @@ func Run(ctx context.Context, o Options) (err error) {
 // this process goes out of rotation and answers what it still can.
 func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *manners.Readiness, fail func(error), log *slog.Logger) {
 	const every, patience = time.Second, 5 * time.Second
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	served, last := false, "starting"
-	for {
+	loop.Every(ctx, every, func(ctx context.Context) {
 		reason, err := look(ctx, db, pacer, patience)
 		switch {
 		case ctx.Err() != nil:
@@ -177,9 +150,9 @@ func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *mann
 			return
 		case reason == "":
 			served = true
-			ready.Ready("database")
+			ready.Ready(partDatabase)
 		default:
-			ready.Unready("database", reason)
+			ready.Unready(partDatabase, reason)
 		}
 		if reason != last {
 			if reason == "" {
@@ -189,12 +162,7 @@ func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *mann
 			}
 			last = reason
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
+	})
 }
 
 // look returns why the database cannot be read, or "".

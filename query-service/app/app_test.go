@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// service is one query-service that runs until the test ends.
-type service struct {
+// running is one query-service that runs until the test ends.
+type running struct {
 	url    string
 	client *http.Client
 	stop   context.CancelFunc
@@ -32,7 +32,7 @@ type service struct {
 }
 
 // start runs the service on dbURL. The other services answer by handler.
-func start(t *testing.T, dbURL string, handler http.HandlerFunc) *service {
+func start(t *testing.T, dbURL string, handler http.HandlerFunc) *running {
 	t.Helper()
 	if handler == nil {
 		handler = func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"status":"UP"}`) }
@@ -43,19 +43,19 @@ func start(t *testing.T, dbURL string, handler http.HandlerFunc) *service {
 }
 
 // startBeside runs the service on dbURL with the other services at others.
-func startBeside(t *testing.T, dbURL, others string) *service {
+func startBeside(t *testing.T, dbURL, others string) *running {
 	t.Helper()
 	return startWith(t, dbURL, others, nil)
 }
 
 // startWith is startBeside with an environment.
-func startWith(t *testing.T, dbURL, others string, environ map[string]string) *service {
+func startWith(t *testing.T, dbURL, others string, environ map[string]string) *running {
 	t.Helper()
 	c := DefaultConfig()
 	c.ServerPort, c.URL, c.CommandURL, c.ConsumerURL = 0, dbURL, others, others
 	require.NoError(t, config.Load(&c, environ))
 	ctx, cancel := context.WithCancel(t.Context())
-	s := &service{stop: cancel, result: make(chan error, 1), client: &http.Client{
+	s := &running{stop: cancel, result: make(chan error, 1), client: &http.Client{
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -77,7 +77,7 @@ func startWith(t *testing.T, dbURL, others string, environ map[string]string) *s
 	return s
 }
 
-func (s *service) awaitReady(t *testing.T) {
+func (s *running) awaitReady(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool { return s.get(t, "/ready").status == http.StatusOK }, 5*time.Second, 10*time.Millisecond)
 }
@@ -95,21 +95,21 @@ func (a answer) object(t *testing.T) map[string]any {
 	return m
 }
 
-func (s *service) get(t *testing.T, path string, header ...string) answer {
+func (s *running) get(t *testing.T, path string, header ...string) answer {
 	t.Helper()
 	a, err := s.do(t.Context(), http.MethodGet, path, "", header...)
 	require.NoError(t, err)
 	return a
 }
 
-func (s *service) post(t *testing.T, path string, form url.Values, header ...string) answer {
+func (s *running) post(t *testing.T, path string, form url.Values, header ...string) answer {
 	t.Helper()
 	a, err := s.do(t.Context(), http.MethodPost, path, form.Encode(), append(header, "Content-Type", "application/x-www-form-urlencoded")...)
 	require.NoError(t, err)
 	return a
 }
 
-func (s *service) do(ctx context.Context, method, path, body string, header ...string) (answer, error) {
+func (s *running) do(ctx context.Context, method, path, body string, header ...string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
@@ -126,7 +126,7 @@ func (s *service) do(ctx context.Context, method, path, body string, header ...s
 }
 
 // setup is a service on a database with the schema, ready.
-func setup(t *testing.T) (*testdb.DB, *service) {
+func setup(t *testing.T) (*testdb.DB, *running) {
 	t.Helper()
 	db := testdb.New(t)
 	s := start(t, db.URL, nil)

@@ -17,7 +17,7 @@ import (
 )
 
 // events opens a stream and returns a function that reads the next event.
-func (s *service) events(t *testing.T, query string) func() (name string, data map[string]any, err error) {
+func (s *running) events(t *testing.T, query string) func() (name string, data map[string]any, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second) // a stop is to end it, not the test
 	t.Cleanup(cancel)

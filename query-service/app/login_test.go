@@ -19,7 +19,7 @@ import (
 const browser = "text/html,application/xhtml+xml,*/*;q=0.8"
 
 // lockedUp is a service that asks for keys, a key by scope, and the door beside it.
-func lockedUp(t *testing.T) (*service, map[string]string, *theDoor) {
+func lockedUp(t *testing.T) (*running, map[string]string, *theDoor) {
 	t.Helper()
 	file, keys := filepath.Join(t.TempDir(), "keys"), map[string]string{}
 	for _, scope := range []string{"read", "write", "admin"} {

@@ -32,7 +32,7 @@ func (d *theDoor) serve(w http.ResponseWriter, r *http.Request) {
 	d.answer(w, r)
 }
 
-func withDoor(t *testing.T, answer http.HandlerFunc) (*testdb.DB, *service, *theDoor) {
+func withDoor(t *testing.T, answer http.HandlerFunc) (*testdb.DB, *running, *theDoor) {
 	t.Helper()
 	d := &theDoor{requests: make(chan *http.Request, 10), answer: answer}
 	db := testdb.New(t)

@@ -70,7 +70,7 @@ func (o *theOthers) was(t *testing.T, asked ...string) {
 	require.Equal(t, asked, o.asked)
 }
 
-func withOthers(t *testing.T) (*testdb.DB, *service, *theOthers) {
+func withOthers(t *testing.T) (*testdb.DB, *running, *theOthers) {
 	t.Helper()
 	o := &theOthers{status: http.StatusAccepted, answer: `{}`, header: http.Header{}}
 	db := testdb.New(t)

@@ -14,7 +14,7 @@ var void = []string{"area", "base", "br", "col", "embed", "hr", "img", "input", 
 
 // page gets a page and requires it to be sound: whatever it shows, it is well formed, has nothing that
 // its policy forbids, and can be used without seeing it.
-func (s *service) page(t *testing.T, path string) answer {
+func (s *running) page(t *testing.T, path string) answer {
 	t.Helper()
 	a := s.get(t, path)
 	requireSound(t, path, a)

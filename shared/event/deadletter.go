@@ -23,7 +23,8 @@ const (
 	Discard Decision = "discard" // nothing more will be done about it
 )
 
-// DeadLetterCommand is a record of topic.DeadLetterCommand. It decides on one dead letter. Of several about one position the first is the decision:
+// DeadLetterCommand decides on one dead letter; its topic is topic.DeadLetterCommand. Of several about one position the
+// first is the decision:
 // the one with the lowest log time, partition and offset.
 type DeadLetterCommand struct {
 	Position  position.Position // of the dead letter

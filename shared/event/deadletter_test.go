@@ -68,14 +68,20 @@ func TestDecodeDeadLetterCommandRefuses(t *testing.T) {
 
 func TestReceiptGolden(t *testing.T) {
 	t.Parallel()
+	caughtUpAt := time.Date(2026, 11, 21, 10, 24, 25, 500_000_000, time.UTC)
 	receipts := []Receipt{
 		{
-			Group: "timestamp-consumer-service-1", Epoch: 1, Topic: topic.TimestampCommand.Name, Partition: 3, From: 17, Next: 20,
+			Group: "timestamp-consumer-service-1", Epoch: 1, Served: true, Topic: topic.TimestampCommand.Name, Partition: 3, From: 17, Next: 20,
 			Outcomes: []Run{{Applied, 3}}, DecidedAt: time.Date(2026, 11, 21, 10, 24, 21, 59_000_000, time.UTC),
 		},
 		{
-			Group: "<g>", Generation: 7, Epoch: 9223372036854775807, Topic: topic.TimestampCommand.Name, Next: 10,
-			Outcomes: []Run{{Applied, 4}, {Duplicate, 3}, {Rejected, 2}, {Skipped, 1}}, DecidedAt: time.Date(2026, 11, 21, 10, 24, 21, 1000, time.UTC),
+			Group: "<g>", Generation: 7, Epoch: 9223372036854775807, Topic: topic.TimestampCommand.Name, Next: 12,
+			Outcomes:  []Run{{Applied, 4}, {Duplicate, 3}, {Rejected, 2}, {Expired, 2}, {Skipped, 1}},
+			DecidedAt: time.Date(2026, 11, 21, 10, 24, 21, 1000, time.UTC),
+		},
+		{
+			Group: "timestamp-consumer-service-1.endpoints", Epoch: 1, Served: true, Topic: topic.EndpointCommand.Name, Partition: 47, From: 20, Next: 20,
+			CaughtUpAt: &caughtUpAt, DecidedAt: time.Date(2026, 11, 21, 10, 24, 26, 0, time.UTC),
 		},
 	}
 	lines := golden(t, topic.ProjectionReceipt.Name)
@@ -96,8 +102,10 @@ func TestDecodeReceiptRefuses(t *testing.T) {
 	t.Parallel()
 	good := golden(t, topic.ProjectionReceipt.Name)[0]
 	for part, instead := range map[string]string{
-		`"next":20`:                `"next":21`,
-		`"from":17`:                `"from":20`,
+		`"next":20`: `"next":21`,
+		`"from":17`: `"from":20`,
+		`"from":17,"next":20,"outcomes":[{"outcome":"applied","count":3}]`: `"from":17,"next":17,"outcomes":[]`,
+		`,"decided_at"`:            `,"caught_up_at":"2026-11-21T10:24:21Z","decided_at"`,
 		`"topic":"timestamp.comma`: `"topic":"","x":"`,
 		`"count":3`:                `"count":0`,
 		`"applied"`:                `"lost"`,
@@ -127,7 +135,12 @@ func FuzzDecodeDeadLetterCommand(f *testing.F) {
 }
 
 func FuzzDecodeReceipt(f *testing.F) {
-	f.Add([]byte(`{"group":"g","generation":0,"epoch":1,"topic":"t","partition":3,"from":17,"next":20,"outcomes":[{"outcome":"applied","count":3}],"decided_at":"2026-11-21T10:24:21.059Z"}`))
+	for _, line := range []string{
+		`{"group":"g","generation":0,"epoch":1,"served":true,"topic":"t","partition":3,"from":17,"next":20,"outcomes":[{"outcome":"applied","count":3}],"decided_at":"2026-11-21T10:24:21.059Z"}`,
+		`{"group":"g","epoch":1,"topic":"t","partition":3,"from":17,"next":17,"outcomes":[],"caught_up_at":"2026-11-21T10:24:21.059Z","decided_at":"2026-11-21T10:24:21.059Z"}`,
+	} {
+		f.Add([]byte(line))
+	}
 	f.Fuzz(func(t *testing.T, value []byte) {
 		r, err := DecodeReceipt(value)
 		if err != nil {

@@ -22,7 +22,7 @@ const (
 	HeaderProducer      = "producer"
 )
 
-// TimestampCommand is a record of topic.TimestampCommand: the command to keep one instant under one ticket.
+// TimestampCommand is the command to keep one instant under one ticket; its topic is topic.TimestampCommand.
 type TimestampCommand struct {
 	CommandID      uuid.UUID // the ticket
 	EventTimestamp time.Time // UTC, whole microseconds, year 1 to 9999
@@ -52,8 +52,8 @@ func CommandIDOf(written string) string {
 
 // DecodeTimestampCommand reads a record value: a JSON object with command_id (a UUID) and
 // event_timestamp (an RFC 3339 instant); other members are ignored, so that a newer producer may add
-// some. An error means that the record can never be read and belongs among the dead letters; its text
-// depends on the bytes alone, so a rebuild gives the same.
+// some. An error means that the record can never be read and belongs among the dead letters; it names the
+// member that is wrong and what was expected there, and depends on the bytes alone, so a rebuild gives the same.
 func DecodeTimestampCommand(value []byte) (TimestampCommand, error) {
 	if c, ok := decodeCanonical(value); ok {
 		return c, nil
@@ -66,13 +66,13 @@ func DecodeTimestampCommand(value []byte) (TimestampCommand, error) {
 		EventTimestamp *string `json:"event_timestamp"`
 	}
 	if err := json.Unmarshal(value, &raw); err != nil {
-		return TimestampCommand{}, fmt.Errorf("the value is no JSON object of a timestamp command: %w", err)
+		return TimestampCommand{}, wrongJSON(err, "a JSON object")
 	}
 	if raw.CommandID == nil {
-		return TimestampCommand{}, errors.New("the value has no command_id")
+		return TimestampCommand{}, FieldError{"command_id", "expected a UUID, found nothing"}
 	}
 	if raw.EventTimestamp == nil {
-		return TimestampCommand{}, errors.New("the value has no event_timestamp")
+		return TimestampCommand{}, FieldError{"event_timestamp", "expected an RFC 3339 instant, found nothing"}
 	}
 	id, err := ticket.Parse(*raw.CommandID)
 	if err != nil {

@@ -50,16 +50,18 @@ func TestDecodeTimestampCommandOfOtherProducers(t *testing.T) {
 func TestDecodeTimestampCommandRefuses(t *testing.T) {
 	t.Parallel()
 	for value, reason := range map[string]string{
-		``:     "no JSON object",
-		`null`: "no command_id",
-		`[]`:   "no JSON object",
-		`{"command_id":7,"event_timestamp":"2009-09-28T19:03:12Z"}`:                                               "no JSON object",
-		`{"event_timestamp":"2009-09-28T19:03:12Z"}`:                                                              "no command_id",
-		`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"}`:                                                   "no event_timestamp",
+		``:     "the value: expected a JSON object, found no JSON: unexpected end of JSON input",
+		`null`: "command_id: expected a UUID, found nothing",
+		`[]`:   "the value: expected a JSON object, found a list",
+		`{"command_id":7,"event_timestamp":"2009-09-28T19:03:12Z"}`:                                               "command_id: expected a text, found a number",
+		`{"event_timestamp":"2009-09-28T19:03:12Z"}`:                                                              "command_id: expected a UUID, found nothing",
+		`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"}`:                                                   "event_timestamp: expected an RFC 3339 instant, found nothing",
+		`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":{"at":1}}`:                        "event_timestamp: expected a text, found an object",
 		`{"command_id":"01920b5c7d4e7cc398c4dc0c0c07398f","event_timestamp":"2009-09-28T19:03:12Z"}`:              "is no ticket",
 		`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2009-09-28"}`:                    "event_timestamp",
 		`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"0000-09-28T19:03:12Z"}`:          "year in UTC is 0",
-		`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2009-09-28T19:03:12Z"}{"a":"b"}`: "no JSON object",
+		`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2009-09-28T19:03:12Z"}{"a":"b"}`: "found no JSON: invalid character '{' after top-level value",
+		`{"more":` + strings.Repeat("[", 1<<20):                                                                   "exceeded max depth",
 	} {
 		_, err := DecodeTimestampCommand([]byte(value))
 		require.ErrorContains(t, err, reason, value)

@@ -1,5 +1,6 @@
-// Package service is the main function that every service shares: configuration from the environment,
-// signals, a logger, and an exit status. What a service does stands in its app package.
+// Package service is what every service begins with. Main is the main function of its program: configuration from the
+// environment, signals, a logger, an exit status. Run is the frame of its app: telemetry, readiness, the HTTP engine, and
+// a stop in the right order. What the service does stands in its app package, which hands Run a function that wires it.
 package service
 
 import (

@@ -23,6 +23,7 @@ const (
 	Filling  GenerationState = "filling"
 	Held     GenerationState = "held"
 	Indexing GenerationState = "indexing"
+	Queued   GenerationState = "queued"
 	Ready    GenerationState = "ready"
 	Serving  GenerationState = "serving"
 	Standby  GenerationState = "standby"
@@ -39,6 +40,8 @@ func (e GenerationState) Valid() bool {
 	case Held:
 		return true
 	case Indexing:
+		return true
+	case Queued:
 		return true
 	case Ready:
 		return true
@@ -100,6 +103,7 @@ func (e StatusStatus) Valid() bool {
 
 // Audit defines model for Audit.
 type Audit struct {
+	Projection string           `json:"projection"`
 	Ok         bool             `json:"ok"`
 	AuditedAt  string           `json:"audited_at"`
 	Partitions []PartitionAudit `json:"partitions"`
@@ -111,19 +115,25 @@ type Difference struct {
 	Key   string `json:"key"`
 
 	// Serving The row; null where there is none.
-	Serving *string `json:"serving"`
-	Side    *string `json:"side"`
+	Serving   *string `json:"serving"`
+	Candidate *string `json:"candidate"`
 }
 
 // Generation defines model for Generation.
 type Generation struct {
+	Projection string `json:"projection"`
+
+	// Generation Its number. No generation of another projection has the same one.
 	Generation int `json:"generation"`
 
-	// State `serving` (`swapping` for the moment of a swap): everyone reads it. `filling`: it reads the log. `indexing`: its
-	// indexes are made. `ready`: level with the log and fed on. `standby`: it served before and is fed on, the way back.
-	// `held`: filled to its point. `dropping`: it goes.
+	// State `serving` (`swapping` for the moment of a swap): everyone reads it. `queued`: it waits for the rebuild of another
+	// projection. `filling`: it reads the log. `indexing`: its indexes are made. `ready`: it has caught up, and follows
+	// the log. `standby`: it served before and follows the log, so that a rollback is possible. `held`: filled to its
+	// point. `dropping`: it is being removed.
 	State GenerationState `json:"state"`
-	Epoch int64           `json:"epoch"`
+
+	// Epoch The fencing token of its writers. It counts nothing.
+	Epoch int64 `json:"epoch"`
 
 	// Group The consumer group that reads the log for it; empty where none does.
 	Group string `json:"group"`
@@ -141,9 +151,10 @@ type Generation struct {
 	Proof    *Proof   `json:"proof"`
 }
 
-// GenerationState `serving` (`swapping` for the moment of a swap): everyone reads it. `filling`: it reads the log. `indexing`: its
-// indexes are made. `ready`: level with the log and fed on. `standby`: it served before and is fed on, the way back.
-// `held`: filled to its point. `dropping`: it goes.
+// GenerationState `serving` (`swapping` for the moment of a swap): everyone reads it. `queued`: it waits for the rebuild of another
+// projection. `filling`: it reads the log. `indexing`: its indexes are made. `ready`: it has caught up, and follows
+// the log. `standby`: it served before and follows the log, so that a rollback is possible. `held`: filled to its
+// point. `dropping`: it is being removed.
 type GenerationState string
 
 // GenerationList defines model for GenerationList.
@@ -157,16 +168,22 @@ type PartitionAudit struct {
 	Ok        bool  `json:"ok"`
 
 	// Finding What disagrees; empty where nothing does.
-	Finding          string `json:"finding"`
-	Epoch            int64  `json:"epoch"`
-	FirstOffset      int64  `json:"first_offset"`
-	NextOffset       int64  `json:"next_offset"`
-	Applied          int64  `json:"applied"`
-	Duplicate        int64  `json:"duplicate"`
-	Rejected         int64  `json:"rejected"`
-	Skipped          int64  `json:"skipped"`
-	RowsFound        int64  `json:"rows_found"`
-	DeadLettersFound int64  `json:"dead_letters_found"`
+	Finding     string `json:"finding"`
+	Epoch       int64  `json:"epoch"`
+	FirstOffset int64  `json:"first_offset"`
+	NextOffset  int64  `json:"next_offset"`
+	Applied     int64  `json:"applied"`
+	Duplicate   int64  `json:"duplicate"`
+	Rejected    int64  `json:"rejected"`
+
+	// Expired Records that are older than the projection keeps.
+	Expired int64 `json:"expired"`
+	Skipped int64 `json:"skipped"`
+
+	// Dropped Applied records whose rows went with their day: applied is the rows and these.
+	Dropped          int64 `json:"dropped"`
+	RowsFound        int64 `json:"rows_found"`
+	DeadLettersFound int64 `json:"dead_letters_found"`
 
 	// RowsAhead Rows that bear offsets the projection has not passed.
 	RowsAhead int64 `json:"rows_ahead"`
@@ -194,7 +211,7 @@ type Progress struct {
 	// Rate Records a second over the last seconds.
 	Rate float64 `json:"rate"`
 
-	// EtaSeconds Until level, at the rate at which the lag shrinks; null where it does not, or is not known.
+	// EtaSeconds Until it has caught up, at the rate at which the lag shrinks; null where it does not, or is not known.
 	EtaSeconds *float64 `json:"eta_seconds"`
 
 	// Bottleneck What most of the time goes to.
@@ -209,6 +226,32 @@ type Progress struct {
 
 // ProgressBottleneck What most of the time goes to.
 type ProgressBottleneck string
+
+// Projection defines model for Projection.
+type Projection struct {
+	// Projection Its name.
+	Projection string `json:"projection"`
+
+	// Topic The topic that it reads.
+	Topic string `json:"topic"`
+
+	// Schema The Postgres schema of the generation that serves.
+	Schema string `json:"schema"`
+
+	// Tables Its own tables, in the order in which they are locked: the main table, then the derived ones.
+	Tables []string `json:"tables"`
+
+	// Running Whether a process that runs it was there within the last 10 seconds.
+	Running bool `json:"running"`
+
+	// Refusal Why a process refuses to go on with it; empty where none does.
+	Refusal string `json:"refusal"`
+}
+
+// ProjectionList defines model for ProjectionList.
+type ProjectionList struct {
+	Projections []Projection `json:"projections"`
+}
 
 // Proof defines model for Proof.
 type Proof struct {
@@ -234,7 +277,7 @@ type Proof struct {
 
 // Rebuild defines model for Rebuild.
 type Rebuild struct {
-	// Swap Prove and swap as soon as it is level with the log, which is so unless told otherwise; with false it stays ready. Not with `to`.
+	// Swap Prove and swap as soon as it has caught up. True unless given; with false it stays ready. Not with `to`.
 	Swap *bool `json:"swap,omitempty"`
 
 	// RateLimit Most records a second.
@@ -253,7 +296,19 @@ type Rebuild struct {
 		Position *string `json:"position,omitempty"`
 	} `json:"to,omitempty"`
 
-	// ReplaceStandby Drop the generation that is kept as the way back.
+	// ReplaceStandby Drop the standby where there is one. Without this
+	ReplaceStandby *bool `json:"replace_standby,omitempty"`
+}
+
+// RebuildAll defines model for RebuildAll.
+type RebuildAll struct {
+	// Swap Prove and swap each as soon as it has caught up. True unless given; with false each stays ready.
+	Swap *bool `json:"swap,omitempty"`
+
+	// RateLimit Most records a second.
+	RateLimit *int `json:"rate_limit,omitempty"`
+
+	// ReplaceStandby Drop the standbys where there are some. Without this
 	ReplaceStandby *bool `json:"replace_standby,omitempty"`
 }
 
@@ -269,24 +324,30 @@ type StatusStatus string
 
 // TableProof defines model for TableProof.
 type TableProof struct {
-	Table       string `json:"table"`
-	Ok          bool   `json:"ok"`
-	RowsServing int64  `json:"rows_serving"`
-	RowsSide    int64  `json:"rows_side"`
+	Table         string `json:"table"`
+	Ok            bool   `json:"ok"`
+	RowsServing   int64  `json:"rows_serving"`
+	RowsCandidate int64  `json:"rows_candidate"`
 
 	// HashServing The sum of all rows' hashes, so that order does not matter.
-	HashServing string `json:"hash_serving"`
-	HashSide    string `json:"hash_side"`
+	HashServing   string `json:"hash_serving"`
+	HashCandidate string `json:"hash_candidate"`
 }
 
 // Number defines model for Number.
 type Number = int32
 
-// Away RFC 9457.
-type Away = Problem
+// ProjectionName defines model for ProjectionName.
+type ProjectionName = string
+
+// CannotBeDone RFC 9457.
+type CannotBeDone = Problem
 
 // Conflict RFC 9457.
 type Conflict = Problem
+
+// Down RFC 9457.
+type Down = Problem
 
 // NoKey RFC 9457.
 type NoKey = Problem
@@ -305,6 +366,9 @@ type TooMany = Problem
 
 // StartRebuildJSONRequestBody defines body for StartRebuild for application/json ContentType.
 type StartRebuildJSONRequestBody = Rebuild
+
+// RebuildAllJSONRequestBody defines body for RebuildAll for application/json ContentType.
+type RebuildAllJSONRequestBody = RebuildAll
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -380,73 +444,133 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
-	// AuditNow Compare tables and counts now
+	// ListProjections All projections, in the order of their names
+	//
+	// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+	ListProjections(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetProjection One projection
+	//
+	// Corresponds with GET /api/v1/projections/{name} (the `GetProjection` operationId).
+	GetProjection(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AuditNow Compare a projection's tables and counts now
 	//
 	// Counts the rows and dead letters of the serving generation in one snapshot, and compares them with the outcomes that were counted when they were written.
 	//
-	// Corresponds with POST /api/v1/audits (the `AuditNow` operationId).
-	AuditNow(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with POST /api/v1/projections/{name}/audit (the `AuditNow` operationId).
+	AuditNow(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListGenerations All generations, the serving one first, then the newest
+	// ListGenerations The generations of a projection, the serving one first, then the newest
 	//
-	// Corresponds with GET /api/v1/generations (the `ListGenerations` operationId).
-	ListGenerations(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with GET /api/v1/projections/{name}/generations (the `ListGenerations` operationId).
+	ListGenerations(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartRebuildWithBody Rebuild
+	// StartRebuildWithBody Rebuild a projection
 	//
-	// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-	// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+	// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+	// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 	//
 	// Takes any type of body and a specified content type.
 	//
-	// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-	StartRebuildWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+	StartRebuildWithBody(ctx context.Context, name ProjectionName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartRebuild Rebuild
+	// StartRebuild Rebuild a projection
 	//
-	// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-	// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+	// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+	// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 	//
 	// Takes a body of the `application/json` content type.
 	//
-	// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-	StartRebuild(ctx context.Context, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+	StartRebuild(ctx context.Context, name ProjectionName, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DropGeneration Cancel a rebuild, or drop a generation that does not serve
 	//
 	// Its tables, its consumer group and its entry go; nothing of it is left.
 	//
-	// Corresponds with DELETE /api/v1/generations/{generation} (the `DropGeneration` operationId).
-	DropGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with DELETE /api/v1/projections/{name}/generations/{generation} (the `DropGeneration` operationId).
+	DropGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetGeneration One generation
 	//
-	// Corresponds with GET /api/v1/generations/{generation} (the `GetGeneration` operationId).
-	GetGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with GET /api/v1/projections/{name}/generations/{generation} (the `GetGeneration` operationId).
+	GetGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ProveGeneration Compare a generation with the one that serves
 	//
 	// For one that is `ready` or `standby`. The result is in its `proof`, which is null until then. Nothing is swapped.
 	//
-	// Corresponds with POST /api/v1/generations/{generation}/proof (the `ProveGeneration` operationId).
-	ProveGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/proof (the `ProveGeneration` operationId).
+	ProveGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SwapGeneration Prove a generation and, if the proof holds, let it serve
 	//
-	// For one that is `ready`, or `standby`: the way back is a swap like any other. A swap that finds the tables held
+	// For one that is `ready`, or `standby`: a rollback is a swap like any other. A swap that finds the tables held
 	// gives up within a second and tries again, for as long as it is wanted.
 	//
-	// Corresponds with POST /api/v1/generations/{generation}/swap (the `SwapGeneration` operationId).
-	SwapGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/swap (the `SwapGeneration` operationId).
+	SwapGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RebuildAllWithBody Rebuild every projection
+	//
+	// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+	// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+	RebuildAllWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RebuildAll Rebuild every projection
+	//
+	// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+	// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+	RebuildAll(ctx context.Context, body RebuildAllJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
-// AuditNow Compare tables and counts now
+// ListProjections All projections, in the order of their names
+//
+// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+func (c *Client) ListProjections(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListProjectionsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetProjection One projection
+//
+// Corresponds with GET /api/v1/projections/{name} (the `GetProjection` operationId).
+func (c *Client) GetProjection(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetProjectionRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AuditNow Compare a projection's tables and counts now
 //
 // Counts the rows and dead letters of the serving generation in one snapshot, and compares them with the outcomes that were counted when they were written.
 //
-// Corresponds with POST /api/v1/audits (the `AuditNow` operationId).
-func (c *Client) AuditNow(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewAuditNowRequest(c.Server)
+// Corresponds with POST /api/v1/projections/{name}/audit (the `AuditNow` operationId).
+func (c *Client) AuditNow(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAuditNowRequest(c.Server, name)
 	if err != nil {
 		return nil, err
 	}
@@ -457,11 +581,11 @@ func (c *Client) AuditNow(ctx context.Context, reqEditors ...RequestEditorFn) (*
 	return c.Client.Do(req)
 }
 
-// ListGenerations All generations, the serving one first, then the newest
+// ListGenerations The generations of a projection, the serving one first, then the newest
 //
-// Corresponds with GET /api/v1/generations (the `ListGenerations` operationId).
-func (c *Client) ListGenerations(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListGenerationsRequest(c.Server)
+// Corresponds with GET /api/v1/projections/{name}/generations (the `ListGenerations` operationId).
+func (c *Client) ListGenerations(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListGenerationsRequest(c.Server, name)
 	if err != nil {
 		return nil, err
 	}
@@ -472,16 +596,16 @@ func (c *Client) ListGenerations(ctx context.Context, reqEditors ...RequestEdito
 	return c.Client.Do(req)
 }
 
-// StartRebuildWithBody Rebuild
+// StartRebuildWithBody Rebuild a projection
 //
-// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 //
 // Takes any type of body and a specified content type.
 //
-// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-func (c *Client) StartRebuildWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewStartRebuildRequestWithBody(c.Server, contentType, body)
+// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+func (c *Client) StartRebuildWithBody(ctx context.Context, name ProjectionName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRebuildRequestWithBody(c.Server, name, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -492,16 +616,16 @@ func (c *Client) StartRebuildWithBody(ctx context.Context, contentType string, b
 	return c.Client.Do(req)
 }
 
-// StartRebuild Rebuild
+// StartRebuild Rebuild a projection
 //
-// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 //
 // Takes a body of the `application/json` content type.
 //
-// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-func (c *Client) StartRebuild(ctx context.Context, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewStartRebuildRequest(c.Server, body)
+// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+func (c *Client) StartRebuild(ctx context.Context, name ProjectionName, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRebuildRequest(c.Server, name, body)
 	if err != nil {
 		return nil, err
 	}
@@ -516,9 +640,9 @@ func (c *Client) StartRebuild(ctx context.Context, body StartRebuildJSONRequestB
 //
 // Its tables, its consumer group and its entry go; nothing of it is left.
 //
-// Corresponds with DELETE /api/v1/generations/{generation} (the `DropGeneration` operationId).
-func (c *Client) DropGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDropGenerationRequest(c.Server, generation)
+// Corresponds with DELETE /api/v1/projections/{name}/generations/{generation} (the `DropGeneration` operationId).
+func (c *Client) DropGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDropGenerationRequest(c.Server, name, generation)
 	if err != nil {
 		return nil, err
 	}
@@ -531,9 +655,9 @@ func (c *Client) DropGeneration(ctx context.Context, generation Number, reqEdito
 
 // GetGeneration One generation
 //
-// Corresponds with GET /api/v1/generations/{generation} (the `GetGeneration` operationId).
-func (c *Client) GetGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGetGenerationRequest(c.Server, generation)
+// Corresponds with GET /api/v1/projections/{name}/generations/{generation} (the `GetGeneration` operationId).
+func (c *Client) GetGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetGenerationRequest(c.Server, name, generation)
 	if err != nil {
 		return nil, err
 	}
@@ -548,9 +672,9 @@ func (c *Client) GetGeneration(ctx context.Context, generation Number, reqEditor
 //
 // For one that is `ready` or `standby`. The result is in its `proof`, which is null until then. Nothing is swapped.
 //
-// Corresponds with POST /api/v1/generations/{generation}/proof (the `ProveGeneration` operationId).
-func (c *Client) ProveGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewProveGenerationRequest(c.Server, generation)
+// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/proof (the `ProveGeneration` operationId).
+func (c *Client) ProveGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProveGenerationRequest(c.Server, name, generation)
 	if err != nil {
 		return nil, err
 	}
@@ -563,12 +687,12 @@ func (c *Client) ProveGeneration(ctx context.Context, generation Number, reqEdit
 
 // SwapGeneration Prove a generation and, if the proof holds, let it serve
 //
-// For one that is `ready`, or `standby`: the way back is a swap like any other. A swap that finds the tables held
+// For one that is `ready`, or `standby`: a rollback is a swap like any other. A swap that finds the tables held
 // gives up within a second and tries again, for as long as it is wanted.
 //
-// Corresponds with POST /api/v1/generations/{generation}/swap (the `SwapGeneration` operationId).
-func (c *Client) SwapGeneration(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewSwapGenerationRequest(c.Server, generation)
+// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/swap (the `SwapGeneration` operationId).
+func (c *Client) SwapGeneration(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSwapGenerationRequest(c.Server, name, generation)
 	if err != nil {
 		return nil, err
 	}
@@ -579,8 +703,48 @@ func (c *Client) SwapGeneration(ctx context.Context, generation Number, reqEdito
 	return c.Client.Do(req)
 }
 
-// NewAuditNowRequest constructs an http.Request for the AuditNow method
-func NewAuditNowRequest(server string) (*http.Request, error) {
+// RebuildAllWithBody Rebuild every projection
+//
+// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+func (c *Client) RebuildAllWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRebuildAllRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RebuildAll Rebuild every projection
+//
+// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+func (c *Client) RebuildAll(ctx context.Context, body RebuildAllJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRebuildAllRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// NewListProjectionsRequest constructs an http.Request for the ListProjections method
+func NewListProjectionsRequest(server string) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -588,7 +752,75 @@ func NewAuditNowRequest(server string) (*http.Request, error) {
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/audits")
+	operationPath := fmt.Sprintf("/api/v1/projections")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetProjectionRequest constructs an http.Request for the GetProjection method
+func NewGetProjectionRequest(server string, name ProjectionName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/projections/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAuditNowRequest constructs an http.Request for the AuditNow method
+func NewAuditNowRequest(server string, name ProjectionName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/audit", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -607,15 +839,22 @@ func NewAuditNowRequest(server string) (*http.Request, error) {
 }
 
 // NewListGenerationsRequest constructs an http.Request for the ListGenerations method
-func NewListGenerationsRequest(server string) (*http.Request, error) {
+func NewListGenerationsRequest(server string, name ProjectionName) (*http.Request, error) {
 	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
 
 	serverURL, err := url.Parse(server)
 	if err != nil {
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/generations")
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -634,26 +873,33 @@ func NewListGenerationsRequest(server string) (*http.Request, error) {
 }
 
 // NewStartRebuildRequest calls the generic StartRebuild builder with application/json body
-func NewStartRebuildRequest(server string, body StartRebuildJSONRequestBody) (*http.Request, error) {
+func NewStartRebuildRequest(server string, name ProjectionName, body StartRebuildJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewStartRebuildRequestWithBody(server, "application/json", bodyReader)
+	return NewStartRebuildRequestWithBody(server, name, "application/json", bodyReader)
 }
 
 // NewStartRebuildRequestWithBody constructs an http.Request for the StartRebuild method, with any body, and a specified content type
-func NewStartRebuildRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewStartRebuildRequestWithBody(server string, name ProjectionName, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
 
 	serverURL, err := url.Parse(server)
 	if err != nil {
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/generations")
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -674,12 +920,19 @@ func NewStartRebuildRequestWithBody(server string, contentType string, body io.R
 }
 
 // NewDropGenerationRequest constructs an http.Request for the DropGeneration method
-func NewDropGenerationRequest(server string, generation Number) (*http.Request, error) {
+func NewDropGenerationRequest(server string, name ProjectionName, generation Number) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
 	if err != nil {
 		return nil, err
 	}
@@ -689,7 +942,7 @@ func NewDropGenerationRequest(server string, generation Number) (*http.Request, 
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/generations/%s", pathParam0)
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations/%s", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -708,12 +961,19 @@ func NewDropGenerationRequest(server string, generation Number) (*http.Request, 
 }
 
 // NewGetGenerationRequest constructs an http.Request for the GetGeneration method
-func NewGetGenerationRequest(server string, generation Number) (*http.Request, error) {
+func NewGetGenerationRequest(server string, name ProjectionName, generation Number) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
 	if err != nil {
 		return nil, err
 	}
@@ -723,7 +983,7 @@ func NewGetGenerationRequest(server string, generation Number) (*http.Request, e
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/generations/%s", pathParam0)
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations/%s", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -742,12 +1002,19 @@ func NewGetGenerationRequest(server string, generation Number) (*http.Request, e
 }
 
 // NewProveGenerationRequest constructs an http.Request for the ProveGeneration method
-func NewProveGenerationRequest(server string, generation Number) (*http.Request, error) {
+func NewProveGenerationRequest(server string, name ProjectionName, generation Number) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
 	if err != nil {
 		return nil, err
 	}
@@ -757,7 +1024,7 @@ func NewProveGenerationRequest(server string, generation Number) (*http.Request,
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/generations/%s/proof", pathParam0)
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations/%s/proof", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -776,12 +1043,19 @@ func NewProveGenerationRequest(server string, generation Number) (*http.Request,
 }
 
 // NewSwapGenerationRequest constructs an http.Request for the SwapGeneration method
-func NewSwapGenerationRequest(server string, generation Number) (*http.Request, error) {
+func NewSwapGenerationRequest(server string, name ProjectionName, generation Number) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
 
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
 	if err != nil {
 		return nil, err
 	}
@@ -791,7 +1065,7 @@ func NewSwapGenerationRequest(server string, generation Number) (*http.Request, 
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/generations/%s/swap", pathParam0)
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations/%s/swap", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -805,6 +1079,46 @@ func NewSwapGenerationRequest(server string, generation Number) (*http.Request, 
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewRebuildAllRequest calls the generic RebuildAll builder with application/json body
+func NewRebuildAllRequest(server string, body RebuildAllJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRebuildAllRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRebuildAllRequestWithBody constructs an http.Request for the RebuildAll method, with any body, and a specified content type
+func NewRebuildAllRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/rebuilds")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -853,41 +1167,55 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
-	// AuditNowWithResponse Compare tables and counts now
+	// ListProjectionsWithResponse All projections, in the order of their names
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+	ListProjectionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListProjectionsResponse, error)
+
+	// GetProjectionWithResponse One projection
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/projections/{name} (the `GetProjection` operationId).
+	GetProjectionWithResponse(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*GetProjectionResponse, error)
+
+	// AuditNowWithResponse Compare a projection's tables and counts now
 	//
 	// Counts the rows and dead letters of the serving generation in one snapshot, and compares them with the outcomes that were counted when they were written.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /api/v1/audits (the `AuditNow` operationId).
-	AuditNowWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*AuditNowResponse, error)
+	// Corresponds with POST /api/v1/projections/{name}/audit (the `AuditNow` operationId).
+	AuditNowWithResponse(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*AuditNowResponse, error)
 
-	// ListGenerationsWithResponse All generations, the serving one first, then the newest
+	// ListGenerationsWithResponse The generations of a projection, the serving one first, then the newest
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with GET /api/v1/generations (the `ListGenerations` operationId).
-	ListGenerationsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListGenerationsResponse, error)
+	// Corresponds with GET /api/v1/projections/{name}/generations (the `ListGenerations` operationId).
+	ListGenerationsWithResponse(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*ListGenerationsResponse, error)
 
-	// StartRebuildWithBodyWithResponse Rebuild
+	// StartRebuildWithBodyWithResponse Rebuild a projection
 	//
-	// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-	// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+	// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+	// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-	StartRebuildWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+	StartRebuildWithBodyWithResponse(ctx context.Context, name ProjectionName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error)
 
-	// StartRebuildWithResponse Rebuild
+	// StartRebuildWithResponse Rebuild a projection
 	//
-	// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-	// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+	// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+	// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-	StartRebuildWithResponse(ctx context.Context, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+	StartRebuildWithResponse(ctx context.Context, name ProjectionName, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error)
 
 	// DropGenerationWithResponse Cancel a rebuild, or drop a generation that does not serve
 	//
@@ -895,15 +1223,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with DELETE /api/v1/generations/{generation} (the `DropGeneration` operationId).
-	DropGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*DropGenerationResponse, error)
+	// Corresponds with DELETE /api/v1/projections/{name}/generations/{generation} (the `DropGeneration` operationId).
+	DropGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*DropGenerationResponse, error)
 
 	// GetGenerationWithResponse One generation
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with GET /api/v1/generations/{generation} (the `GetGeneration` operationId).
-	GetGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*GetGenerationResponse, error)
+	// Corresponds with GET /api/v1/projections/{name}/generations/{generation} (the `GetGeneration` operationId).
+	GetGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*GetGenerationResponse, error)
 
 	// ProveGenerationWithResponse Compare a generation with the one that serves
 	//
@@ -911,18 +1239,232 @@ type ClientWithResponsesInterface interface {
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /api/v1/generations/{generation}/proof (the `ProveGeneration` operationId).
-	ProveGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*ProveGenerationResponse, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/proof (the `ProveGeneration` operationId).
+	ProveGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*ProveGenerationResponse, error)
 
 	// SwapGenerationWithResponse Prove a generation and, if the proof holds, let it serve
 	//
-	// For one that is `ready`, or `standby`: the way back is a swap like any other. A swap that finds the tables held
+	// For one that is `ready`, or `standby`: a rollback is a swap like any other. A swap that finds the tables held
 	// gives up within a second and tries again, for as long as it is wanted.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /api/v1/generations/{generation}/swap (the `SwapGeneration` operationId).
-	SwapGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*SwapGenerationResponse, error)
+	// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/swap (the `SwapGeneration` operationId).
+	SwapGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*SwapGenerationResponse, error)
+
+	// RebuildAllWithBodyWithResponse Rebuild every projection
+	//
+	// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+	// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+	RebuildAllWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RebuildAllResponse, error)
+
+	// RebuildAllWithResponse Rebuild every projection
+	//
+	// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+	// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+	RebuildAllWithResponse(ctx context.Context, body RebuildAllJSONRequestBody, reqEditors ...RequestEditorFn) (*RebuildAllResponse, error)
+}
+
+// ListProjectionsResponse401Headers the declared response headers of an HTTP 401 response for ListProjections
+type ListProjectionsResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListProjectionsResponse429Headers the declared response headers of an HTTP 429 response for ListProjections
+type ListProjectionsResponse429Headers struct {
+	RetryAfter *int
+}
+
+// ListProjectionsResponse503Headers the declared response headers of an HTTP 503 response for ListProjections
+type ListProjectionsResponse503Headers struct {
+	RetryAfter *int
+}
+
+type ListProjectionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ProjectionList
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Down
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListProjectionsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListProjectionsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListProjectionsResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListProjectionsResponse) GetJSON200() *ProjectionList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON503() *Down {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListProjectionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListProjectionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListProjectionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListProjectionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetProjectionResponse401Headers the declared response headers of an HTTP 401 response for GetProjection
+type GetProjectionResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// GetProjectionResponse429Headers the declared response headers of an HTTP 429 response for GetProjection
+type GetProjectionResponse429Headers struct {
+	RetryAfter *int
+}
+
+// GetProjectionResponse503Headers the declared response headers of an HTTP 503 response for GetProjection
+type GetProjectionResponse503Headers struct {
+	RetryAfter *int
+}
+
+type GetProjectionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Projection
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Down
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetProjectionResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetProjectionResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetProjectionResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetProjectionResponse) GetJSON200() *Projection {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetProjectionResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetProjectionResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetProjectionResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetProjectionResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetProjectionResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetProjectionResponse) GetApplicationproblemJSON503() *Down {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetProjectionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetProjectionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetProjectionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetProjectionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 // AuditNowResponse401Headers the declared response headers of an HTTP 401 response for AuditNow
@@ -945,16 +1487,20 @@ type AuditNowResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Audit
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
 	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
 	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
 	ApplicationproblemJSON409 *Conflict
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *CannotBeDone
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *AuditNowResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -968,6 +1514,11 @@ func (r AuditNowResponse) GetJSON200() *Audit {
 	return r.JSON200
 }
 
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r AuditNowResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
 // GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
 func (r AuditNowResponse) GetApplicationproblemJSON401() *NoKey {
 	return r.ApplicationproblemJSON401
@@ -976,6 +1527,11 @@ func (r AuditNowResponse) GetApplicationproblemJSON401() *NoKey {
 // GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
 func (r AuditNowResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r AuditNowResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
 }
 
 // GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
@@ -989,7 +1545,7 @@ func (r AuditNowResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r AuditNowResponse) GetApplicationproblemJSON503() *Away {
+func (r AuditNowResponse) GetApplicationproblemJSON503() *CannotBeDone {
 	return r.ApplicationproblemJSON503
 }
 
@@ -1042,14 +1598,18 @@ type ListGenerationsResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *GenerationList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
 	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Down
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *ListGenerationsResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -1063,6 +1623,11 @@ func (r ListGenerationsResponse) GetJSON200() *GenerationList {
 	return r.JSON200
 }
 
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
 // GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
 func (r ListGenerationsResponse) GetApplicationproblemJSON401() *NoKey {
 	return r.ApplicationproblemJSON401
@@ -1073,13 +1638,18 @@ func (r ListGenerationsResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
 }
 
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
 // GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
 func (r ListGenerationsResponse) GetApplicationproblemJSON429() *TooMany {
 	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r ListGenerationsResponse) GetApplicationproblemJSON503() *Away {
+func (r ListGenerationsResponse) GetApplicationproblemJSON503() *Down {
 	return r.ApplicationproblemJSON503
 }
 
@@ -1143,6 +1713,8 @@ type StartRebuildResponse struct {
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *NotFound
 	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
 	ApplicationproblemJSON409 *Conflict
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
@@ -1150,7 +1722,7 @@ type StartRebuildResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *CannotBeDone
 	// Headers202 the parsed response headers for an HTTP 202 response
 	Headers202 *StartRebuildResponse202Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -1181,6 +1753,11 @@ func (r StartRebuildResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
 }
 
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r StartRebuildResponse) GetApplicationproblemJSON404() *NotFound {
+	return r.ApplicationproblemJSON404
+}
+
 // GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
 func (r StartRebuildResponse) GetApplicationproblemJSON409() *Conflict {
 	return r.ApplicationproblemJSON409
@@ -1197,7 +1774,7 @@ func (r StartRebuildResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r StartRebuildResponse) GetApplicationproblemJSON503() *Away {
+func (r StartRebuildResponse) GetApplicationproblemJSON503() *CannotBeDone {
 	return r.ApplicationproblemJSON503
 }
 
@@ -1263,7 +1840,7 @@ type DropGenerationResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *CannotBeDone
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *DropGenerationResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -1308,7 +1885,7 @@ func (r DropGenerationResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r DropGenerationResponse) GetApplicationproblemJSON503() *Away {
+func (r DropGenerationResponse) GetApplicationproblemJSON503() *CannotBeDone {
 	return r.ApplicationproblemJSON503
 }
 
@@ -1372,7 +1949,7 @@ type GetGenerationResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Down
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *GetGenerationResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -1412,7 +1989,7 @@ func (r GetGenerationResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetGenerationResponse) GetApplicationproblemJSON503() *Away {
+func (r GetGenerationResponse) GetApplicationproblemJSON503() *Down {
 	return r.ApplicationproblemJSON503
 }
 
@@ -1478,7 +2055,7 @@ type ProveGenerationResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *CannotBeDone
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *ProveGenerationResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -1523,7 +2100,7 @@ func (r ProveGenerationResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r ProveGenerationResponse) GetApplicationproblemJSON503() *Away {
+func (r ProveGenerationResponse) GetApplicationproblemJSON503() *CannotBeDone {
 	return r.ApplicationproblemJSON503
 }
 
@@ -1589,7 +2166,7 @@ type SwapGenerationResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *CannotBeDone
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *SwapGenerationResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -1634,7 +2211,7 @@ func (r SwapGenerationResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r SwapGenerationResponse) GetApplicationproblemJSON503() *Away {
+func (r SwapGenerationResponse) GetApplicationproblemJSON503() *CannotBeDone {
 	return r.ApplicationproblemJSON503
 }
 
@@ -1667,60 +2244,190 @@ func (r SwapGenerationResponse) ContentType() string {
 	return ""
 }
 
-// AuditNowWithResponse Compare tables and counts now
+// RebuildAllResponse401Headers the declared response headers of an HTTP 401 response for RebuildAll
+type RebuildAllResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// RebuildAllResponse429Headers the declared response headers of an HTTP 429 response for RebuildAll
+type RebuildAllResponse429Headers struct {
+	RetryAfter *int
+}
+
+// RebuildAllResponse503Headers the declared response headers of an HTTP 503 response for RebuildAll
+type RebuildAllResponse503Headers struct {
+	RetryAfter *int
+}
+
+type RebuildAllResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *GenerationList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Conflict
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *CannotBeDone
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RebuildAllResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RebuildAllResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *RebuildAllResponse503Headers
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r RebuildAllResponse) GetJSON202() *GenerationList {
+	return r.JSON202
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RebuildAllResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RebuildAllResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RebuildAllResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r RebuildAllResponse) GetApplicationproblemJSON409() *Conflict {
+	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RebuildAllResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RebuildAllResponse) GetApplicationproblemJSON503() *CannotBeDone {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RebuildAllResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RebuildAllResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RebuildAllResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RebuildAllResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListProjectionsWithResponse All projections, in the order of their names
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+func (c *ClientWithResponses) ListProjectionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListProjectionsResponse, error) {
+	rsp, err := c.ListProjections(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListProjectionsResponse(rsp)
+}
+
+// GetProjectionWithResponse One projection
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/projections/{name} (the `GetProjection` operationId).
+func (c *ClientWithResponses) GetProjectionWithResponse(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*GetProjectionResponse, error) {
+	rsp, err := c.GetProjection(ctx, name, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetProjectionResponse(rsp)
+}
+
+// AuditNowWithResponse Compare a projection's tables and counts now
 //
 // Counts the rows and dead letters of the serving generation in one snapshot, and compares them with the outcomes that were counted when they were written.
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with POST /api/v1/audits (the `AuditNow` operationId).
-func (c *ClientWithResponses) AuditNowWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*AuditNowResponse, error) {
-	rsp, err := c.AuditNow(ctx, reqEditors...)
+// Corresponds with POST /api/v1/projections/{name}/audit (the `AuditNow` operationId).
+func (c *ClientWithResponses) AuditNowWithResponse(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*AuditNowResponse, error) {
+	rsp, err := c.AuditNow(ctx, name, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseAuditNowResponse(rsp)
 }
 
-// ListGenerationsWithResponse All generations, the serving one first, then the newest
+// ListGenerationsWithResponse The generations of a projection, the serving one first, then the newest
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with GET /api/v1/generations (the `ListGenerations` operationId).
-func (c *ClientWithResponses) ListGenerationsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListGenerationsResponse, error) {
-	rsp, err := c.ListGenerations(ctx, reqEditors...)
+// Corresponds with GET /api/v1/projections/{name}/generations (the `ListGenerations` operationId).
+func (c *ClientWithResponses) ListGenerationsWithResponse(ctx context.Context, name ProjectionName, reqEditors ...RequestEditorFn) (*ListGenerationsResponse, error) {
+	rsp, err := c.ListGenerations(ctx, name, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseListGenerationsResponse(rsp)
 }
 
-// StartRebuildWithBodyWithResponse Rebuild
+// StartRebuildWithBodyWithResponse Rebuild a projection
 //
-// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
-// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-func (c *ClientWithResponses) StartRebuildWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error) {
-	rsp, err := c.StartRebuildWithBody(ctx, contentType, body, reqEditors...)
+// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+func (c *ClientWithResponses) StartRebuildWithBodyWithResponse(ctx context.Context, name ProjectionName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error) {
+	rsp, err := c.StartRebuildWithBody(ctx, name, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseStartRebuildResponse(rsp)
 }
 
-// StartRebuildWithResponse Rebuild
+// StartRebuildWithResponse Rebuild a projection
 //
-// Without a body: fill a new generation, prove it, swap it in, and keep the one that served as the way back. With
-// `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
+// Without a body: fill a candidate, prove it, swap it in, and keep the generation that served as standby, for a
+// rollback. With `to`, fill one up to a time or a position of the log; it is then held for reading and never serves.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
-// Corresponds with POST /api/v1/generations (the `StartRebuild` operationId).
-func (c *ClientWithResponses) StartRebuildWithResponse(ctx context.Context, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error) {
-	rsp, err := c.StartRebuild(ctx, body, reqEditors...)
+// Corresponds with POST /api/v1/projections/{name}/generations (the `StartRebuild` operationId).
+func (c *ClientWithResponses) StartRebuildWithResponse(ctx context.Context, name ProjectionName, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error) {
+	rsp, err := c.StartRebuild(ctx, name, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -1733,9 +2440,9 @@ func (c *ClientWithResponses) StartRebuildWithResponse(ctx context.Context, body
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with DELETE /api/v1/generations/{generation} (the `DropGeneration` operationId).
-func (c *ClientWithResponses) DropGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*DropGenerationResponse, error) {
-	rsp, err := c.DropGeneration(ctx, generation, reqEditors...)
+// Corresponds with DELETE /api/v1/projections/{name}/generations/{generation} (the `DropGeneration` operationId).
+func (c *ClientWithResponses) DropGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*DropGenerationResponse, error) {
+	rsp, err := c.DropGeneration(ctx, name, generation, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -1746,9 +2453,9 @@ func (c *ClientWithResponses) DropGenerationWithResponse(ctx context.Context, ge
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with GET /api/v1/generations/{generation} (the `GetGeneration` operationId).
-func (c *ClientWithResponses) GetGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*GetGenerationResponse, error) {
-	rsp, err := c.GetGeneration(ctx, generation, reqEditors...)
+// Corresponds with GET /api/v1/projections/{name}/generations/{generation} (the `GetGeneration` operationId).
+func (c *ClientWithResponses) GetGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*GetGenerationResponse, error) {
+	rsp, err := c.GetGeneration(ctx, name, generation, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -1761,9 +2468,9 @@ func (c *ClientWithResponses) GetGenerationWithResponse(ctx context.Context, gen
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with POST /api/v1/generations/{generation}/proof (the `ProveGeneration` operationId).
-func (c *ClientWithResponses) ProveGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*ProveGenerationResponse, error) {
-	rsp, err := c.ProveGeneration(ctx, generation, reqEditors...)
+// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/proof (the `ProveGeneration` operationId).
+func (c *ClientWithResponses) ProveGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*ProveGenerationResponse, error) {
+	rsp, err := c.ProveGeneration(ctx, name, generation, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -1772,18 +2479,238 @@ func (c *ClientWithResponses) ProveGenerationWithResponse(ctx context.Context, g
 
 // SwapGenerationWithResponse Prove a generation and, if the proof holds, let it serve
 //
-// For one that is `ready`, or `standby`: the way back is a swap like any other. A swap that finds the tables held
+// For one that is `ready`, or `standby`: a rollback is a swap like any other. A swap that finds the tables held
 // gives up within a second and tries again, for as long as it is wanted.
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with POST /api/v1/generations/{generation}/swap (the `SwapGeneration` operationId).
-func (c *ClientWithResponses) SwapGenerationWithResponse(ctx context.Context, generation Number, reqEditors ...RequestEditorFn) (*SwapGenerationResponse, error) {
-	rsp, err := c.SwapGeneration(ctx, generation, reqEditors...)
+// Corresponds with POST /api/v1/projections/{name}/generations/{generation}/swap (the `SwapGeneration` operationId).
+func (c *ClientWithResponses) SwapGenerationWithResponse(ctx context.Context, name ProjectionName, generation Number, reqEditors ...RequestEditorFn) (*SwapGenerationResponse, error) {
+	rsp, err := c.SwapGeneration(ctx, name, generation, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseSwapGenerationResponse(rsp)
+}
+
+// RebuildAllWithBodyWithResponse Rebuild every projection
+//
+// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+func (c *ClientWithResponses) RebuildAllWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RebuildAllResponse, error) {
+	rsp, err := c.RebuildAllWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRebuildAllResponse(rsp)
+}
+
+// RebuildAllWithResponse Rebuild every projection
+//
+// Makes a candidate for each projection. They are filled one after the other: a candidate is `queued` until its turn
+// comes. Each is proved and swapped in as if it had been asked for alone. Where one of them cannot be made, none is.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/rebuilds (the `RebuildAll` operationId).
+func (c *ClientWithResponses) RebuildAllWithResponse(ctx context.Context, body RebuildAllJSONRequestBody, reqEditors ...RequestEditorFn) (*RebuildAllResponse, error) {
+	rsp, err := c.RebuildAll(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRebuildAllResponse(rsp)
+}
+
+// ParseListProjectionsResponse parses an HTTP response from a ListProjectionsWithResponse call
+func ParseListProjectionsResponse(rsp *http.Response) (*ListProjectionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListProjectionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ProjectionList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Down
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListProjectionsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListProjectionsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListProjectionsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetProjectionResponse parses an HTTP response from a GetProjectionWithResponse call
+func ParseGetProjectionResponse(rsp *http.Response) (*GetProjectionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetProjectionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Projection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Down
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetProjectionResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetProjectionResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetProjectionResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
 }
 
 // ParseAuditNowResponse parses an HTTP response from a AuditNowWithResponse call
@@ -1807,6 +2734,13 @@ func ParseAuditNowResponse(rsp *http.Response) (*AuditNowResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
 		var dest NoKey
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -1820,6 +2754,13 @@ func ParseAuditNowResponse(rsp *http.Response) (*AuditNowResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
 		var dest Conflict
@@ -1836,7 +2777,7 @@ func ParseAuditNowResponse(rsp *http.Response) (*AuditNowResponse, error) {
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest CannotBeDone
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -1901,6 +2842,13 @@ func ParseListGenerationsResponse(rsp *http.Response) (*ListGenerationsResponse,
 		}
 		response.JSON200 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
 		var dest NoKey
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -1915,6 +2863,13 @@ func ParseListGenerationsResponse(rsp *http.Response) (*ListGenerationsResponse,
 		}
 		response.ApplicationproblemJSON403 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
 		var dest TooMany
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -1923,7 +2878,7 @@ func ParseListGenerationsResponse(rsp *http.Response) (*ListGenerationsResponse,
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Down
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -2009,6 +2964,13 @@ func ParseStartRebuildResponse(rsp *http.Response) (*StartRebuildResponse, error
 		}
 		response.ApplicationproblemJSON403 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
 		var dest Conflict
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -2031,7 +2993,7 @@ func ParseStartRebuildResponse(rsp *http.Response) (*StartRebuildResponse, error
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest CannotBeDone
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -2149,7 +3111,7 @@ func ParseDropGenerationResponse(rsp *http.Response) (*DropGenerationResponse, e
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest CannotBeDone
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -2250,7 +3212,7 @@ func ParseGetGenerationResponse(rsp *http.Response) (*GetGenerationResponse, err
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Down
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -2358,7 +3320,7 @@ func ParseProveGenerationResponse(rsp *http.Response) (*ProveGenerationResponse,
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest CannotBeDone
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -2466,7 +3428,7 @@ func ParseSwapGenerationResponse(rsp *http.Response) (*SwapGenerationResponse, e
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest CannotBeDone
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -2510,29 +3472,139 @@ func ParseSwapGenerationResponse(rsp *http.Response) (*SwapGenerationResponse, e
 	return response, nil
 }
 
+// ParseRebuildAllResponse parses an HTTP response from a RebuildAllWithResponse call
+func ParseRebuildAllResponse(rsp *http.Response) (*RebuildAllResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RebuildAllResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest GenerationList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest CannotBeDone
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers RebuildAllResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers RebuildAllResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers RebuildAllResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// AuditNow Compare tables and counts now
-	// (POST /api/v1/audits)
-	AuditNow(c *gin.Context)
-	// ListGenerations All generations, the serving one first, then the newest
-	// (GET /api/v1/generations)
-	ListGenerations(c *gin.Context)
-	// StartRebuild Rebuild
-	// (POST /api/v1/generations)
-	StartRebuild(c *gin.Context)
+	// ListProjections All projections, in the order of their names
+	// (GET /api/v1/projections)
+	ListProjections(c *gin.Context)
+	// GetProjection One projection
+	// (GET /api/v1/projections/{name})
+	GetProjection(c *gin.Context, name ProjectionName)
+	// AuditNow Compare a projection's tables and counts now
+	// (POST /api/v1/projections/{name}/audit)
+	AuditNow(c *gin.Context, name ProjectionName)
+	// ListGenerations The generations of a projection, the serving one first, then the newest
+	// (GET /api/v1/projections/{name}/generations)
+	ListGenerations(c *gin.Context, name ProjectionName)
+	// StartRebuild Rebuild a projection
+	// (POST /api/v1/projections/{name}/generations)
+	StartRebuild(c *gin.Context, name ProjectionName)
 	// DropGeneration Cancel a rebuild, or drop a generation that does not serve
-	// (DELETE /api/v1/generations/{generation})
-	DropGeneration(c *gin.Context, generation Number)
+	// (DELETE /api/v1/projections/{name}/generations/{generation})
+	DropGeneration(c *gin.Context, name ProjectionName, generation Number)
 	// GetGeneration One generation
-	// (GET /api/v1/generations/{generation})
-	GetGeneration(c *gin.Context, generation Number)
+	// (GET /api/v1/projections/{name}/generations/{generation})
+	GetGeneration(c *gin.Context, name ProjectionName, generation Number)
 	// ProveGeneration Compare a generation with the one that serves
-	// (POST /api/v1/generations/{generation}/proof)
-	ProveGeneration(c *gin.Context, generation Number)
+	// (POST /api/v1/projections/{name}/generations/{generation}/proof)
+	ProveGeneration(c *gin.Context, name ProjectionName, generation Number)
 	// SwapGeneration Prove a generation and, if the proof holds, let it serve
-	// (POST /api/v1/generations/{generation}/swap)
-	SwapGeneration(c *gin.Context, generation Number)
+	// (POST /api/v1/projections/{name}/generations/{generation}/swap)
+	SwapGeneration(c *gin.Context, name ProjectionName, generation Number)
+	// RebuildAll Rebuild every projection
+	// (POST /api/v1/rebuilds)
+	RebuildAll(c *gin.Context)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -2544,8 +3616,8 @@ type ServerInterfaceWrapper struct {
 
 type MiddlewareFunc func(c *gin.Context)
 
-// AuditNow operation middleware
-func (siw *ServerInterfaceWrapper) AuditNow(c *gin.Context) {
+// ListProjections operation middleware
+func (siw *ServerInterfaceWrapper) ListProjections(c *gin.Context) {
 
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
@@ -2554,12 +3626,74 @@ func (siw *ServerInterfaceWrapper) AuditNow(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.AuditNow(c)
+	siw.Handler.ListProjections(c)
+}
+
+// GetProjection operation middleware
+func (siw *ServerInterfaceWrapper) GetProjection(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.GetProjection(c, name)
+}
+
+// AuditNow operation middleware
+func (siw *ServerInterfaceWrapper) AuditNow(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.AuditNow(c, name)
 }
 
 // ListGenerations operation middleware
 func (siw *ServerInterfaceWrapper) ListGenerations(c *gin.Context) {
 
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
 		if c.IsAborted() {
@@ -2567,12 +3701,24 @@ func (siw *ServerInterfaceWrapper) ListGenerations(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.ListGenerations(c)
+	siw.Handler.ListGenerations(c, name)
 }
 
 // StartRebuild operation middleware
 func (siw *ServerInterfaceWrapper) StartRebuild(c *gin.Context) {
 
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
 		if c.IsAborted() {
@@ -2580,7 +3726,7 @@ func (siw *ServerInterfaceWrapper) StartRebuild(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.StartRebuild(c)
+	siw.Handler.StartRebuild(c, name)
 }
 
 // DropGeneration operation middleware
@@ -2589,6 +3735,15 @@ func (siw *ServerInterfaceWrapper) DropGeneration(c *gin.Context) {
 	var err error
 	_ = err
 
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	// ------------- Path parameter "generation" -------------
 	var generation Number
 
@@ -2605,7 +3760,7 @@ func (siw *ServerInterfaceWrapper) DropGeneration(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.DropGeneration(c, generation)
+	siw.Handler.DropGeneration(c, name, generation)
 }
 
 // GetGeneration operation middleware
@@ -2614,6 +3769,15 @@ func (siw *ServerInterfaceWrapper) GetGeneration(c *gin.Context) {
 	var err error
 	_ = err
 
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	// ------------- Path parameter "generation" -------------
 	var generation Number
 
@@ -2630,7 +3794,7 @@ func (siw *ServerInterfaceWrapper) GetGeneration(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.GetGeneration(c, generation)
+	siw.Handler.GetGeneration(c, name, generation)
 }
 
 // ProveGeneration operation middleware
@@ -2639,6 +3803,15 @@ func (siw *ServerInterfaceWrapper) ProveGeneration(c *gin.Context) {
 	var err error
 	_ = err
 
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	// ------------- Path parameter "generation" -------------
 	var generation Number
 
@@ -2655,7 +3828,7 @@ func (siw *ServerInterfaceWrapper) ProveGeneration(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.ProveGeneration(c, generation)
+	siw.Handler.ProveGeneration(c, name, generation)
 }
 
 // SwapGeneration operation middleware
@@ -2664,6 +3837,15 @@ func (siw *ServerInterfaceWrapper) SwapGeneration(c *gin.Context) {
 	var err error
 	_ = err
 
+	// ------------- Path parameter "name" -------------
+	var name ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	// ------------- Path parameter "generation" -------------
 	var generation Number
 
@@ -2680,7 +3862,20 @@ func (siw *ServerInterfaceWrapper) SwapGeneration(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.SwapGeneration(c, generation)
+	siw.Handler.SwapGeneration(c, name, generation)
+}
+
+// RebuildAll operation middleware
+func (siw *ServerInterfaceWrapper) RebuildAll(c *gin.Context) {
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.RebuildAll(c)
 }
 
 // GinServerOptions provides options for the Gin server.
@@ -2710,11 +3905,14 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 		ErrorHandler:       errorHandler,
 	}
 
-	router.GET(options.BaseURL+"/api/v1/generations", wrapper.ListGenerations)
-	router.POST(options.BaseURL+"/api/v1/generations", wrapper.StartRebuild)
-	router.DELETE(options.BaseURL+"/api/v1/generations/:generation", wrapper.DropGeneration)
-	router.GET(options.BaseURL+"/api/v1/generations/:generation", wrapper.GetGeneration)
-	router.POST(options.BaseURL+"/api/v1/generations/:generation/proof", wrapper.ProveGeneration)
-	router.POST(options.BaseURL+"/api/v1/generations/:generation/swap", wrapper.SwapGeneration)
-	router.POST(options.BaseURL+"/api/v1/audits", wrapper.AuditNow)
+	router.GET(options.BaseURL+"/api/v1/projections", wrapper.ListProjections)
+	router.GET(options.BaseURL+"/api/v1/projections/:name", wrapper.GetProjection)
+	router.POST(options.BaseURL+"/api/v1/rebuilds", wrapper.RebuildAll)
+	router.GET(options.BaseURL+"/api/v1/projections/:name/generations", wrapper.ListGenerations)
+	router.POST(options.BaseURL+"/api/v1/projections/:name/generations", wrapper.StartRebuild)
+	router.DELETE(options.BaseURL+"/api/v1/projections/:name/generations/:generation", wrapper.DropGeneration)
+	router.GET(options.BaseURL+"/api/v1/projections/:name/generations/:generation", wrapper.GetGeneration)
+	router.POST(options.BaseURL+"/api/v1/projections/:name/generations/:generation/proof", wrapper.ProveGeneration)
+	router.POST(options.BaseURL+"/api/v1/projections/:name/generations/:generation/swap", wrapper.SwapGeneration)
+	router.POST(options.BaseURL+"/api/v1/projections/:name/audit", wrapper.AuditNow)
 }
