@@ -233,8 +233,8 @@ FROM (SELECT partition, count(*) AS n FROM %s GROUP BY partition) d WHERE p.topi
 	return gone && err == nil, err
 }
 
-// schemaComment marks a schema as a generation's own.
-const schemaComment = "Tidemark: a generation of "
+// SchemaComment is the comment that marks a schema as a generation's own.
+func SchemaComment(def *Definition) string { return "Tidemark: a generation of " + def.Name }
 
 // EnsureSchema makes that schema, or refuses one that is there and is not Tidemark's.
 func EnsureSchema(ctx context.Context, tx *sqlx.Tx, def *Definition, generation int) error {
@@ -246,12 +246,12 @@ SELECT n.oid IS NOT NULL, obj_description(n.oid, 'pg_namespace') FROM (SELECT to
 		return fmt.Errorf("look for the schema %s: %w", name, err)
 	}
 	if there {
-		if comment == nil || *comment != schemaComment+def.Name {
+		if comment == nil || *comment != SchemaComment(def) {
 			return refuse("the schema %s is there and is not Tidemark's: rename or drop it", name)
 		}
 		return nil
 	}
-	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`CREATE SCHEMA %[1]s; COMMENT ON SCHEMA %[1]s IS '%[2]s'`, postgres.Quoted(name), schemaComment+def.Name)); err != nil {
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`CREATE SCHEMA %[1]s; COMMENT ON SCHEMA %[1]s IS '%[2]s'`, postgres.Quoted(name), SchemaComment(def))); err != nil {
 		return fmt.Errorf("make the schema %s: %w", name, err)
 	}
 	return nil

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -56,6 +58,11 @@ type Derived struct {
 type View struct {
 	Name  string
 	Query string // with {schema} where the schema of the tables stands
+}
+
+// Statement makes the view, or makes it anew with the rights that it has, in schema.
+func (v View) Statement(in string) string {
+	return fmt.Sprintf(`CREATE OR REPLACE VIEW %s AS %s;`, postgres.Qualified(in, v.Name), strings.ReplaceAll(v.Query, "{schema}", postgres.Quoted(in)))
 }
 
 // Main is a projection's main table: one row for each applied record. MainTable implements it.

@@ -273,14 +273,39 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 
 // starts are where an epoch that begins now would begin to read.
 func (p *Projector) starts(bounds map[int32]kafka.Bounds) map[int32]int64 {
-	if p.Definition.Topic.Kept == topic.Forever {
-		return p.AcceptLogStart
+	return startsOf(p.Definition.Topic, bounds, p.AcceptLogStart)
+}
+
+func startsOf(of topic.Spec, bounds map[int32]kafka.Bounds, accepted map[int32]int64) map[int32]int64 {
+	if of.Kept == topic.Forever {
+		return accepted
 	}
 	starts := make(map[int32]int64, len(bounds))
 	for partition, b := range bounds {
 		starts[partition] = b.Start
 	}
 	return starts
+}
+
+// LogStarts returns where reading of a topic begins, by partition: where the operator has accepted that a log which is kept
+// forever begins, else where the log begins now.
+func LogStarts(ctx context.Context, log Log, of topic.Spec, accepted map[int32]int64) (map[int32]int64, error) {
+	if of.Kept == topic.Forever {
+		return accepted, nil
+	}
+	bounds, err := log.Bounds(ctx, of.Name, partitionsOf(of))
+	if err != nil {
+		return nil, err
+	}
+	return startsOf(of, bounds, accepted), nil
+}
+
+func partitionsOf(of topic.Spec) []int32 {
+	all := make([]int32, of.Partitions)
+	for i := range all {
+		all[i] = int32(i)
+	}
+	return all
 }
 
 // sameLog refuses a log that the tables were not computed from. Whoever is about to start over looks at
@@ -326,14 +351,7 @@ func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) (m
 	return bounds, nil
 }
 
-// all are the topic's partitions.
-func (p *Projector) all() []int32 {
-	all := make([]int32, p.Definition.Topic.Partitions)
-	for i := range all {
-		all[i] = int32(i)
-	}
-	return all
-}
+func (p *Projector) all() []int32 { return partitionsOf(p.Definition.Topic) }
 
 // commit makes sure that Kafka holds this epoch's metadata before anything is consumed: else a reset by
 // Kafka's own tool could not be told from what an earlier epoch left there.
