@@ -1,5 +1,5 @@
-// Package app wires the command-service: a publisher, the doors before it, a watch that looks after each
-// topic of the log, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
+// Package app wires the command-service: a publisher, the doors before it, a guard of each topic
+// that they write, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
 // one process.
 package app
 
@@ -128,10 +128,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		Commands: entrance, Decisions: decisions, Log: reader, Topic: commands.Name, Partitions: int32(commands.Partitions), Deadline: o.Config.ProduceDeadline,
 	})
 
-	watch := newWatch(o, commands, partLog, entrance, ready)
-	stack.Go(ctx, "watch", func(ctx context.Context) { watch.run(ctx, fail) })
-	other := newWatch(o, decided, partDecisions, decisions, ready)
-	stack.Go(ctx, "watch of decisions", func(ctx context.Context) { other.run(ctx, fail) })
+	stack.Go(ctx, "guard", func(ctx context.Context) { guardDoor(ctx, o, reader, commands, partLog, entrance, ready, fail) })
+	stack.Go(ctx, "guard of decisions", func(ctx context.Context) {
+		guardDoor(ctx, o, reader, decided, partDecisions, decisions, ready, fail)
+	})
 
 	engine, err := manners.NewEngine(manners.Options{
 		Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP, MaxBodies: httpapi.Bodies,
