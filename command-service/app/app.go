@@ -24,7 +24,7 @@ import (
 )
 
 // Name of the service, in logs and towards Kafka.
-const Name = "command-service"
+var Name = service.Command.Name
 
 // Config is everything that can be set.
 type Config struct {
@@ -36,11 +36,11 @@ type Config struct {
 	QueryURL        string        `env:"QUERY_URL" desc:"base URL of query-service, where tickets are read"`
 }
 
-// DefaultConfig is a service on port 7080 of this host.
+// DefaultConfig is a service on its usual port of this host.
 func DefaultConfig() Config {
 	return Config{
-		HTTP: config.DefaultHTTP(7080), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(), Telemetry: config.DefaultTelemetry(),
-		ProduceDeadline: 5 * time.Second, QueryURL: "http://127.0.0.1:7082",
+		HTTP: config.DefaultHTTP(service.Command.Port), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(), Telemetry: config.DefaultTelemetry(),
+		ProduceDeadline: 5 * time.Second, QueryURL: service.Query.DefaultURL(),
 	}
 }
 

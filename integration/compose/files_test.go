@@ -6,17 +6,16 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	command "github.com/tidemark/tidemark/command-service/app"
-	consumer "github.com/tidemark/tidemark/consumer-service/app"
-	query "github.com/tidemark/tidemark/query-service/app"
-
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/service"
+	"github.com/tidemark/tidemark/tidemark/app"
 )
 
 // A version with at least two parts: what it names does not change next week.
@@ -77,20 +76,27 @@ func TestTheServicesRunWithNothingThatTheyDoNotNeed(t *testing.T) {
 	}
 }
 
-// configurations by program, with what is every service's own.
+// configuration of a program of the table of services, with what is every service's own.
 func configuration(program string) any {
-	switch program {
-	case "/command-service":
-		c := command.DefaultConfig()
-		return &c
-	case "/consumer-service":
-		c := consumer.DefaultConfig()
-		return &c
-	case "/query-service":
-		c := query.DefaultConfig()
-		return &c
+	for _, s := range app.Services() {
+		if "/"+s.Name == program {
+			return s.Config
+		}
 	}
 	return nil
+}
+
+// Whoever adds a service finds here where else it must stand: both variants run every service of the table.
+func TestEveryServiceOfTheTableRuns(t *testing.T) {
+	t.Parallel()
+	for variant := range variants {
+		p := project(t, variant)
+		for _, s := range service.All() {
+			there, ok := p.Services[s.Name]
+			require.True(t, ok, "%s has no %s", variant, s.Name)
+			require.Equal(t, strconv.Itoa(s.Port), environment(there)["SERVER_PORT"], "%s: %s", variant, s.Name)
+		}
+	}
 }
 
 func TestEveryVariableIsOneThatItsServiceKnows(t *testing.T) {

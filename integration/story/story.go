@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 // Proxies are the TCP proxies that every real Kafka of a story has before it, by their names.
@@ -190,34 +191,31 @@ func (s *Story) ResetOffsets(ctx context.Context, group string) error {
 func (s *Story) Service(name string, changes map[string]string) *stack.Service {
 	s.t.Helper()
 	s.services++
-	env := map[string]string{"LOG_LEVEL": "info"}
-	switch name {
-	case "command-service":
+	spec, ok := service.ByName(name)
+	require.True(s.t, ok, "%s is no service", name)
+	env := map[string]string{"LOG_LEVEL": "info", "KAFKA_GROUP_ID": s.Group, "AUDIT_INTERVAL": "1s"}
+	if spec.Kafka {
 		env["KAFKA_BROKERS"] = strings.Join(s.Broker.Brokers(), ",")
-	case "consumer-service":
-		env["KAFKA_BROKERS"] = strings.Join(s.Broker.Brokers(), ",")
-		env["KAFKA_GROUP_ID"] = s.Group
-		env["DB_URL"] = s.DBURL
-		env["AUDIT_INTERVAL"] = "1s"
-	case "query-service":
+	}
+	if spec.Database {
 		env["DB_URL"] = s.DBURL
 	}
 	maps.Copy(env, changes)
-	service, err := stack.StartService(s.t.Context(), stack.ServiceOptions{
+	running, err := stack.StartService(s.t.Context(), stack.ServiceOptions{
 		Program: program(s.t, name), Env: env, Log: filepath.Join(s.logs, fmt.Sprintf("%s-%d.log", name, s.services)),
 	})
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() {
-		_ = service.Kill() // it may have ended
+		_ = running.Kill() // it may have ended
 		if s.t.Failed() {
-			s.t.Logf("the end of the log of %s:\n%s", name, service.LogTail())
+			s.t.Logf("the end of the log of %s:\n%s", name, running.LogTail())
 		}
 	})
-	return service
+	return running
 }
 
 // Door starts command-service and waits until it is ready.
-func (s *Story) Door() *stack.Service { return s.ready(s.Service("command-service", nil)) }
+func (s *Story) Door() *stack.Service { return s.ready(s.Service(service.Command.Name, nil)) }
 
 // Consumer starts consumer-service under a group's name and waits until it is ready; an empty name is the story's.
 func (s *Story) Consumer(group string) *stack.Service {
@@ -226,32 +224,32 @@ func (s *Story) Consumer(group string) *stack.Service {
 	if group != "" {
 		changes["KAFKA_GROUP_ID"] = group
 	}
-	return s.ready(s.Service("consumer-service", changes))
+	return s.ready(s.Service(service.Consumer.Name, changes))
 }
 
 // Reader starts query-service and waits until it is ready, for which a consumer must have made the schema.
-func (s *Story) Reader() *stack.Service { return s.ready(s.Service("query-service", nil)) }
+func (s *Story) Reader() *stack.Service { return s.ready(s.Service(service.Query.Name, nil)) }
 
-func (s *Story) ready(service *stack.Service) *stack.Service {
+func (s *Story) ready(running *stack.Service) *stack.Service {
 	s.t.Helper()
-	s.Ready(service)
-	return service
+	s.Ready(running)
+	return running
 }
 
 // Ready waits until a service is ready.
-func (s *Story) Ready(service *stack.Service) {
+func (s *Story) Ready(running *stack.Service) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
 	defer cancel()
-	require.NoError(s.t, service.Ready(ctx))
+	require.NoError(s.t, running.Ready(ctx))
 }
 
 // Stop ends a service in order and fails the test when it does not obey.
-func (s *Story) Stop(service *stack.Service) {
+func (s *Story) Stop(running *stack.Service) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
 	defer cancel()
-	require.NoError(s.t, service.Stop(ctx))
+	require.NoError(s.t, running.Stop(ctx))
 }
 
 // program builds each service once for all stories of the process.

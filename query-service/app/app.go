@@ -30,7 +30,7 @@ import (
 )
 
 // Name of the service, in logs and towards the database.
-const Name = "query-service"
+var Name = service.Query.Name
 
 // partDatabase is the one part of its readiness: the database answers and has this release's schema.
 const partDatabase = "database"
@@ -49,14 +49,14 @@ type Config struct {
 	CAFile      string `env:"SERVICES_CA_FILE" desc:"authorities that sign the other services' certificates, PEM; the system's unless given"`
 }
 
-// DefaultConfig is a service on port 7082 of this host. Its pool keeps all its connections: readers come
+// DefaultConfig is a service on its usual port of this host. Its pool keeps all its connections: readers come
 // in bursts, and opening one costs more than ten reads.
 func DefaultConfig() Config {
 	db := config.DefaultPostgres()
 	db.MaxIdleConns = db.MaxOpenConns
 	return Config{
-		HTTP: config.DefaultHTTP(7082), Log: config.Log{Level: "info"}, Postgres: db, Telemetry: config.DefaultTelemetry(),
-		CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081",
+		HTTP: config.DefaultHTTP(service.Query.Port), Log: config.Log{Level: "info"}, Postgres: db, Telemetry: config.DefaultTelemetry(),
+		CommandURL: service.Command.DefaultURL(), ConsumerURL: service.Consumer.DefaultURL(),
 	}
 }
 

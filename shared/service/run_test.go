@@ -44,7 +44,7 @@ func ExampleRun() {
 	ctx, stop := context.WithCancel(context.Background())
 	o := options()
 	o.Listening = func(address string) {
-		defer stop() // as a signal would
+		defer stop()                                            // as a signal would
 		res, err := http.Get("http://" + address + "/greeting") //nolint:noctx // an example
 		if err != nil {
 			fmt.Println(err)

@@ -14,19 +14,17 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	command "github.com/tidemark/tidemark/command-service/app"
-	consumer "github.com/tidemark/tidemark/consumer-service/app"
-	query "github.com/tidemark/tidemark/query-service/app"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/loop"
 	pg "github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/telemetry"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
 	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
@@ -53,21 +51,40 @@ type Options struct {
 }
 
 // Ports to listen on. The servers' ports may be zero: then they keep the port of the last start.
-type Ports struct{ Command, Consumer, Query, Kafka, Postgres int }
+type Ports struct {
+	Services        map[string]int // by name; one that is not named has its usual port
+	Kafka, Postgres int
+}
 
 // DefaultPorts lie together, and none of them is the usual one of a Kafka or PostgreSQL that may be there already.
-func DefaultPorts() Ports {
-	return Ports{Command: 7080, Consumer: 7081, Query: 7082, Kafka: 7092, Postgres: 7432}
+func DefaultPorts() Ports { return Ports{Kafka: 7092, Postgres: 7432} }
+
+func (p Ports) of(s service.Spec) int {
+	if port, ok := p.Services[s.Name]; ok {
+		return port
+	}
+	return s.Port
 }
 
 // Running is where everything is. The URL of the database holds its password.
 type Running struct {
-	KafkaBrokers      string `json:"kafka_brokers"`
-	ClaimedPartitions int    `json:"claimed_partitions"`
-	DBURL             string `json:"db_url"`
-	CommandURL        string `json:"command_url"`
-	ConsumerURL       string `json:"consumer_url"`
-	QueryURL          string `json:"query_url"`
+	KafkaBrokers      string            `json:"kafka_brokers"`
+	ClaimedPartitions int               `json:"claimed_partitions"`
+	DBURL             string            `json:"db_url"`
+	Services          map[string]string `json:"services"` // base URLs by name
+}
+
+// Environ are the variables by which another process joins what runs: a service that is started by hand, or a client.
+func (r Running) Environ() map[string]string {
+	environ := map[string]string{
+		"KAFKA_BROKERS": r.KafkaBrokers, "KAFKA_CLAIMED_PARTITIONS": strconv.Itoa(r.ClaimedPartitions), "DB_URL": r.DBURL,
+	}
+	for _, s := range service.All() {
+		if url := r.Services[s.Name]; url != "" {
+			environ[s.URLVariable()] = url
+		}
+	}
+	return environ
 }
 
 // runningFile says to other processes what Running says.
@@ -184,34 +201,41 @@ func (o Options) ownPostgres() bool {
 	return o.Environ["DB_URL"] == "" && o.Environ["DB_URL_FILE"] == ""
 }
 
-// services starts each service as soon as what it needs is there.
+// services starts each service as soon as what it needs is there: those that wait for the schema after the one that
+// makes it.
 func (r *run) services(ctx context.Context) error {
-	configs, err := r.configs(r.running)
+	services, c, err := r.configured(r.running)
 	if err != nil {
 		return err
 	}
-	r.running.KafkaBrokers = strings.Join(configs.consumer.Brokers, ",")
-	r.running.ClaimedPartitions = configs.consumer.ClaimedPartitions
-	r.running.DBURL = configs.consumer.URL
-	r.running.CommandURL = baseURL(configs.command.HTTP)
-	r.running.ConsumerURL = baseURL(configs.consumer.HTTP)
-	r.running.QueryURL = baseURL(configs.query.HTTP)
-	r.authorities = configs.query.CAFile
-	if err := r.start(ctx, consumer.Name, func(ctx context.Context, log *slog.Logger) error {
-		return consumer.Run(ctx, consumer.Options{Config: configs.consumer, Log: log})
-	}); err != nil {
-		return err
+	r.running.KafkaBrokers = strings.Join(c.Brokers, ",")
+	r.running.ClaimedPartitions = c.ClaimedPartitions
+	r.running.DBURL = c.URL
+	r.running.Services = map[string]string{}
+	for _, s := range services {
+		r.running.Services[s.Name] = baseURL(c.HTTP, r.Ports.of(s.Spec))
 	}
-	if err := r.start(ctx, command.Name, func(ctx context.Context, log *slog.Logger) error {
-		return command.Run(ctx, command.Options{Config: configs.command, Log: log})
-	}); err != nil {
-		return err
+	r.authorities = c.CAFile
+	waits := func(s Service) bool { return s.Database && !s.Migrates }
+	for _, s := range services {
+		if waits(s) {
+			continue
+		}
+		if err := r.start(ctx, s.Name, s.Run); err != nil {
+			return err
+		}
 	}
-	// It would wait by itself, and warn of a schema that is moments away.
-	r.awaitSchema(ctx, configs.query.Postgres)
-	return r.start(ctx, query.Name, func(ctx context.Context, log *slog.Logger) error {
-		return query.Run(ctx, query.Options{Config: configs.query, Log: log})
-	})
+	// They would wait by themselves, and warn of a schema that is moments away.
+	r.awaitSchema(ctx, c.Postgres)
+	for _, s := range services {
+		if !waits(s) {
+			continue
+		}
+		if err := r.start(ctx, s.Name, s.Run); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // start runs a service until the stack stops it. A service that ends earlier ends everything.
@@ -258,15 +282,13 @@ func (r *run) awaitSchema(ctx context.Context, c config.Postgres) {
 		if current, err := schema.Check(ctx, db); current || errors.Is(err, schema.ErrNewer) {
 			return
 		}
-		pause(ctx, 20*time.Millisecond)
+		_ = loop.Sleep(ctx, 20*time.Millisecond)
 	}
 }
 
 // awaitReady returns once all services are ready.
 func (r *run) awaitReady(ctx context.Context) error {
-	c := client.New(client.Services{
-		CommandURL: r.running.CommandURL, ConsumerURL: r.running.ConsumerURL, QueryURL: r.running.QueryURL, CAFile: r.authorities,
-	})
+	c := client.New(client.Services{URLs: r.running.Services, CAFile: r.authorities})
 	defer c.Close()
 	tell := time.Now().Add(time.Second)
 	for {
@@ -286,7 +308,7 @@ func (r *run) awaitReady(ctx context.Context) error {
 			r.waiting(reasons...)
 			tell = time.Now().Add(time.Second)
 		}
-		pause(ctx, 25*time.Millisecond)
+		_ = loop.Sleep(ctx, 25*time.Millisecond) // ctx is looked at above
 	}
 }
 
@@ -333,24 +355,19 @@ func (r *run) logger(name string) (*slog.Logger, error) {
 		level = "warn" // what goes well is said on the page
 	}
 	var secrets []string
-	if c, err := r.configs(anywhere); err == nil { // else nothing will be run by it
-		secrets = slices.Concat(config.Secrets(&c.command), config.Secrets(&c.consumer), config.Secrets(&c.query))
+	if services, _, err := r.configured(anywhere); err == nil { // else nothing will be run by it
+		for _, s := range services {
+			secrets = append(secrets, config.Secrets(s.Config)...)
+		}
 	}
 	return telemetry.NewLogger(r.LogTo, name, level, secrets...)
 }
 
-// baseURL is how this host reaches a service.
-func baseURL(h config.HTTP) string {
+// baseURL is how this host reaches a service at port.
+func baseURL(h config.HTTP, port int) string {
 	host := h.BindAddress
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return h.Scheme() + "://" + net.JoinHostPort(host, strconv.Itoa(h.ServerPort))
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
+	return h.Scheme() + "://" + net.JoinHostPort(host, strconv.Itoa(port))
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/app"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
 	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
@@ -48,17 +49,17 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
 }
 
-// freePorts finds three that nobody listens on; the servers' are chosen and remembered by themselves.
+// freePorts finds one for each service that nobody listens on; the servers' are chosen and remembered by themselves.
 func freePorts(t *testing.T) app.Ports {
 	t.Helper()
-	var found [3]int
-	for i := range found {
+	ports := app.Ports{Services: map[string]int{}}
+	for _, s := range service.All() {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		defer l.Close()
-		found[i] = l.Addr().(*net.TCPAddr).Port
+		ports.Services[s.Name] = l.Addr().(*net.TCPAddr).Port
 	}
-	return app.Ports{Command: found[0], Consumer: found[1], Query: found[2]}
+	return ports
 }
 
 // up is a run in this process.
@@ -89,7 +90,7 @@ func start(t *testing.T, o app.Options) *up {
 	case <-time.After(time.Minute):
 		require.FailNow(t, "it is not ready")
 	}
-	u.client = client.New(client.Services{CommandURL: u.CommandURL, ConsumerURL: u.ConsumerURL, QueryURL: u.QueryURL})
+	u.client = client.New(client.Services{URLs: u.Services})
 	t.Cleanup(u.client.Close)
 	return u
 }
@@ -150,7 +151,7 @@ func TestAKilledUpComesBackWithItsData(t *testing.T) {
 
 	found, err := app.Find(o.DataDir)
 	require.NoError(t, err)
-	c := client.New(client.Services{CommandURL: found.CommandURL, ConsumerURL: found.ConsumerURL, QueryURL: found.QueryURL})
+	c := client.New(client.Services{URLs: found.Services})
 	defer c.Close()
 	killed := &up{Running: found, client: c}
 	var rows []client.Record
@@ -214,13 +215,13 @@ func TestOneUpADirectory(t *testing.T) {
 func TestAllTakenPortsAreNamed(t *testing.T) {
 	t.Parallel()
 	o := app.Options{DataDir: t.TempDir(), Ports: freePorts(t), LogTo: t.Output()}
-	for _, port := range []int{o.Ports.Command, o.Ports.Query} {
+	for _, port := range []int{o.Ports.Services["command-service"], o.Ports.Services["query-service"]} {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		require.NoError(t, err)
 		defer l.Close()
 	}
 	err := app.Run(t.Context(), o)
-	require.ErrorContains(t, err, fmt.Sprintf("command-service cannot listen on 127.0.0.1:%d", o.Ports.Command))
+	require.ErrorContains(t, err, fmt.Sprintf("command-service cannot listen on 127.0.0.1:%d", o.Ports.Services["command-service"]))
 	require.ErrorContains(t, err, "--query-port")
 	require.NotContains(t, err.Error(), "consumer-service")
 	require.NoDirExists(t, filepath.Join(o.DataDir, "kafka"), "nothing was started")
@@ -235,7 +236,7 @@ func TestAllTakenPortsAreNamed(t *testing.T) {
 
 func TestAllMistakesAreTold(t *testing.T) {
 	t.Parallel()
-	err := app.Run(t.Context(), app.Options{DataDir: t.TempDir(), Ports: app.Ports{Command: 70000, Consumer: 7081, Query: 7082}, LogTo: t.Output(), Environ: map[string]string{
+	err := app.Run(t.Context(), app.Options{DataDir: t.TempDir(), Ports: app.Ports{Services: map[string]int{"command-service": 70000}}, LogTo: t.Output(), Environ: map[string]string{
 		"SERVER_PORT": "8080", "KAFKA_BROKER": "x:1", "BATCH_SIZE": "0", "PRODUCE_DEADLINE": "soon",
 	}})
 	for _, text := range []string{"SERVER_PORT=8080", "--command-port 70000", "KAFKA_BROKER is the name of an older set-up", "BATCH_SIZE=0", `PRODUCE_DEADLINE="soon"`} {

@@ -12,10 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	command "github.com/tidemark/tidemark/command-service/app"
-	consumer "github.com/tidemark/tidemark/consumer-service/app"
-	query "github.com/tidemark/tidemark/query-service/app"
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/tidemark/app"
 )
 
 var update = flag.Bool("update", false, "write docs/configuration.md anew")
@@ -34,16 +32,16 @@ func TestConfigurationPageIsThatOfTheStructs(t *testing.T) {
 }
 
 func configurationPage() string {
-	commands, consumers, queries := command.DefaultConfig(), consumer.DefaultConfig(), query.DefaultConfig()
+	services := app.Services()
 	type row struct {
 		config.Setting
 		defaults []string // by service, in the order of the columns; "" where it is no setting of the service
 	}
 	rows := map[string]*row{}
-	for i, src := range []any{&commands, &consumers, &queries} {
-		for _, s := range config.Settings(src) {
+	for i, service := range services {
+		for _, s := range config.Settings(service.Config) {
 			if rows[s.Name] == nil {
-				rows[s.Name] = &row{Setting: s, defaults: make([]string, 3)}
+				rows[s.Name] = &row{Setting: s, defaults: make([]string, len(services))}
 			}
 			rows[s.Name].defaults[i] = "empty"
 			if s.Value != "" {
@@ -59,9 +57,12 @@ mistakes at once, prints what it has with secrets masked and ends when it is sta
 variable together with its successor. An empty variable counts as unset. A secret's variable has a twin that ends in
 ` + "`_FILE`" + ` and names a file that holds the value.
 
-| variable | command-service | consumer-service | query-service | what it is |
-| --- | --- | --- | --- | --- |
 `)
+	head, line := "| variable |", "| --- |"
+	for _, s := range services {
+		head, line = head+" "+s.Name+" |", line+" --- |"
+	}
+	b.WriteString(head + " what it is |\n" + line + " --- |\n")
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
 		r := rows[name]
 		what := strings.ReplaceAll(r.Description, "|", `\|`)
@@ -78,7 +79,7 @@ variable together with its successor. An empty variable counts as unset. A secre
 	}
 	b.WriteString(`
 The columns give each service's default; ` + "`-`" + ` is no setting of that service. ` + "`tidemark up`" + ` hands the same environment
-to all three, sets what connects them itself, and starts an embedded broker or a private PostgreSQL only where
+to all of them, sets what connects them itself, and starts an embedded broker or a private PostgreSQL only where
 ` + "`KAFKA_BROKERS` or `DB_URL`" + ` does not name one.
 `)
 	return b.String()

@@ -25,8 +25,8 @@ func TestUpHonoursKeysAndACertificate(t *testing.T) {
 		"API_KEYS_FILE": file, "TLS_CERT_FILE": pair.Cert, "TLS_KEY_FILE": pair.Key, "LOG_LEVEL": "warn",
 	}}
 	u := start(t, o)
-	require.Regexp(t, "^https://127.0.0.1:", u.QueryURL)
-	services := client.Services{CommandURL: u.CommandURL, ConsumerURL: u.ConsumerURL, QueryURL: u.QueryURL, CAFile: ca.File}
+	require.Regexp(t, "^https://127.0.0.1:", u.Services["query-service"])
+	services := client.Services{URLs: u.Services, CAFile: ca.File}
 	stranger := client.New(services)
 	defer stranger.Close()
 	_, err = stranger.Stamp(t.Context(), "", "")

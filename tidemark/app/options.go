@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -12,10 +11,8 @@ import (
 	"strings"
 	"time"
 
-	command "github.com/tidemark/tidemark/command-service/app"
-	consumer "github.com/tidemark/tidemark/consumer-service/app"
-	query "github.com/tidemark/tidemark/query-service/app"
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 // instanceID makes the consumer a static member of its group: one that comes back after a kill has its partitions again
@@ -27,58 +24,74 @@ const instanceID = "tidemark-up"
 // committed to once a second. KAFKA_CLAIMED_PARTITIONS overrides it.
 const claimedPartitions = 6
 
-type configs struct {
-	command  command.Config
-	consumer consumer.Config
-	query    query.Config
+// common is what all services have alike, read from the one environment that all of them get.
+type common struct {
+	config.HTTP
+	config.Kafka
+	config.Postgres
+	CAFile string `env:"SERVICES_CA_FILE"`
 }
 
-// configs are the services' configurations on these servers.
-func (o Options) configs(on Running) (configs, error) {
-	c := configs{command: command.DefaultConfig(), consumer: consumer.DefaultConfig(), query: query.DefaultConfig()}
-	if o.ownKafka() {
-		c.consumer.InstanceID = instanceID
-		c.command.ClaimedPartitions, c.consumer.ClaimedPartitions = claimedPartitions, claimedPartitions
+// environ is the environment of every service on these servers, but for the port, and what it says of all of them.
+func (o Options) environ(on Running) (map[string]string, common) {
+	environ := map[string]string{}
+	for name, value := range o.Environ {
+		if value != "" {
+			environ[name] = value
+		}
 	}
-	environ := maps.Clone(o.Environ)
-	if environ == nil {
-		environ = map[string]string{}
-	}
-	delete(environ, "SERVER_PORT")
-	for _, name := range []string{"COMMAND_URL", "CONSUMER_URL", "QUERY_URL"} { // the client's, perhaps of another run
-		delete(environ, name)
+	byDefault := func(name, value string) {
+		if environ[name] == "" {
+			environ[name] = value
+		}
 	}
 	if o.ownKafka() {
 		environ["KAFKA_BROKERS"] = on.KafkaBrokers
+		byDefault("KAFKA_GROUP_INSTANCE_ID", instanceID)
+		byDefault("KAFKA_CLAIMED_PARTITIONS", strconv.Itoa(claimedPartitions))
 	}
 	if o.ownPostgres() {
 		environ["DB_URL"] = on.DBURL
 	}
-	errs := []error{config.Load(&c.command, environ), config.Load(&c.consumer, environ), config.Load(&c.query, environ)}
-	c.command.ServerPort, c.consumer.ServerPort, c.query.ServerPort = o.Ports.Command, o.Ports.Consumer, o.Ports.Query
-	c.command.QueryURL = baseURL(c.query.HTTP)
-	c.consumer.QueryURL = baseURL(c.query.HTTP)
-	c.query.CommandURL, c.query.ConsumerURL = baseURL(c.command.HTTP), baseURL(c.consumer.HTTP)
-	if err := meetByTLS(&c.query); err != nil {
-		errs = append(errs, err)
+	if cert := environ["TLS_CERT_FILE"]; cert != "" {
+		byDefault("SERVICES_CA_FILE", cert) // they trust the certificate that they show themselves
 	}
-	return c, errors.Join(distinct(errs)...)
+	delete(environ, "SERVER_PORT")
+	c := common{HTTP: config.DefaultHTTP(1), Kafka: config.DefaultKafka(), Postgres: config.DefaultPostgres()}
+	_ = config.Load(&c, environ) // each service tells what is mistaken
+	for _, s := range service.All() {
+		environ[s.URLVariable()] = baseURL(c.HTTP, o.Ports.of(s)) // the one that was given is the client's, perhaps of another run
+	}
+	return environ, c
 }
 
-// meetByTLS lets the services of one process reach each other by HTTPS: unless another authority is named, they trust the
-// certificate that they show themselves. It must be for the address that they meet at.
-func meetByTLS(c *query.Config) error {
+// configured returns every service with its configuration on these servers. The error tells all mistakes of all of them.
+func (o Options) configured(on Running) ([]Service, common, error) {
+	environ, c := o.environ(on)
+	services := Services()
+	var errs []error
+	for _, s := range services {
+		if port := o.Ports.of(s.Spec); 1 <= port && port <= 65535 { // else that is told by the flag's name
+			environ["SERVER_PORT"] = strconv.Itoa(port)
+		}
+		errs = append(errs, config.Load(s.Config, environ))
+	}
+	if err := c.meetByTLS(o.Ports.of(service.Query)); err != nil {
+		errs = append(errs, err)
+	}
+	return services, c, errors.Join(distinct(errs)...)
+}
+
+// meetByTLS checks that the certificate is for the address at which the services of one process reach each other.
+func (c common) meetByTLS(port int) error {
 	if c.TLSCertFile == "" {
 		return nil
 	}
-	if c.CAFile == "" {
-		c.CAFile = c.TLSCertFile
-	}
-	pair, err := c.Certificate().Load(time.Now())
+	pair, err := c.HTTP.Certificate().Load(time.Now())
 	if err != nil {
 		return nil // told already
 	}
-	u, err := url.Parse(baseURL(c.HTTP))
+	u, err := url.Parse(baseURL(c.HTTP, port))
 	if err != nil {
 		return nil // an address that cannot be bound is told already
 	}
@@ -105,38 +118,45 @@ func (o Options) Validate() error {
 	if o.DataDir == "" {
 		errs = append(errs, errors.New("the data directory has no name"))
 	}
-	if port := o.Environ["SERVER_PORT"]; port != "" {
-		errs = append(errs, fmt.Errorf("SERVER_PORT=%s is the port of one service, and here run three: unset it and use --command-port, --consumer-port and --query-port", port))
-	}
-	for _, p := range []struct {
+	wanted := []struct {
 		flag        string
 		port, least int
-	}{
-		{"--command-port", o.Ports.Command, 1}, {"--consumer-port", o.Ports.Consumer, 1}, {"--query-port", o.Ports.Query, 1},
-		{"--kafka-port", o.Ports.Kafka, 0}, {"--postgres-port", o.Ports.Postgres, 0},
-	} {
-		if p.port < p.least || p.port > 65535 {
-			errs = append(errs, fmt.Errorf("%s %d is outside %d to 65535", p.flag, p.port, p.least))
+	}{{"--kafka-port", o.Ports.Kafka, 0}, {"--postgres-port", o.Ports.Postgres, 0}}
+	var flags []string
+	for _, s := range service.All() {
+		flags = append(flags, portFlag(s))
+		wanted = append(wanted, struct {
+			flag        string
+			port, least int
+		}{portFlag(s), o.Ports.of(s), 1})
+	}
+	if port := o.Environ["SERVER_PORT"]; port != "" {
+		errs = append(errs, fmt.Errorf("SERVER_PORT=%s is the port of one service, and here run %d: unset it and use %s", port, len(flags), strings.Join(flags, ", ")))
+	}
+	for _, w := range wanted {
+		if w.port < w.least || w.port > 65535 {
+			errs = append(errs, fmt.Errorf("%s %d is outside %d to 65535", w.flag, w.port, w.least))
 		}
 	}
-	_, err := o.configs(anywhere)
+	_, _, err := o.configured(anywhere)
 	return errors.Join(append(errs, err)...)
 }
 
 // anywhere stands for servers that are not started yet.
 var anywhere = Running{KafkaBrokers: "127.0.0.1:1", DBURL: "postgres://u:p@127.0.0.1:1/d?sslmode=disable"}
 
+func portFlag(s service.Spec) string { return "--" + s.Short() + "-port" }
+
 // portsFree finds every port that is taken, so that all can be mended at once.
 func (o Options) portsFree(ctx context.Context) error {
-	c, err := o.configs(anywhere)
+	_, c, err := o.configured(anywhere)
 	if err != nil {
 		return err
 	}
 	type listener struct{ address, what, flag string }
-	wanted := []listener{
-		{c.command.Address(), command.Name, "--command-port"},
-		{c.consumer.Address(), consumer.Name, "--consumer-port"},
-		{c.query.Address(), query.Name, "--query-port"},
+	var wanted []listener
+	for _, s := range service.All() {
+		wanted = append(wanted, listener{net.JoinHostPort(c.BindAddress, strconv.Itoa(o.Ports.of(s))), s.Name, portFlag(s)})
 	}
 	if o.ownKafka() {
 		wanted = append(wanted, listener{loopback(o.Ports.Kafka), "the embedded broker", "--kafka-port"})

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -132,8 +132,8 @@ func (c *command) print(v any, rows ...[2]string) {
 
 // client returns a client of the services that the environment names.
 func (c *command) client() (*client.Client, error) {
-	services := client.DefaultServices()
-	if err := config.Load(&services, c.Environ); err != nil {
+	services, err := client.LoadServices(c.Environ)
+	if err != nil {
 		return nil, &ended{misused, err}
 	}
 	return client.New(services), nil
@@ -157,7 +157,11 @@ func requestFailed(err error) error {
 	}
 	var unreachable *client.Unreachable
 	if errors.As(err, &unreachable) {
-		return end(failed, "%w\nIs it running? tidemark up starts everything here; COMMAND_URL, CONSUMER_URL and QUERY_URL name services elsewhere.", err)
+		where := "its URL's variable"
+		if s, ok := service.ByName(unreachable.Service); ok {
+			where = s.URLVariable()
+		}
+		return end(failed, "%w\nIs it running? tidemark up starts everything here; %s names one elsewhere.", err, where)
 	}
 	return &ended{failed, err}
 }

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/internal/cli"
 )
 
@@ -294,14 +295,14 @@ func startUp(t *testing.T) *upped {
 	u := &upped{dir: t.TempDir(), environ: map[string]string{"HOME": t.TempDir()}, ended: make(chan int, 1)}
 	args := []string{"up", "--data", u.dir, "--kafka-port", "0", "--postgres-port", "0"}
 	var listeners []net.Listener
-	for _, name := range []string{"command", "consumer", "query"} {
+	for _, s := range service.All() {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		listeners = append(listeners, l)
 		_, port, err := net.SplitHostPort(l.Addr().String())
 		require.NoError(t, err)
-		args = append(args, "--"+name+"-port", port)
-		u.environ[strings.ToUpper(name)+"_URL"] = "http://" + l.Addr().String()
+		args = append(args, "--"+s.Short()+"-port", port)
+		u.environ[s.URLVariable()] = "http://" + l.Addr().String()
 	}
 	for _, l := range listeners {
 		require.NoError(t, l.Close())
@@ -362,12 +363,13 @@ func TestUpEnvStampTicketStatus(t *testing.T) {
 
 	status, said = ask("env", "--data", dir)
 	require.Zero(t, status, said)
-	found := regexp.MustCompile(`(?s)^export KAFKA_BROKERS='(.*?)'\nexport KAFKA_CLAIMED_PARTITIONS=6\nexport DB_URL='(.*?)'\n$`).FindStringSubmatch(said)
-	require.Len(t, found, 3, said)
-	conn, err := net.Dial("tcp", found[1])
+	found := regexp.MustCompile(`(?s)^export COMMAND_URL='.*?'\nexport CONSUMER_URL='.*?'\nexport DB_URL='(.*?)'\nexport KAFKA_BROKERS='(.*?)'\nexport KAFKA_CLAIMED_PARTITIONS='6'\nexport QUERY_URL='(.*?)'\n$`).FindStringSubmatch(said)
+	require.Len(t, found, 4, said)
+	require.Equal(t, environ["QUERY_URL"], found[3])
+	conn, err := net.Dial("tcp", found[2])
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
-	db, err := sql.Open("postgres", found[2])
+	db, err := sql.Open("postgres", found[1])
 	require.NoError(t, err)
 	var rows int
 	require.NoError(t, db.QueryRow(`SELECT count(*) FROM timestamp_records WHERE id = $1`, sent.ID).Scan(&rows))

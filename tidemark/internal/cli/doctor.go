@@ -3,14 +3,10 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	door "github.com/tidemark/tidemark/command-service/app"
-	consumer "github.com/tidemark/tidemark/consumer-service/app"
-	query "github.com/tidemark/tidemark/query-service/app"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/tidemark/app"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
@@ -71,35 +67,36 @@ func (c *command) patient(dataDir string) doctor.Patient {
 		environ[name] = value
 	}
 	if running, err := app.Find(dataDir); err == nil {
-		for name, value := range map[string]string{
-			"KAFKA_BROKERS": running.KafkaBrokers, "KAFKA_CLAIMED_PARTITIONS": strconv.Itoa(running.ClaimedPartitions), "DB_URL": running.DBURL,
-			"COMMAND_URL": running.CommandURL, "CONSUMER_URL": running.ConsumerURL, "QUERY_URL": running.QueryURL,
-		} {
+		for name, value := range running.Environ() {
 			if environ[name] == "" && environ[name+"_FILE"] == "" {
 				environ[name] = value
 			}
 		}
 	}
-	commands, consumes, queries, services := door.DefaultConfig(), consumer.DefaultConfig(), query.DefaultConfig(), client.DefaultServices()
 	var p doctor.Patient
-	said := map[string]bool{}
-	for _, dst := range []any{&commands, &consumes, &queries} {
-		for _, m := range mistakes(config.Load(dst, environ)) {
-			if !said[m] {
-				said[m] = true
+	told := map[string]bool{}
+	load := func(err error) {
+		for _, m := range mistakes(err) {
+			if !told[m] { // most settings belong to more than one service
+				told[m] = true
 				p.Mistakes = append(p.Mistakes, errors.New(m))
 			}
 		}
 	}
-	for _, m := range mistakes(config.Load(&services, environ)) {
-		if !said[m] {
-			p.Mistakes = append(p.Mistakes, errors.New(m))
-		}
+	for _, s := range app.Services() {
+		load(config.Load(s.Config, environ))
 	}
+	services, err := client.LoadServices(environ)
+	load(err)
 	if services.Validate() == nil { // whatever else is mistaken
 		p.Services = client.New(services)
 	}
-	p.Kafka, p.Postgres = consumes.Kafka, consumes.Postgres
+	servers := struct {
+		config.Kafka
+		config.Postgres
+	}{config.DefaultKafka(), config.DefaultPostgres()}
+	_ = config.Load(&servers, environ) // each service has told what is mistaken
+	p.Kafka, p.Postgres = servers.Kafka, servers.Postgres
 	return p
 }
 

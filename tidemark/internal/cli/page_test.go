@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/tidemark/internal/cli"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
@@ -52,8 +51,7 @@ printed can be read by a program. Errors say what to do.
 		fmt.Fprintf(&b, "| %s | %s |\n", status, strings.TrimSpace(meaning))
 	}
 	b.WriteString("\n## Environment\n\n| variable | default | what it is |\n| --- | --- | --- |\n")
-	services := client.DefaultServices()
-	for _, s := range config.Settings(&services) {
+	for _, s := range client.Settings() {
 		value, what := "empty", s.Description
 		if s.Value != "" {
 			value = "`" + s.Value + "`"

@@ -3,21 +3,25 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
+	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/app"
 )
 
 func (c *command) up() *cobra.Command {
 	ports := app.DefaultPorts()
+	chosen := map[string]*int{} // ports of the services, by name
 	var dataDir string
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -31,6 +35,10 @@ settings from the environment too. Logs go to the standard error output, warning
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			began := time.Now()
+			ports.Services = map[string]int{}
+			for name, port := range chosen {
+				ports.Services[name] = *port
+			}
 			say := c.Out
 			if c.output == "json" { // where everything is, once it is up; words for people go elsewhere
 				say = c.Err
@@ -61,9 +69,9 @@ settings from the environment too. Logs go to the standard error output, warning
 	}
 	c.dataFlag(cmd, &dataDir)
 	flags := cmd.Flags()
-	flags.IntVar(&ports.Command, "command-port", ports.Command, "port of command-service")
-	flags.IntVar(&ports.Consumer, "consumer-port", ports.Consumer, "port of consumer-service")
-	flags.IntVar(&ports.Query, "query-port", ports.Query, "port of query-service and the pages")
+	for _, s := range service.All() {
+		chosen[s.Name] = flags.Int(s.Short()+"-port", s.Port, "port of "+s.Name+": "+s.About)
+	}
 	flags.IntVar(&ports.Kafka, "kafka-port", ports.Kafka, "port of the embedded broker")
 	flags.IntVar(&ports.Postgres, "postgres-port", ports.Postgres, "port of the private PostgreSQL")
 	return c.withOutput(cmd)
@@ -75,27 +83,31 @@ func (c *command) welcome(r app.Running, took time.Duration) {
 		c.print(r)
 		return
 	}
-	fmt.Fprintf(c.Out, `Tidemark is up, after %.1f s.
-
-  page      %[2]s/
-  commands  %[3]s    reads  %[2]s    projection  %[4]s
-  Kafka     %[5]s    database  %[6]s    (tidemark env: how to join them)
-
+	fmt.Fprintf(c.Out, "Tidemark is up, after %.1f s.\n\n", took.Seconds())
+	w := tabwriter.NewWriter(c.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "  the page\t%s/\n", r.Services[service.Query.Name])
+	for _, s := range service.All() {
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", s.Name, r.Services[s.Name], s.About)
+	}
+	fmt.Fprintf(w, "  Kafka\t%s\ttidemark env: how to join it\n  database\t%s\n", r.KafkaBrokers, config.MaskURL(r.DBURL))
+	_ = w.Flush()
+	fmt.Fprintf(c.Out, `
 Try it:
-  curl -X POST %[3]s/api/v1/timestamp/2009-09-28T19:03:12Z
-  curl %[2]s/api/v1/timestamp/THE-ID-IT-ANSWERED
+  curl -X POST %s/api/v1/timestamp/2009-09-28T19:03:12Z
+  curl %s/api/v1/timestamp/THE-ID-IT-ANSWERED
 
 Ctrl-C stops it; the data stays.
-`, took.Seconds(), r.QueryURL, r.CommandURL, r.ConsumerURL, r.KafkaBrokers, config.MaskURL(r.DBURL))
+`, r.Services[service.Command.Name], r.Services[service.Query.Name])
 }
 
 func (c *command) env() *cobra.Command {
 	var dataDir string
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Print how to reach the servers of a running up, for the shell",
-		Long: `Print KAFKA_BROKERS, KAFKA_CLAIMED_PARTITIONS and DB_URL of the tidemark up that runs on a data directory, as export lines for
-the shell, so that psql, kcat or a service run by hand can join it. DB_URL holds the database's password.
+		Short: "Print how to reach the servers and services of a running up, for the shell",
+		Long: `Print KAFKA_BROKERS, KAFKA_CLAIMED_PARTITIONS, DB_URL and the services' URLs of the tidemark up that runs on a data directory, as
+export lines for the shell, so that psql, kcat, a service run by hand or another tidemark can join it. DB_URL holds the
+database's password.
 ` + exitStatuses,
 		Example: `  eval "$(tidemark env)" && psql "$DB_URL"`,
 		Args:    cobra.NoArgs,
@@ -107,14 +119,14 @@ the shell, so that psql, kcat or a service run by hand can join it. DB_URL holds
 			if err != nil {
 				return &ended{failed, err}
 			}
+			environ := running.Environ()
 			if c.output == "json" {
-				c.print(map[string]string{
-					"KAFKA_BROKERS": running.KafkaBrokers, "KAFKA_CLAIMED_PARTITIONS": strconv.Itoa(running.ClaimedPartitions), "DB_URL": running.DBURL,
-				})
+				c.print(environ)
 				return nil
 			}
-			fmt.Fprintf(c.Out, "export KAFKA_BROKERS=%s\nexport KAFKA_CLAIMED_PARTITIONS=%d\nexport DB_URL=%s\n",
-				quoted(running.KafkaBrokers), running.ClaimedPartitions, quoted(running.DBURL))
+			for _, name := range slices.Sorted(maps.Keys(environ)) {
+				fmt.Fprintf(c.Out, "export %s=%s\n", name, quoted(environ[name]))
+			}
 			return nil
 		},
 	}

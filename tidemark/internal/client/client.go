@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 const (
@@ -37,27 +38,54 @@ const (
 	retryPause    = 250 * time.Millisecond
 )
 
-// Services are the base URLs of the services.
+// Services say where the services are, and how to speak to them.
 type Services struct {
-	CommandURL  string `env:"COMMAND_URL" desc:"base URL of command-service"`
-	ConsumerURL string `env:"CONSUMER_URL" desc:"base URL of consumer-service"`
-	QueryURL    string `env:"QUERY_URL" desc:"base URL of query-service"`
-	APIKey      string `env:"TIDEMARK_API_KEY" desc:"key to show to the services" secret:"true"`
-	CAFile      string `env:"TIDEMARK_CA_FILE" desc:"authorities that sign the services' certificates, PEM; the system's unless given"`
+	URLs   map[string]string // base URLs by the names of the table of services
+	APIKey string            `env:"TIDEMARK_API_KEY" desc:"key to show to the services" secret:"true"`
+	CAFile string            `env:"TIDEMARK_CA_FILE" desc:"authorities that sign the services' certificates, PEM; the system's unless given"`
 }
 
 // DefaultServices are where `tidemark up` and the services themselves listen.
 func DefaultServices() Services {
-	return Services{CommandURL: "http://127.0.0.1:7080", ConsumerURL: "http://127.0.0.1:7081", QueryURL: "http://127.0.0.1:7082"}
+	s := Services{URLs: map[string]string{}}
+	for _, spec := range service.All() {
+		s.URLs[spec.Name] = spec.DefaultURL()
+	}
+	return s
+}
+
+// LoadServices are the default ones, changed by the environment. The error tells all mistakes.
+func LoadServices(environ map[string]string) (Services, error) {
+	s := DefaultServices()
+	for _, spec := range service.All() {
+		if url := environ[spec.URLVariable()]; url != "" {
+			s.URLs[spec.Name] = url
+		}
+	}
+	return s, config.Load(&s, environ)
+}
+
+// Settings lists the variables that LoadServices reads, with their defaults.
+func Settings() []config.Setting {
+	s := DefaultServices()
+	var settings []config.Setting
+	for _, spec := range service.All() {
+		settings = append(settings, config.Setting{Name: spec.URLVariable(), Value: spec.DefaultURL(), Description: "base URL of " + spec.Name})
+	}
+	return append(settings, config.Settings(&s)...)
 }
 
 // Validate checks the URLs' form and the CA file.
 func (s Services) Validate() error {
-	var authorities error
-	if s.CAFile != "" {
-		_, authorities = certs.Authorities("TIDEMARK_CA_FILE", s.CAFile)
+	var mistakes []error
+	for _, spec := range service.All() {
+		mistakes = append(mistakes, config.ServiceURL(spec.URLVariable(), s.URLs[spec.Name]))
 	}
-	return errors.Join(authorities, config.ServiceURL("COMMAND_URL", s.CommandURL), config.ServiceURL("CONSUMER_URL", s.ConsumerURL), config.ServiceURL("QUERY_URL", s.QueryURL))
+	if s.CAFile != "" {
+		_, err := certs.Authorities("TIDEMARK_CA_FILE", s.CAFile)
+		mistakes = append(mistakes, err)
+	}
+	return errors.Join(mistakes...)
 }
 
 // Client is ready for use by one or many goroutines.
@@ -160,7 +188,7 @@ func (c *Client) Stamp(ctx context.Context, instant, key string) (Stamp, error) 
 		header.Set("Idempotency-Key", key)
 	}
 	var stamp Stamp
-	answered, err := c.do(ctx, patience, http.MethodPost, "command-service", c.services.CommandURL, path, nil, header, &stamp)
+	answered, err := c.do(ctx, patience, http.MethodPost, service.Command.Name, c.services.URLs[service.Command.Name], path, nil, header, &stamp)
 	if err != nil {
 		return Stamp{}, err
 	}
@@ -202,7 +230,7 @@ func (c *Client) patiently(ctx context.Context, path, at string, wait time.Durat
 			query.Set("position", at)
 			query.Set("wait", one.Round(time.Millisecond).String())
 		}
-		_, err := c.do(ctx, one+waitMargin, http.MethodGet, "query-service", c.services.QueryURL, path, query, nil, into)
+		_, err := c.do(ctx, one+waitMargin, http.MethodGet, service.Query.Name, c.services.URLs[service.Query.Name], path, query, nil, into)
 		var refused *Problem
 		if !errors.As(err, &refused) || (refused.Status != http.StatusGatewayTimeout && refused.Status != http.StatusServiceUnavailable) ||
 			time.Now().Add(retryPause).After(end) {
@@ -217,7 +245,7 @@ func (c *Client) patiently(ctx context.Context, path, at string, wait time.Durat
 // Projection returns query-service's account of the projection as it sent it, and the part of it that Status shows.
 func (c *Client) Projection(ctx context.Context) (Projection, json.RawMessage, error) {
 	var raw json.RawMessage
-	if _, err := c.do(ctx, patience, http.MethodGet, "query-service", c.services.QueryURL, "/api/v1/projection", nil, nil, &raw); err != nil {
+	if _, err := c.do(ctx, patience, http.MethodGet, service.Query.Name, c.services.URLs[service.Query.Name], "/api/v1/projection", nil, nil, &raw); err != nil {
 		return Projection{}, nil, err
 	}
 	var p Projection
@@ -281,10 +309,9 @@ func (s Service) Reasons() []string {
 
 // Ready asks all services at once, in the order of the pipeline.
 func (c *Client) Ready(ctx context.Context) []Service {
-	services := []Service{
-		{Name: "command-service", URL: c.services.CommandURL},
-		{Name: "consumer-service", URL: c.services.ConsumerURL},
-		{Name: "query-service", URL: c.services.QueryURL},
+	var services []Service
+	for _, spec := range service.All() {
+		services = append(services, Service{Name: spec.Name, URL: c.services.URLs[spec.Name]})
 	}
 	done := make(chan struct{})
 	for i := range services {
@@ -315,7 +342,7 @@ func (c *Client) Ready(ctx context.Context) []Service {
 // whole seconds, so half a second is no difference.
 func (c *Client) Clocks(ctx context.Context) map[string]time.Duration {
 	ahead := map[string]time.Duration{}
-	for name, base := range map[string]string{"command-service": c.services.CommandURL, "consumer-service": c.services.ConsumerURL, "query-service": c.services.QueryURL} {
+	for name, base := range c.services.URLs {
 		asked := time.Now()
 		header, err := c.do(ctx, waitMargin, http.MethodGet, name, base, "/health", nil, nil, new(any))
 		if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 // Generation is one set of tables: the serving one, or one that a rebuild makes.
@@ -101,7 +103,7 @@ type PartitionAudit struct {
 }
 
 func (c *Client) consumer(ctx context.Context, method, path string, body, into any) error {
-	_, err := c.call(ctx, request{within: patience, method: method, service: "consumer-service", base: c.services.ConsumerURL, path: path, body: body}, into)
+	_, err := c.call(ctx, request{within: patience, method: method, service: service.Consumer.Name, base: c.services.URLs[service.Consumer.Name], path: path, body: body}, into)
 	return err
 }
 
@@ -144,7 +146,7 @@ func (c *Client) Drop(ctx context.Context, n int) error {
 // Audit compares counts and tables now.
 func (c *Client) Audit(ctx context.Context) (Audited, error) {
 	var a Audited
-	_, err := c.call(ctx, request{within: auditPatience, method: http.MethodPost, service: "consumer-service", base: c.services.ConsumerURL, path: "/api/v1/audits"}, &a)
+	_, err := c.call(ctx, request{within: auditPatience, method: http.MethodPost, service: service.Consumer.Name, base: c.services.URLs[service.Consumer.Name], path: "/api/v1/audits"}, &a)
 	return a, err
 }
 

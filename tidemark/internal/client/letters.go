@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 // DeadLetter is a record that could not be projected, and what was decided on it.
@@ -72,7 +73,7 @@ func (c *Client) DeadLetters(ctx context.Context, s LetterSearch, after string, 
 		Items []DeadLetter `json:"items"`
 		Next  *string      `json:"next"`
 	}
-	if _, err := c.do(ctx, patience, http.MethodGet, "query-service", c.services.QueryURL, "/api/v1/deadletters", query, nil, &page); err != nil {
+	if _, err := c.do(ctx, patience, http.MethodGet, service.Query.Name, c.services.URLs[service.Query.Name], "/api/v1/deadletters", query, nil, &page); err != nil {
 		return nil, "", err
 	}
 	return page.Items, cursor(page.Next), nil
@@ -93,7 +94,7 @@ func cursor(next *string) string {
 func (c *Client) DeadLetter(ctx context.Context, at string) (DeadLetter, json.RawMessage, error) {
 	var raw json.RawMessage
 	var d DeadLetter
-	if _, err := c.do(ctx, patience, http.MethodGet, "query-service", c.services.QueryURL, "/api/v1/deadletters/"+url.PathEscape(at), nil, nil, &raw); err != nil {
+	if _, err := c.do(ctx, patience, http.MethodGet, service.Query.Name, c.services.URLs[service.Query.Name], "/api/v1/deadletters/"+url.PathEscape(at), nil, nil, &raw); err != nil {
 		return d, nil, err
 	}
 	err := json.Unmarshal(raw, &d)
@@ -139,7 +140,7 @@ func (c *Client) decide(ctx context.Context, what string, body any) ([]Decided, 
 		Results []Decided `json:"results"`
 	}
 	header, err := c.call(ctx, request{
-		within: patience, method: http.MethodPost, service: "command-service", base: c.services.CommandURL, path: "/api/v1/deadletters/" + what, body: body,
+		within: patience, method: http.MethodPost, service: service.Command.Name, base: c.services.URLs[service.Command.Name], path: "/api/v1/deadletters/" + what, body: body,
 	}, &answer)
 	return answer.Results, header.Get(position.Header), err
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 // silence is how long a stream may stand without an answer before it counts as broken. The door answers every line
@@ -42,14 +44,14 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 		return &watchedConn{Conn: conn, closed: lost}, nil
 	}
 	defer transport.CloseIdleConnections()
-	req, err := c.new(ctx, request{method: http.MethodPost, service: door, base: c.services.CommandURL, path: "/api/v1/timestamps"}, io.NopCloser(body))
+	req, err := c.new(ctx, request{method: http.MethodPost, service: door, base: c.services.URLs[service.Command.Name], path: "/api/v1/timestamps"}, io.NopCloser(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/x-ndjson")
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return &Unreachable{Service: door, URL: c.services.CommandURL, Sent: true, Err: unwrapped(err)}
+		return &Unreachable{Service: door, URL: c.services.URLs[service.Command.Name], Sent: true, Err: unwrapped(err)}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -71,11 +73,11 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
-			return &Unreachable{Service: door, URL: c.services.CommandURL, Sent: true, Err: err}
+			return &Unreachable{Service: door, URL: c.services.URLs[service.Command.Name], Sent: true, Err: err}
 		}
 		var a LineAnswer
 		if err := json.Unmarshal(text, &a); err != nil {
-			return fmt.Errorf("%s at %s answered a line with something else than expected (%q): is it Tidemark's %s?", door, c.services.CommandURL, excerpt(text), door)
+			return fmt.Errorf("%s at %s answered a line with something else than expected (%q): is it Tidemark's %s?", door, c.services.URLs[service.Command.Name], excerpt(text), door)
 		}
 		if a.Error != nil {
 			a.Error.Service = door
@@ -98,4 +100,4 @@ func (w *watchedConn) Close() error {
 	return w.Conn.Close()
 }
 
-const door = "command-service"
+var door = service.Command.Name

@@ -18,6 +18,7 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/topic"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
@@ -87,8 +88,10 @@ func services(ctx context.Context, c *client.Client, got func(Finding)) {
 	}
 }
 
-func variable(service string) string {
-	return strings.ToUpper(strings.TrimSuffix(service, "-service")) + "_URL"
+// variable names the setting that says where a service is.
+func variable(name string) string {
+	s, _ := service.ByName(name) // the client knows those of the table only
+	return s.URLVariable()
 }
 
 // clock judges how far another clock is ahead of this one.
@@ -211,7 +214,7 @@ func database(ctx context.Context, c config.Postgres, cluster string, got func(F
 	if now.Fsync != "on" {
 		got(Finding{"database fsync", Warn, "it is off: a power cut may break the database", "set fsync = on, unless losing it is nothing (the log has everything: tidemark rebuild)"})
 	}
-	schema(ctx, db, cluster, got)
+	tables(ctx, db, cluster, got)
 }
 
 func databaseAdvice(err error) string {
@@ -226,7 +229,8 @@ func databaseAdvice(err error) string {
 	return "start PostgreSQL, or set DB_URL to where it is (eval \"$(tidemark env)\" names that of a running tidemark up)"
 }
 
-func schema(ctx context.Context, db *sqlx.DB, cluster string, got func(Finding)) {
+// tables looks at the schema, and whether it was filled from the cluster that answers.
+func tables(ctx context.Context, db *sqlx.DB, cluster string, got func(Finding)) {
 	version, err := schema.Version(ctx, db)
 	switch {
 	case err != nil:
@@ -243,26 +247,29 @@ func schema(ctx context.Context, db *sqlx.DB, cluster string, got func(Finding))
 		return
 	}
 	var on struct {
-		Database string  `db:"database_id"`
-		Cluster  *string `db:"cluster_id"`
-		Group    *string `db:"group_name"`
+		Database string `db:"database_id"`
+		Groups   string `db:"groups"`
+		Known    int    `db:"known"`   // projections whose cluster is known
+		Foreign  string `db:"foreign"` // those that another cluster was read for
 	}
 	err = db.GetContext(ctx, &on, `
-SELECT i.database_id, g.cluster_id, g.group_name FROM public.database_identity i, public.generations g WHERE g.schema_name = 'public'`)
+SELECT i.database_id,
+       coalesce(string_agg(g.projection || ' by group ' || g.group_name, ', ' ORDER BY g.projection) FILTER (WHERE g.group_name <> ''), 'nothing projected yet') AS groups,
+       count(g.cluster_id) AS known,
+       coalesce(string_agg(g.projection || ' from cluster ' || g.cluster_id, ', ' ORDER BY g.projection) FILTER (WHERE g.cluster_id <> $1), '') AS foreign
+FROM public.database_identity i
+LEFT JOIN public.projection_generations g ON g.state IN ('serving', 'swapping')
+GROUP BY i.database_id`, cluster)
 	if err != nil {
 		got(Finding{"schema", Fail, err.Error(), "let the user of DB_URL read the tables in public"})
 		return
 	}
-	group := "no group yet"
-	if on.Group != nil {
-		group = "group " + *on.Group
-	}
-	got(Finding{Check: "schema", Status: OK, Found: fmt.Sprintf("version %d, database %s, %s", version, on.Database, group)})
-	if cluster == "" || on.Cluster == nil {
+	got(Finding{Check: "schema", Status: OK, Found: fmt.Sprintf("version %d, database %s, %s", version, on.Database, on.Groups)})
+	if cluster == "" || on.Known == 0 {
 		return
 	}
-	if *on.Cluster != cluster {
-		got(Finding{"same log", Fail, fmt.Sprintf("the tables were made from cluster %s and KAFKA_BROKERS names cluster %s", *on.Cluster, cluster), "point KAFKA_BROKERS or DB_URL at its partner; to make the tables from this log, give consumer-service an empty database"})
+	if on.Foreign != "" {
+		got(Finding{"same log", Fail, fmt.Sprintf("KAFKA_BROKERS names cluster %s, and these tables were made from another: %s", cluster, on.Foreign), "point KAFKA_BROKERS or DB_URL at its partner; to make the tables from this log, give consumer-service an empty database"})
 		return
 	}
 	got(Finding{Check: "same log", Status: OK, Found: "the tables were made from the cluster that answers"})
