@@ -1,34 +1,35 @@
-// Package app wires the consumer-service: migrations, the guards of the log, the book of decisions on dead
-// letters, one member of the consumer group and the projector behind it, the rebuilds at its side, and the
-// publisher of receipts. It reads no environment and keeps nothing global, so that several
-// can run in one process.
+// Package app wires the consumer-service: migrations, the book of decisions on dead letters, and for each projection that
+// the process runs the guard of its log, one member of its consumer group with the projector behind it, its rebuilds and
+// the publisher of its receipts. It reads no environment and keeps nothing global, so that several can run in one process.
 package app
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/jmoiron/sqlx"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/decision"
-	routes "github.com/tidemark/tidemark/consumer-service/internal/httpapi"
+	"github.com/tidemark/tidemark/consumer-service/internal/endpoints"
+	"github.com/tidemark/tidemark/consumer-service/internal/generation"
+	"github.com/tidemark/tidemark/consumer-service/internal/httpapi"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
-	"github.com/tidemark/tidemark/consumer-service/internal/rebuild"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
-	"github.com/tidemark/tidemark/consumer-service/migrations"
+	"github.com/tidemark/tidemark/consumer-service/internal/timestamps"
 	api "github.com/tidemark/tidemark/shared/api/consumer"
-	"github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/config"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/schema"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/telemetry"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -36,284 +37,183 @@ import (
 // Name of the service, in logs and towards Kafka and the database.
 const Name = "consumer-service"
 
-// Parts of the readiness that the guards of the log speak for.
+// Parts of the readiness that are of no single projection.
 const (
-	partLog       = "log"
+	partSchema    = "schema"
 	partDecisions = "dead letters log"
 )
 
 // answerLimit bounds a whole answer; an audit counts every row.
 const answerLimit = 5 * time.Minute
 
+// definitions are the projections of this release, one line each.
+func definitions(k config.Kafka) []*projection.Definition {
+	return []*projection.Definition{
+		timestamps.Definition(topic.TimestampCommand.Sized(k)),
+		endpoints.Definition(topic.EndpointCommand.Sized(k)),
+	}
+}
+
 // Options of one run.
 type Options struct {
 	Config    Config
 	Log       *slog.Logger
 	Listening func(address string) // told once the port is open; may be nil
+
+	definitions []*projection.Definition // of this release unless given
+}
+
+// wiring is what the projections of a process share.
+type wiring struct {
+	Options
+	*service.Service
+	db       *sqlx.DB
+	long     *sqlx.DB // without limits of time
+	reader   *kafka.Reader
+	book     *decision.Book
+	log      *kafka.Publisher // of receipts
+	accepted map[string]map[int32]int64
+
+	projected *projection.AllMetrics
+	rebuilt   *generation.Metrics
+	published *receipt.Metrics
 }
 
 // Run projects until ctx ends or something is found that waiting cannot mend: a *kafka.GuardError, a
-// *projection.Refusal, postgres.ErrNewerSchema, a port that is taken. A broker or a database that is
-// away is waited for, unready.
-func Run(ctx context.Context, o Options) (err error) {
-	told := ctx
-	ctx, fail := context.WithCancelCause(told)
-	defer fail(nil)
-	stack := &lifecycle.Stack{Log: o.Log}
-	defer func() {
-		if err == nil && told.Err() == nil { // nobody told it to stop: something failed
-			err = context.Cause(ctx)
+// *projection.Refusal that is final, schema.ErrNewer, a port that is taken. A broker or a database that is
+// down is waited for, unready.
+func Run(ctx context.Context, o Options) error {
+	if o.definitions == nil {
+		o.definitions = definitions(o.Config.Kafka)
+	}
+	if err := projection.CheckAll(o.definitions); err != nil {
+		return err
+	}
+	run, err := o.Config.chosen(o.definitions)
+	if err != nil {
+		return err
+	}
+	parts := []string{partSchema, partDecisions}
+	for _, name := range run {
+		parts = append(parts, projection.Part(name, projection.PartLog), projection.Part(name, projection.PartAssignment))
+	}
+	return service.Run(ctx, service.Options{
+		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening, Parts: parts,
+		API: sharedhttp.Options{HTTP: o.Config.HTTP, Spec: api.Spec},
+	}, func(ctx context.Context, s *service.Service) error { return wire(ctx, o, s, run) })
+}
+
+func wire(ctx context.Context, o Options, s *service.Service, run []string) error {
+	w, err := open(o, s)
+	if err != nil {
+		return err
+	}
+	all, runners := generation.NewAll(w.db, w.services()...), []*runner{}
+	for _, name := range run {
+		i := slices.IndexFunc(o.definitions, func(d *projection.Definition) bool { return d.Name == name })
+		rebuilds, err := all.Of(name)
+		if err != nil {
+			return err
 		}
-		err = errors.Join(err, stack.Stop(o.Config.ShutdownTimeout))
-	}()
-
-	db, err := postgres.Open(o.Config.Postgres, Name, postgres.WriterLimits)
-	if err != nil {
-		return err
+		runners = append(runners, newRunner(w, o.definitions[i], rebuilds))
 	}
-	stack.Add("database", func(context.Context) error { return postgres.Close(db) })
-	// Proofs and indexes take longer than any write, and a drop may wait for one.
-	long, err := postgres.Open(o.Config.Postgres, Name+" rebuild", postgres.Limits{IdleInTransaction: postgres.WriterLimits.IdleInTransaction})
-	if err != nil {
-		return err
-	}
-	stack.Add("database for rebuilds", func(context.Context) error { return postgres.Close(long) })
-
-	registry := prometheus.NewRegistry()
-	export, err := telemetry.NewExporter(ctx, telemetry.ExportOptions{Config: o.Config.Telemetry, Service: Name, Registry: registry, Log: o.Log})
-	if err != nil {
-		return err
-	}
-	stack.Add("telemetry", export.Stop)
-	ready := httpapi.NewReadiness(projection.PartDatabase, partLog, partDecisions, projection.PartClaims)
-	engine, err := httpapi.NewEngine(httpapi.Options{Log: o.Log, Registry: registry, Tracer: export.Tracer(), Spec: api.Spec, HTTP: o.Config.HTTP})
-	if err != nil {
-		return err
-	}
-	stack.Go(ctx, "keys and certificate", engine.Watch)
-	httpapi.Mount(engine, Name, ready)
-	engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
+	s.Engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
 		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
 	})
-	routes, err := routes.Mount(ctx, engine.Engine, o.Log)
-	if err != nil {
+	if err := httpapi.Mount(ctx, s.Engine.Engine, all, o.Log); err != nil {
 		return err
 	}
-	server, err := httpapi.Listen(ctx, engine, answerLimit, fail)
-	if err != nil {
+	if err := s.Listen(ctx, answerLimit); err != nil {
 		return err
 	}
-	stack.Add("server", server.Stop)
-	if o.Listening != nil {
-		o.Listening(server.Address())
-	}
-
-	reader := kafka.NewReader(o.Config.Kafka, Name)
-	stack.Add("log reader", func(context.Context) error { return reader.Close() })
-	accepted, err := o.Config.acceptedStarts(topic.TimestampCommand.Name)
-	if err != nil {
+	if err := w.migrate(ctx); err != nil {
 		return err
 	}
-	book := decision.New(decision.Options{
-		Log: reader, Store: &decision.Postgres{DB: db}, Topic: topic.DeadLetterCommand.Name, Partitions: o.Config.Partitions, Logger: o.Log,
-		Refuse: func(reason string) { fail(&projection.Refusal{Reason: reason}) },
+	decided := kafka.NewGuard(kafka.GuardOptions{
+		Reader: w.reader, Topic: topic.DeadLetterCommand.Sized(o.Config.Kafka), Part: partDecisions, Ready: s.Ready, Log: o.Log,
 	})
-	receipts, err := publisher(o, stack, registry, db, reader)
-	if err != nil {
+	if err := decided.Await(ctx); err != nil {
 		return err
 	}
-	rebuilds := rebuild.New(rebuild.Options{
-		DB: db, Long: long, Log: reader, Decisions: book, Written: receipts.Kick, Topic: topic.TimestampCommand.Name, Group: o.Config.GroupID, Partitions: o.Config.Partitions, AcceptLogStart: accepted,
-		Lane: rebuild.LaneOptions{Kafka: o.Config.Kafka, ClientID: Name, BatchSize: o.Config.BatchSize}, Metrics: rebuild.NewMetrics(registry), Logger: o.Log,
-	})
-	routes.Rebuilds(rebuilds) // from here on: a migration may wait for a generation to be dropped
-	if err := migrate(ctx, o, rebuilds, ready); err != nil {
-		return unless(told, err)
+	s.Stack.Go(ctx, "guard of decisions", decided.Keep)
+	s.Stack.Go(ctx, "decisions", w.book.Run)
+	s.Stack.Go(ctx, "generations", all.Poll)
+	for _, r := range runners {
+		s.Stack.Go(ctx, "projection "+r.def.Name, r.run)
 	}
-
-	commands := topic.TimestampCommand.Sized(o.Config.Kafka)
-	if err := guard(ctx, reader, commands, partLog, ready, o.Log); err != nil {
-		return unless(told, err)
-	}
-	decided := topic.DeadLetterCommand.Sized(o.Config.Kafka)
-	if err := guard(ctx, reader, decided, partDecisions, ready, o.Log); err != nil {
-		return unless(told, err)
-	}
-	stack.Go(ctx, "decisions", book.Run)
-
-	projector := projection.New(projection.Options{
-		DB: db, Log: reader, Decisions: book, Written: receipts.Kick, Topic: commands.Name, Group: o.Config.GroupID, Partitions: commands.Partitions, AcceptLogStart: accepted,
-		AuditInterval: o.Config.AuditInterval, Ready: ready, Tracer: export.Tracer(), Metrics: projection.NewMetrics(registry), Logger: o.Log, Stop: fail,
-	})
-	stack.Go(ctx, "receipts", func(ctx context.Context) { receipts.Run(ctx, projector.Serving) })
-	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
-		Kafka: o.Config.Kafka, ClientID: Name, Group: o.Config.GroupID, InstanceID: o.Config.InstanceID, BatchSize: o.Config.BatchSize,
-		Log: o.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,
-		Fenced: func(id string) {
-			fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", o.Config.GroupID, id))
-		},
-	})
-	if err != nil {
-		return err
-	}
-	batches, err := subscribe(ctx, subscriber, commands.Name, ready, o.Log)
-	if err != nil {
-		return unless(told, err)
-	}
-	var inHand sync.WaitGroup
-	inHand.Go(func() {
-		for b := range batches {
-			inHand.Go(func() { projector.Project(b) })
-		}
-	})
-	stack.Add("subscriber", func(context.Context) error {
-		err := subscriber.Close()
-		inHand.Wait()
-		return err
-	})
-	routes.Audits(projector)
-	stack.Go(ctx, "watermark", projector.Watch)
-	stack.Go(ctx, "lanes", rebuilds.Lanes)
-	stack.Go(ctx, "rebuild driver", rebuilds.Drive)
-	stack.Go(ctx, "audit", projector.Audit)
-	stack.Go(ctx, "guard", func(ctx context.Context) { keepGuard(ctx, reader, commands, partLog, ready, o.Log) })
-	stack.Go(ctx, "guard of decisions", func(ctx context.Context) { keepGuard(ctx, reader, decided, partDecisions, ready, o.Log) })
-	stack.Add("readiness", func(context.Context) error {
-		ready.Unready("process", "the service is being stopped")
-		return nil
-	})
-	<-ctx.Done()
 	return nil
 }
 
-// publisher brings receipts to the log. It does not run yet; when it does, it stops after the subscriber.
-func publisher(o Options, stack *lifecycle.Stack, registry *prometheus.Registry, db *sqlx.DB, reader *kafka.Reader) (*receipt.Publisher, error) {
-	log, err := kafka.NewPublisher(kafka.PublisherOptions{
-		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
-		RetryFor: 3 * time.Second, // less than the server lets the publishers' lock sit idle
-	})
-	if err != nil {
+// open makes what the projections share. Nothing of it has connected yet.
+func open(o Options, s *service.Service) (*wiring, error) {
+	w := &wiring{
+		Options: o, Service: s, projected: projection.NewMetrics(s.Registry), rebuilt: generation.NewMetrics(s.Registry), published: receipt.NewMetrics(s.Registry),
+	}
+	var err error
+	if w.accepted, err = o.Config.acceptedStarts(o.definitions); err != nil {
 		return nil, err
 	}
-	stack.Add("publisher", func(context.Context) error { return log.Close() })
-	receipts := topic.ProjectionReceipt.Sized(o.Config.Kafka)
-	return receipt.New(receipt.Options{
-		Store: &receipt.Postgres{DB: db}, Log: log, Topic: receipts.Name, Registry: registry, Logger: o.Log,
-		Ensure: func(ctx context.Context) error { return reader.Ensure(ctx, receipts) },
-	}), nil
-}
-
-// unless drops an error that only says that the service was told to stop.
-func unless(told context.Context, err error) error {
-	if told.Err() != nil {
-		return nil
+	if w.db, err = postgres.Open(o.Config.Postgres, Name, postgres.WriterLimits); err != nil {
+		return nil, err
 	}
-	return err
-}
-
-// every repeats try until it succeeds, fails for good, or ctx ends. It waits a second between tries,
-// which is short against what it waits for: a broker or a database that starts.
-func every(ctx context.Context, try func(context.Context) (final bool, err error)) error {
-	for {
-		final, err := try(ctx)
-		if final || err == nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(time.Second):
-		}
+	s.Stack.Add("database", func(context.Context) error { return postgres.Close(w.db) })
+	// Proofs and indexes take longer than any write, and a drop may wait for one.
+	if w.long, err = postgres.Open(o.Config.Postgres, Name+" rebuild", postgres.Limits{IdleInTransaction: postgres.WriterLimits.IdleInTransaction}); err != nil {
+		return nil, err
 	}
+	s.Stack.Add("database for rebuilds", func(context.Context) error { return postgres.Close(w.long) })
+	w.reader = kafka.NewReader(o.Config.Kafka, Name)
+	s.Stack.Add("log reader", func(context.Context) error { return w.reader.Close() })
+	if w.log, err = kafka.NewPublisher(kafka.PublisherOptions{
+		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
+		RetryFor: 3 * time.Second, // less than the server lets the publishers' lock sit idle
+	}); err != nil {
+		return nil, err
+	}
+	s.Stack.Add("publisher", func(context.Context) error { return w.log.Close() })
+	decided := topic.DeadLetterCommand.Sized(o.Config.Kafka)
+	w.book = decision.New(decision.Options{
+		Log: w.reader, Store: &decision.Postgres{DB: w.db}, Topic: decided.Name, Partitions: decided.Partitions, Logger: o.Log,
+		Refuse: func(reason string) { s.Fail(&projection.Refusal{Reason: reason, Final: true}) },
+	})
+	return w, nil
 }
 
-// migrate brings the database to this release's schema. Migrations may take longer than any write, so
-// they have a connection without the writers' limits.
-// While a migration waits for a generation to be dropped, drops that are asked for are done.
-func migrate(ctx context.Context, o Options, rebuilds *rebuild.Service, ready *httpapi.Readiness) error {
-	c := o.Config.Postgres
-	db, err := postgres.Open(c, Name+" migrations", postgres.Limits{})
+// services are the generations of every projection of this release, those that other processes run included: requests
+// about them are taken by any process.
+func (w *wiring) services() []*generation.Service {
+	all := make([]*generation.Service, len(w.definitions))
+	for i, d := range w.definitions {
+		all[i] = generation.New(generation.Options{
+			DB: w.db, Long: w.long, Log: w.reader, Decisions: w.book, Definition: d, Group: d.GroupOf(w.Config.GroupID),
+			AcceptLogStart: w.accepted[d.Topic.Name], Worker: generation.WorkerOptions{Kafka: w.Config.Kafka, ClientID: Name, BatchSize: w.Config.BatchSize},
+			Metrics: w.rebuilt, Logger: w.Options.Log,
+		})
+	}
+	return all
+}
+
+// migrate brings the database to this release's schema and writes the definitions into it. Migrations may take longer than
+// any write, so they have a connection without the writers' limits.
+func (w *wiring) migrate(ctx context.Context) error {
+	db, err := postgres.Open(w.Config.Postgres, Name+" migrations", postgres.Limits{})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }() // nothing of it is needed any more
-	err = every(ctx, func(ctx context.Context) (bool, error) {
-		err := migrations.Apply(ctx, db)
-		if err != nil && !errors.Is(err, postgres.ErrNewerSchema) {
-			o.Log.Warn("cannot migrate yet", "err", err)
-			var second *migrations.SecondGenerationError
-			if errors.As(err, &second) {
-				ready.Unready(projection.PartDatabase, err.Error())
-				if err := rebuilds.DropMarked(ctx); err != nil {
-					o.Log.Warn("cannot drop a generation yet", "err", err)
-				}
-			} else {
-				ready.Unready(projection.PartDatabase, "waiting for the database: "+err.Error())
-			}
+	err = loop.Retry(ctx, loop.Backoff{First: time.Second, Most: time.Second}, func(ctx context.Context) (bool, error) {
+		err := schema.Apply(ctx, db)
+		if err == nil {
+			err = projection.Register(ctx, db, w.definitions)
 		}
-		return errors.Is(err, postgres.ErrNewerSchema), err
+		if err != nil && !errors.Is(err, schema.ErrNewer) {
+			w.Options.Log.Warn("cannot migrate yet", "err", err)
+			w.Ready.Unready(partSchema, "waiting for the database: "+err.Error())
+		}
+		return errors.Is(err, schema.ErrNewer), err
 	})
 	if err == nil {
-		ready.Ready(projection.PartDatabase)
+		w.Ready.Ready(partSchema)
 	}
 	return err
-}
-
-// guard makes the topic where it is not there yet and refuses one that could lose what it holds.
-func guard(ctx context.Context, reader *kafka.Reader, topic topic.Spec, part string, ready *httpapi.Readiness, log *slog.Logger) error {
-	return every(ctx, func(ctx context.Context) (bool, error) {
-		err := reader.Ensure(ctx, topic)
-		if err == nil {
-			err = reader.Check(ctx, topic)
-		}
-		var unsafe *kafka.GuardError
-		switch {
-		case err == nil:
-			ready.Ready(part)
-		case errors.As(err, &unsafe):
-			return true, err
-		default:
-			log.Warn("cannot check the log yet", "err", err)
-			ready.Unready(part, "waiting for Kafka: "+err.Error())
-		}
-		return false, err
-	})
-}
-
-// keepGuard looks again each minute. A setting that goes wrong later makes the service unready and is
-// logged, and reading goes on: to stop would make the loss certain.
-func keepGuard(ctx context.Context, reader *kafka.Reader, topic topic.Spec, part string, ready *httpapi.Readiness, log *slog.Logger) {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		err := reader.Check(ctx, topic)
-		var unsafe *kafka.GuardError
-		switch {
-		case err == nil:
-			ready.Ready(part)
-		case errors.As(err, &unsafe):
-			log.Error("the log is no longer safe", "topic", topic.Name, "err", err)
-			ready.Unready(part, err.Error())
-		default:
-			log.Warn("cannot check the log", "topic", topic.Name, "err", err) // says nothing about the topic
-		}
-	}
-}
-
-func subscribe(ctx context.Context, s *kafka.Subscriber, topic string, ready *httpapi.Readiness, log *slog.Logger) (batches <-chan *kafka.Batch, err error) {
-	err = every(ctx, func(ctx context.Context) (bool, error) {
-		// The subscription ends with Close, after the batches in hand, and not with ctx.
-		batches, err = s.Subscribe(context.WithoutCancel(ctx), topic)
-		if err != nil {
-			log.Warn("cannot subscribe yet", "err", err)
-			ready.Unready(projection.PartClaims, "waiting for Kafka: "+err.Error())
-		}
-		return false, err
-	})
-	return batches, err
 }

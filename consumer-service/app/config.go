@@ -3,11 +3,13 @@ package app
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/position"
-	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Config is everything that can be set.
@@ -17,26 +19,34 @@ type Config struct {
 	config.Kafka
 	config.Postgres
 	config.Telemetry
-	GroupID       string        `env:"KAFKA_GROUP_ID" desc:"consumer group; a fresh name rebuilds the projection from the log's start"`
-	InstanceID    string        `env:"KAFKA_GROUP_INSTANCE_ID" desc:"makes this a static member of the group; no other process may have the same"`
+	Projections   []string      `env:"PROJECTIONS" desc:"projections that this process runs, by commas; the others are run by other processes"`
+	GroupID       string        `env:"KAFKA_GROUP_ID" desc:"consumer group of the timestamps, and the beginning of the other projections' groups; a fresh name rebuilds all of them from their logs' start"`
+	InstanceID    string        `env:"KAFKA_GROUP_INSTANCE_ID" desc:"makes this a static member of its groups; no other process may have the same"`
 	AcceptStart   []string      `env:"ACCEPT_LOG_START" desc:"topic/partition@offset, by commas: starts of a log that lost its beginning, accepted by the operator"`
 	BatchSize     int           `env:"BATCH_SIZE" desc:"most records in one transaction"`
 	AuditInterval time.Duration `env:"AUDIT_INTERVAL" desc:"time between two completeness audits"`
 	QueryURL      string        `env:"QUERY_URL" desc:"base URL of query-service, where readers are sent"`
 }
 
-// DefaultConfig is a service on port 7081 of this host.
+// DefaultConfig is a service on port 7081 of this host that runs every projection.
 func DefaultConfig() Config {
+	kafka := config.DefaultKafka()
 	return Config{
-		HTTP: config.DefaultHTTP(7081), Log: config.Log{Level: "info"}, Kafka: config.DefaultKafka(), Postgres: config.DefaultPostgres(),
-		Telemetry: config.DefaultTelemetry(),
-		GroupID:   "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: "http://127.0.0.1:7082",
+		HTTP: config.DefaultHTTP(7081), Log: config.Log{Level: "info"}, Kafka: kafka, Postgres: config.DefaultPostgres(),
+		Telemetry: config.DefaultTelemetry(), Projections: names(definitions(kafka)),
+		GroupID: "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: "http://127.0.0.1:7082",
 	}
 }
 
 // Validate checks what is the consumer's own.
-func (c Config) Validate() error {
+func (c Config) Validate() error { return c.validate(definitions(c.Kafka)) }
+
+// validate is Validate for a release that has these definitions.
+func (c Config) validate(all []*projection.Definition) error {
 	var errs []error
+	if _, err := c.chosen(all); err != nil {
+		errs = append(errs, err)
+	}
 	if c.GroupID == "" || len(c.GroupID) > 200 {
 		errs = append(errs, errors.New("KAFKA_GROUP_ID must have 1 to 200 characters"))
 	}
@@ -46,24 +56,59 @@ func (c Config) Validate() error {
 	if c.AuditInterval < 100*time.Millisecond {
 		errs = append(errs, fmt.Errorf("AUDIT_INTERVAL=%s is below 100ms", c.AuditInterval))
 	}
-	if _, err := c.acceptedStarts(topic.TimestampCommand.Name); err != nil {
+	if _, err := c.acceptedStarts(all); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, config.ServiceURL("QUERY_URL", c.QueryURL))...)
 }
 
-// acceptedStarts returns, by partition, the starts that the operator accepts.
-func (c Config) acceptedStarts(topic string) (map[int32]int64, error) {
-	out := map[int32]int64{}
+// chosen are the names of the projections that this process runs.
+func (c Config) chosen(all []*projection.Definition) ([]string, error) {
+	there := names(all)
+	var chosen []string
+	for _, name := range c.Projections {
+		name = strings.TrimSpace(name)
+		switch {
+		case name == "" || slices.Contains(chosen, name):
+		case !slices.Contains(there, name):
+			return nil, fmt.Errorf("PROJECTIONS: there is no projection %q: there are %s", name, strings.Join(there, ", "))
+		default:
+			chosen = append(chosen, name)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("PROJECTIONS names no projection: name some of %s, or leave it out to run all of them", strings.Join(there, ", "))
+	}
+	return chosen, nil
+}
+
+func names(all []*projection.Definition) []string {
+	out := make([]string, len(all))
+	for i, d := range all {
+		out[i] = d.Name
+	}
+	return out
+}
+
+// acceptedStarts returns, by topic and partition, the starts that the operator accepts.
+func (c Config) acceptedStarts(all []*projection.Definition) (map[string]map[int32]int64, error) {
+	out := map[string]map[int32]int64{}
 	for _, s := range c.AcceptStart {
-		p, err := position.Parse(s)
+		p, err := position.Parse(strings.TrimSpace(s))
 		if err != nil {
 			return nil, fmt.Errorf("ACCEPT_LOG_START: %w", err)
 		}
-		if p.Topic != topic || int(p.Partition) >= c.Partitions {
-			return nil, fmt.Errorf("ACCEPT_LOG_START: %s is no partition of %s, which has %d", s, topic, c.Partitions)
+		i := slices.IndexFunc(all, func(d *projection.Definition) bool { return d.Topic.Name == p.Topic })
+		if i < 0 {
+			return nil, fmt.Errorf("ACCEPT_LOG_START: no projection reads the topic of %s", s)
 		}
-		out[p.Partition] = p.Offset
+		if of := all[i].Topic; int(p.Partition) >= of.Partitions {
+			return nil, fmt.Errorf("ACCEPT_LOG_START: %s is no partition of %s, which has %d", s, of.Name, of.Partitions)
+		}
+		if out[p.Topic] == nil {
+			out[p.Topic] = map[int32]int64{}
+		}
+		out[p.Topic][p.Partition] = p.Offset
 	}
 	return out, nil
 }

@@ -87,6 +87,9 @@ func (a *Array) Bytea(b []byte) {
 	a.buf = append(binary.BigEndian.AppendUint32(a.buf, uint32(len(b))), b...)
 }
 
+// NullableText appends to a text[]; nil is NULL.
+func (a *Array) NullableText(s []byte) { a.Bytea(s) }
+
 // Text appends to a text[].
 func (a *Array) Text(s string) {
 	a.count++

@@ -4,7 +4,7 @@
 // Promises: every process knows every decision that was in the log when one of its sessions began, before
 // it projects anything in it (CatchUp). Of several decisions on one position the first one holds, by log
 // time, partition and offset, in whatever order they are read; the tables say so, too, whoever writes
-// them, since a decision is a fact that needs no claim: two processes that write the same do no harm.
+// them, since a decision is a fact that has no owner: two processes that write the same do no harm.
 // decision_progress says up to where the tables have it.
 //
 //	log ──► Book.Run ──► in memory: what is rejected whatever the code could do with it
@@ -43,8 +43,8 @@ type Store interface {
 	Save(ctx context.Context, partition int32, next int64, decisions []Decision) error
 	// Progress returns up to where each partition is saved.
 	Progress(ctx context.Context) (map[int32]int64, error)
-	// Misplaced returns those decisions whose record is projected and no dead letter.
-	Misplaced(ctx context.Context, decisions []Decision) ([]position.Position, error)
+	// WithoutLetter returns the positions of those decisions whose record is projected and no dead letter.
+	WithoutLetter(ctx context.Context, decisions []Decision) ([]position.Position, error)
 }
 
 // Decision is one record of the log of decisions.
@@ -92,7 +92,7 @@ type Book struct {
 	moved     chan struct{}   // closed when next has moved
 }
 
-// place is a partition of the log of commands.
+// place is a partition of a log whose dead letters are decided on.
 type place struct {
 	topic     string
 	partition int32
@@ -319,11 +319,11 @@ func (b *Book) take(ctx context.Context, partition int32, next int64, records []
 // warn tells of decisions on what is no dead letter: a rebuild will reject those records, and the tables are
 // until then not what the log says.
 func (b *Book) warn(ctx context.Context, decisions []Decision) {
-	misplaced, err := b.options.Store.Misplaced(ctx, decisions)
+	found, err := b.options.Store.WithoutLetter(ctx, decisions)
 	if err != nil {
 		b.options.Logger.Debug("cannot look for dead letters", "err", err) // nothing depends on it
 	}
-	for _, at := range misplaced {
+	for _, at := range found {
 		b.options.Logger.Error("a decision is about a record that is no dead letter: a rebuild will reject it", "position", at.String())
 	}
 }

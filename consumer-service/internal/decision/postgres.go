@@ -12,6 +12,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 // Postgres is the store of a database: one for all of its generations.
@@ -125,35 +126,45 @@ func (p *Postgres) Progress(ctx context.Context) (map[int32]int64, error) {
 	return out, nil
 }
 
-// Misplaced implements Store, for the generation that serves.
-func (p *Postgres) Misplaced(ctx context.Context, decisions []Decision) ([]position.Position, error) {
-	n := len(decisions)
-	if n == 0 {
+// WithoutLetter implements Store, for the generations that serve.
+func (p *Postgres) WithoutLetter(ctx context.Context, decisions []Decision) ([]position.Position, error) {
+	if len(decisions) == 0 {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	topics, partitions, offsets := postgres.Texts(n), postgres.Int8s(n), postgres.Int8s(n)
-	for _, d := range decisions {
-		topics.Text(d.Position.Topic)
-		partitions.Int8(int64(d.Position.Partition))
-		offsets.Int8(d.Position.Offset)
+	var projections []struct {
+		Topic  string `db:"topic"`
+		Schema string `db:"schema_name"`
 	}
-	var rows []struct {
-		Topic     string `db:"topic"`
-		Partition int32  `db:"partition"`
-		Offset    int64  `db:"offset"`
+	if err := p.DB.SelectContext(ctx, &projections, `SELECT topic, schema_name FROM public.projections ORDER BY topic`); err != nil {
+		return nil, fmt.Errorf("list the projections: %w", err)
 	}
-	if err := p.DB.SelectContext(ctx, &rows, `
-SELECT r.topic, r.partition, r."offset" FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS r (topic, partition, "offset")
-JOIN public.projection_progress g ON g.topic = r.topic AND g.partition = r.partition AND r."offset" >= g.first_offset AND r."offset" < g.next_offset
-WHERE NOT EXISTS (SELECT FROM public.dead_letters l WHERE l.topic = r.topic AND l.partition = r.partition AND l."offset" = r."offset")`,
-		topics.Bytes(), partitions.Bytes(), offsets.Bytes()); err != nil {
-		return nil, fmt.Errorf("look for decisions on what is no dead letter: %w", err)
-	}
-	out := make([]position.Position, len(rows))
-	for i, r := range rows {
-		out[i] = position.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}
+	var out []position.Position
+	for _, of := range projections {
+		own := slices.DeleteFunc(slices.Clone(decisions), func(d Decision) bool { return d.Position.Topic != of.Topic })
+		if len(own) == 0 {
+			continue
+		}
+		partitions, offsets := postgres.Int8s(len(own)), postgres.Int8s(len(own))
+		for _, d := range own {
+			partitions.Int8(int64(d.Position.Partition))
+			offsets.Int8(d.Position.Offset)
+		}
+		var rows []struct {
+			Partition int32 `db:"partition"`
+			Offset    int64 `db:"offset"`
+		}
+		if err := p.DB.SelectContext(ctx, &rows, `
+SELECT r.partition, r."offset" FROM unnest($2::bigint[], $3::bigint[]) AS r (partition, "offset")
+JOIN `+postgres.Qualified(of.Schema, schema.Progress)+` g ON g.topic = $1 AND g.partition = r.partition AND r."offset" >= g.first_offset AND r."offset" < g.next_offset
+WHERE NOT EXISTS (SELECT FROM `+postgres.Qualified(of.Schema, schema.DeadLetters)+` l WHERE l.topic = $1 AND l.partition = r.partition AND l."offset" = r."offset")`,
+			of.Topic, partitions.Bytes(), offsets.Bytes()); err != nil {
+			return nil, fmt.Errorf("look for decisions on what is no dead letter: %w", err)
+		}
+		for _, r := range rows {
+			out = append(out, position.Position{Topic: of.Topic, Partition: r.Partition, Offset: r.Offset})
+		}
 	}
 	return out, nil
 }

@@ -54,15 +54,16 @@ type Options struct {
 // well, and drives them where it holds the lock.
 type Service struct {
 	Options
-	kick  loop.Kick                    // a request was noted: look now
-	tries map[int]*try                 // the driver's own, by generation
-	tidy  map[int]bool                 // serving generations of which nothing is left in their candidate's schema
-	seen  atomic.Pointer[[]Generation] // what Poll last saw
+	kick   loop.Kick    // a request was noted: look now
+	tries  map[int]*try // the driver's own, by generation
+	audits *projection.Auditor
+	tidy   map[int]bool                 // serving generations of which nothing is left in their candidate's schema
+	seen   atomic.Pointer[[]Generation] // what Poll last saw
 }
 
 // New returns a service whose loops do not run yet.
 func New(o Options) *Service {
-	return &Service{Options: o, kick: loop.NewKick(), tries: map[int]*try{}, tidy: map[int]bool{}}
+	return &Service{Options: o, audits: projection.NewAuditor(o.DB, o.Definition, o.Logger), kick: loop.NewKick(), tries: map[int]*try{}, tidy: map[int]bool{}}
 }
 
 func (s *Service) look() { s.kick.Send() }
@@ -392,6 +393,18 @@ func (s *Service) Drop(ctx context.Context, number int) (Generation, error) {
 	}
 	s.look()
 	return s.Get(ctx, number)
+}
+
+// Audit compares the serving generation's tables with its counts, or returns ErrBusy where an audit or a swap is under way.
+func (s *Service) Audit(ctx context.Context) ([]projection.Audited, error) {
+	if err := s.mustRun(ctx); err != nil {
+		return nil, err
+	}
+	found, ran, err := s.audits.Audit(ctx)
+	if err == nil && !ran {
+		return nil, ErrBusy
+	}
+	return found, err
 }
 
 func (s *Service) partitions() []int32 {

@@ -3,10 +3,26 @@ package httpapi
 import (
 	"time"
 
+	"github.com/tidemark/tidemark/consumer-service/internal/generation"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
-	"github.com/tidemark/tidemark/consumer-service/internal/rebuild"
 	api "github.com/tidemark/tidemark/shared/api/consumer"
 )
+
+func projectionOf(p generation.Projection) api.Projection {
+	return api.Projection{Projection: p.Name, Topic: p.Topic, Schema: p.Schema, Running: p.Running, Refusal: p.Refusal, Tables: p.Tables}
+}
+
+func requestOf(swap *bool, rateLimit *int, replaceStandby *bool) generation.Request {
+	return generation.Request{Swap: swap == nil || *swap, RateLimit: rateLimit, ReplaceStandby: replaceStandby != nil && *replaceStandby}
+}
+
+func generationList(found []generation.Generation) api.GenerationList {
+	out := api.GenerationList{Generations: make([]api.Generation, len(found))}
+	for i, g := range found {
+		out.Generations[i] = generationOf(g)
+	}
+	return out
+}
 
 func at(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
@@ -18,15 +34,15 @@ func maybeAt(t *time.Time) *string {
 	return &s
 }
 
-func generation(g rebuild.Generation) api.Generation {
+func generationOf(g generation.Generation) api.Generation {
 	return api.Generation{
-		Generation: g.Number, State: api.GenerationState(g.State), Epoch: g.Epoch, Group: g.Group, Schema: g.Schema,
+		Projection: g.Projection, Generation: g.Number, State: api.GenerationState(g.State), Epoch: g.Epoch, Group: g.Group, Schema: g.Schema,
 		RequestedAt: at(g.RequestedAt), StateSince: at(g.StateSince), SwapWanted: g.SwapWanted, RateLimit: g.RateLimit, Point: g.Point,
-		Progress: progress(g.Progress), Proof: proof(g.Proof),
+		Progress: progressOf(g.Progress), Proof: proofOf(g.Proof),
 	}
 }
 
-func progress(p rebuild.Progress) api.Progress {
+func progressOf(p generation.Progress) api.Progress {
 	percent := 100.0
 	if p.Total > 0 {
 		percent = 100 * float64(min(p.Done, p.Total)) / float64(p.Total)
@@ -37,7 +53,7 @@ func progress(p rebuild.Progress) api.Progress {
 	}
 }
 
-func proof(p *rebuild.Proof) *api.Proof {
+func proofOf(p *generation.Proof) *api.Proof {
 	if p == nil {
 		return nil
 	}
@@ -46,21 +62,22 @@ func proof(p *rebuild.Proof) *api.Proof {
 		Tables: make([]api.TableProof, len(p.Tables)), Differences: make([]api.Difference, len(p.Differences)),
 	}
 	for i, t := range p.Tables {
-		out.Tables[i] = api.TableProof{Table: t.Table, Ok: t.OK, RowsServing: t.RowsServing, RowsSide: t.RowsSide, HashServing: t.HashServing, HashSide: t.HashSide}
+		out.Tables[i] = api.TableProof{Table: t.Table, Ok: t.OK, RowsServing: t.RowsServing, RowsCandidate: t.RowsCandidate, HashServing: t.HashServing, HashCandidate: t.HashCandidate}
 	}
 	for i, d := range p.Differences {
-		out.Differences[i] = api.Difference{Table: d.Table, Key: d.Key, Serving: d.Serving, Side: d.Side}
+		out.Differences[i] = api.Difference{Table: d.Table, Key: d.Key, Serving: d.Serving, Candidate: d.Candidate}
 	}
 	return out
 }
 
-func audit(found []projection.Audited, now time.Time) api.Audit {
-	out := api.Audit{Ok: true, AuditedAt: at(now), Partitions: make([]api.PartitionAudit, len(found))}
+func auditOf(name string, found []projection.Audited, now time.Time) api.Audit {
+	out := api.Audit{Projection: name, Ok: true, AuditedAt: at(now), Partitions: make([]api.PartitionAudit, len(found))}
 	for i, f := range found {
 		out.Ok = out.Ok && f.Finding == ""
 		out.Partitions[i] = api.PartitionAudit{
 			Partition: f.Partition, Ok: f.Finding == "", Finding: f.Finding, Epoch: f.Epoch, FirstOffset: f.FirstOffset, NextOffset: f.NextOffset,
-			Applied: f.Applied, Duplicate: f.Duplicate, Rejected: f.Rejected, Skipped: f.Skipped,
+			Applied: f.Applied, Duplicate: f.Duplicate, Rejected: f.Rejected, Expired: f.Expired,
+			Skipped: f.Skipped, Dropped: f.Dropped,
 			RowsFound: f.RowsFound, DeadLettersFound: f.DeadLettersFound, RowsAhead: f.RowsAhead,
 		}
 	}

@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -134,22 +135,6 @@ type Audited struct {
 	RowsFound, DeadLettersFound, RowsAhead int64
 }
 
-// AuditNow audits at once, and reports ran false where another process is at it.
-func (p *Projector) AuditNow(ctx context.Context) (audited []Audited, ran bool, err error) {
-	found, ran, err := p.store.audit(ctx)
-	if err != nil || !ran {
-		return nil, ran, err
-	}
-	p.judge(found)
-	for _, f := range found {
-		audited = append(audited, Audited{
-			f.Partition, f.text(), f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Expired,
-			f.Skipped, f.Dropped, f.Rows, f.Letters, f.Ahead,
-		})
-	}
-	return audited, true, nil
-}
-
 // judge logs what an audit found and shows it in the metrics.
 func (p *Projector) judge(found []finding) {
 	ok := true
@@ -183,4 +168,33 @@ func (p *Projector) Audit(ctx context.Context) {
 		}
 		p.judge(found)
 	}
+}
+
+// Auditor audits the serving generation of one projection on request, in any process.
+type Auditor struct {
+	store  store
+	logger *slog.Logger
+}
+
+// NewAuditor returns an auditor of a definition's tables in db.
+func NewAuditor(db *sqlx.DB, def *Definition, logger *slog.Logger) *Auditor {
+	return &Auditor{newStore(db, def, "", nil), logger}
+}
+
+// Audit audits at once, and reports ran false where another process is at it.
+func (a *Auditor) Audit(ctx context.Context) (audited []Audited, ran bool, err error) {
+	found, ran, err := a.store.audit(ctx)
+	if err != nil || !ran {
+		return nil, ran, err
+	}
+	for _, f := range found {
+		if text := f.text(); text != "" {
+			a.logger.Error("the audit found something", "topic", a.store.def.Topic.Name, "partition", f.Partition, "finding", text)
+		}
+		audited = append(audited, Audited{
+			f.Partition, f.text(), f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Expired,
+			f.Skipped, f.Dropped, f.Rows, f.Letters, f.Ahead,
+		})
+	}
+	return audited, true, nil
 }

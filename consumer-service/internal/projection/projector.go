@@ -92,6 +92,7 @@ type Projector struct {
 
 // Parts of the service's readiness that a projection speaks for; Part puts its name before them.
 const (
+	PartLog        = "log"
 	PartAssignment = "assignment"
 	PartDatabase   = "database"
 	PartWatermark  = "watermark"

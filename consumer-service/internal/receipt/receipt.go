@@ -1,14 +1,14 @@
-// Package receipt brings receipts from the outboxes to the log: what was decided of each offset, for
+// Package receipt brings receipts from the outbox to the log: what was decided of each offset, for
 // whoever wants to know without asking the database.
 //
-// A receipt is written to the outbox of its generation in the transaction that decided it, so there is one
+// A receipt is written to the outbox in the transaction that decided it, so there is one
 // for every offset that was passed, and none for one that was not. From there it goes to
 // projection.receipt.v1 and is deleted once every in-sync replica has it. A process that dies in between,
 // or an acknowledgement that is lost, makes it go out again, with the same bytes: its row is all that it is
 // made of. There are no holes: a row that is not acknowledged stays.
 //
-// One process at a time publishes, by an advisory lock. It is held in a transaction that touches no table,
-// so it keeps neither a swap of generations nor a migration waiting; and when its holder hangs, the
+// One process at a time publishes the receipts of a projection, by an advisory lock. It is held in a transaction that
+// touches no table, so it keeps neither a swap of generations nor a migration waiting; and when its holder hangs, the
 // server ends it, and the worst that follows is a repeat.
 package receipt
 
@@ -24,6 +24,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // Log is where receipts go; *kafka.Publisher takes them.
@@ -33,19 +34,17 @@ type Log interface {
 
 var _ Log = (*kafka.Publisher)(nil)
 
-// Store are the outboxes; *Postgres has them.
+// Store is the outbox of one projection; *Postgres has it.
 type Store interface {
 	// Alone calls do while no other process is inside, and reports whether it was called.
 	Alone(ctx context.Context, do func(context.Context) error) (called bool, err error)
-	// Outboxes names the outboxes that there are, one a generation.
-	Outboxes(ctx context.Context) ([]string, error)
-	// Oldest returns up to limit rows of one, the lowest numbers first.
-	Oldest(ctx context.Context, outbox string, limit int) ([]Row, error)
+	// Oldest returns up to limit rows, the lowest numbers first.
+	Oldest(ctx context.Context, limit int) ([]Row, error)
 	// Delete forgets rows. Those that are not there any more are no error.
-	Delete(ctx context.Context, outbox string, numbers []int64) error
+	Delete(ctx context.Context, numbers []int64) error
 }
 
-// Row is one receipt in an outbox.
+// Row is one receipt in the outbox.
 type Row struct {
 	Number int64
 	event.Receipt
@@ -53,20 +52,40 @@ type Row struct {
 
 // Options of a publisher. All are required but Every.
 type Options struct {
-	Store    Store
-	Log      Log
-	Topic    string
-	Ensure   func(context.Context) error // makes the topic where there is none
-	Registry prometheus.Registerer
-	Logger   *slog.Logger
-	Every    time.Duration // between two looks that nobody asked for; 1 s unless given
+	Projection string // whose receipts these are
+	Store      Store
+	Log        Log
+	Topic      string
+	Ensure     func(context.Context) error // makes the topic where there is none
+	Metrics    *Metrics
+	Logger     *slog.Logger
+	Every      time.Duration // between two looks that nobody asked for; 1 s unless given
 }
 
-// Publisher empties the outboxes.
-type Publisher struct {
-	options Options
-	kick    chan struct{}
+// Metrics of the publishers of a process, by projection.
+type Metrics struct {
+	published *prometheus.CounterVec
+	oldest    *prometheus.GaugeVec
+}
 
+// NewMetrics registers the metrics.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		published: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidemark_receipts_published_total", Help: "Receipts that this process brought to the log, repeats included.",
+		}, []string{"projection"}),
+		oldest: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tidemark_receipt_outbox_oldest_seconds", Help: "Age of the oldest receipt that is not in the log yet, as this process last saw it; 0 where none is.",
+		}, []string{"projection"}),
+	}
+	r.MustRegister(m.published, m.oldest)
+	return m
+}
+
+// Publisher empties the outbox of one projection.
+type Publisher struct {
+	options   Options
+	kick      loop.Kick
 	published prometheus.Counter
 	oldest    prometheus.Gauge
 }
@@ -77,117 +96,80 @@ const (
 	mostRuns = 8000                  // in one record, which is then well below what Kafka takes
 )
 
-// New registers the metrics.
+// New returns a publisher that does not run yet.
 func New(o Options) *Publisher {
 	if o.Every == 0 {
 		o.Every = time.Second
 	}
-	p := &Publisher{
-		options: o, kick: make(chan struct{}, 1),
-		published: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tidemark_receipts_published_total", Help: "Receipts that this process brought to the log, repeats included.",
-		}),
-		oldest: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "tidemark_receipt_outbox_oldest_seconds", Help: "Age of the oldest receipt that is not in the log yet, as this process last saw it; 0 where none is.",
-		}),
+	return &Publisher{
+		options: o, kick: loop.NewKick(),
+		published: o.Metrics.published.WithLabelValues(o.Projection), oldest: o.Metrics.oldest.WithLabelValues(o.Projection),
 	}
-	o.Registry.MustRegister(p.published, p.oldest)
-	return p
 }
 
-// Kick says that there is something in an outbox. It never waits.
-func (p *Publisher) Kick() {
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
-}
+// Kick says that there is something in the outbox. It never waits.
+func (p *Publisher) Kick() { p.kick.Send() }
 
 // Run publishes until ctx ends, whenever same says that the log is the one the tables were computed from: the receipts of
-// one log have no place in another. A log or a database that is away is waited for.
+// one log have no place in another. A log or a database that is down is waited for.
 func (p *Publisher) Run(ctx context.Context, same func() bool) {
 	made, failing := false, false
-	wait := time.Duration(0)
+	wait := loop.Backoff{}
 	for {
-		if !same() {
-			if !p.pause(ctx, 0) {
-				return
-			}
-			continue
-		}
 		full, err := false, error(nil)
-		if !made {
-			err = p.options.Ensure(ctx)
-			made = err == nil
-		}
-		if err == nil {
-			full, err = p.round(ctx)
+		if same() {
+			if !made {
+				err = p.options.Ensure(ctx)
+				made = err == nil
+			}
+			if err == nil {
+				full, err = p.publishPage(ctx)
+			}
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil && !failing {
-			p.options.Logger.Warn("cannot publish receipts, they stay in their outbox", "topic", p.options.Topic, "err", err)
+			p.options.Logger.Warn("cannot publish receipts, they stay in the outbox", "projection", p.options.Projection, "topic", p.options.Topic, "err", err)
 		}
 		failing = err != nil
 		switch {
-		case err != nil:
-			wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second)
+		case failing:
+			err = wait.Sleep(ctx)
 		case full:
-			wait = 0
-			continue
+			wait.Reset()
 		default:
-			wait = 0
+			wait.Reset()
+			err = p.await(ctx)
 		}
-		if !p.pause(ctx, wait) {
+		if err != nil {
 			return
 		}
 	}
 }
 
-// pause waits for a kick or until it is time; after a failure for so long, whoever kicks.
-func (p *Publisher) pause(ctx context.Context, failed time.Duration) bool {
-	kick, rest := p.kick, p.options.Every
-	if failed > 0 {
-		kick, rest = nil, failed
+// await waits for a kick or until it is time.
+func (p *Publisher) await(ctx context.Context) error {
+	start := time.Now()
+	if err := p.kick.Sleep(ctx, p.options.Every); err != nil || time.Since(start) >= p.options.Every {
+		return err
 	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(rest):
-		return true
-	case <-kick:
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(gather):
-		return true
-	}
+	return loop.Sleep(ctx, gather)
 }
 
-// round publishes up to a page of each outbox, and reports whether one has more.
-func (p *Publisher) round(ctx context.Context) (full bool, err error) {
+// publishPage publishes up to a page, and reports whether there is more.
+func (p *Publisher) publishPage(ctx context.Context) (full bool, err error) {
 	_, err = p.options.Store.Alone(ctx, func(ctx context.Context) error {
-		outboxes, err := p.options.Store.Outboxes(ctx)
-		if err != nil {
-			return err
-		}
-		var errs []error // one generation's outbox may go while it is read, and keeps no other one waiting
-		var oldest time.Duration
-		for _, outbox := range outboxes {
-			n, age, err := p.drain(ctx, outbox)
-			full, oldest = full || n == page, max(oldest, age)
-			errs = append(errs, err)
-		}
-		p.oldest.Set(oldest.Seconds())
-		return errors.Join(errs...)
+		n, age, err := p.drain(ctx)
+		full = n == page
+		p.oldest.Set(age.Seconds())
+		return err
 	})
 	return full && err == nil, err
 }
 
-func (p *Publisher) drain(ctx context.Context, outbox string) (n int, oldest time.Duration, err error) {
-	rows, err := p.options.Store.Oldest(ctx, outbox, page)
+func (p *Publisher) drain(ctx context.Context) (n int, oldest time.Duration, err error) {
+	rows, err := p.options.Store.Oldest(ctx, page)
 	if err != nil || len(rows) == 0 {
 		return 0, 0, err
 	}
@@ -216,7 +198,7 @@ func (p *Publisher) drain(ctx context.Context, outbox string) (n int, oldest tim
 		}
 	}
 	if len(done) > 0 {
-		err = errors.Join(err, p.options.Store.Delete(ctx, outbox, done))
+		err = errors.Join(err, p.options.Store.Delete(ctx, done))
 	}
 	return len(rows), oldest, err
 }

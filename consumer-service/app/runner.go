@@ -1,0 +1,114 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tidemark/tidemark/consumer-service/internal/generation"
+	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
+	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/loop"
+	"github.com/tidemark/tidemark/shared/topic"
+)
+
+// runner is one projection that this process runs.
+type runner struct {
+	*wiring
+	def      *projection.Definition
+	rebuilds *generation.Service
+	receipts *receipt.Publisher
+}
+
+func newRunner(w *wiring, def *projection.Definition, rebuilds *generation.Service) *runner {
+	of := topic.ProjectionReceipt.Sized(w.Config.Kafka)
+	r := &runner{wiring: w, def: def, rebuilds: rebuilds, receipts: receipt.New(receipt.Options{
+		Projection: def.Name, Store: &receipt.Postgres{DB: w.db, Projection: def.Name}, Log: w.log, Topic: of.Name, Metrics: w.published, Logger: w.Options.Log,
+		Ensure: func(ctx context.Context) error { return w.reader.Ensure(ctx, of) },
+	})}
+	rebuilds.Written = r.receipts.Kick
+	return r
+}
+
+// run projects until ctx ends, or until the projection refuses its log. Then the process leaves the projection's group and
+// is unready with the reason, and its other projections go on.
+func (r *runner) run(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	guard := kafka.NewGuard(kafka.GuardOptions{
+		Reader: r.reader, Topic: r.def.Topic, Part: projection.Part(r.def.Name, projection.PartLog), Ready: r.Ready, Log: r.Options.Log,
+	})
+	if err := guard.Await(ctx); err != nil {
+		r.fail(ctx, err)
+		return
+	}
+	projector := projection.New(projection.Options{
+		DB: r.db, Log: r.reader, Decisions: r.book, Definition: r.def, Group: r.rebuilds.Group, Role: projection.Serving(),
+		AcceptLogStart: r.accepted[r.def.Topic.Name], AuditInterval: r.Config.AuditInterval, Ready: r.Ready, Metrics: r.projected.Of(r.def.Name),
+		Tracer: r.Tracer, Logger: r.Options.Log, Written: r.receipts.Kick,
+		Stop: func(refusal *projection.Refusal) {
+			if refusal.Final {
+				r.Fail(refusal)
+			}
+			stop()
+		},
+	})
+	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
+		Kafka: r.Config.Kafka, ClientID: Name, Group: r.rebuilds.Group, InstanceID: r.Config.InstanceID, BatchSize: r.Config.BatchSize,
+		Log: r.Options.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,
+		Fenced: func(id string) {
+			r.Fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", r.rebuilds.Group, id))
+		},
+	})
+	if err != nil {
+		r.fail(ctx, err)
+		return
+	}
+	// Receipts go out until the last batch is written.
+	last, written := context.WithCancel(context.WithoutCancel(ctx))
+	var publishing, running sync.WaitGroup
+	publishing.Go(func() { r.receipts.Run(last, projector.InSession) })
+	for _, f := range []func(context.Context){guard.Keep, projector.Watch, projector.Audit, r.rebuilds.Work, r.rebuilds.Drive} {
+		running.Go(func() { f(ctx) })
+	}
+	r.consume(ctx, subscriber, projector)
+	running.Wait()
+	written()
+	publishing.Wait()
+}
+
+// consume hands the batches of the subscription to the projector until ctx ends, and then closes it.
+func (r *runner) consume(ctx context.Context, s *kafka.Subscriber, projector *projection.Projector) {
+	var batches <-chan *kafka.Batch
+	err := loop.Retry(ctx, loop.Backoff{First: time.Second, Most: time.Second}, func(ctx context.Context) (final bool, err error) {
+		// The subscription ends with Close, after the batches in hand, and not with ctx.
+		if batches, err = s.Subscribe(context.WithoutCancel(ctx), r.def.Topic.Name); err != nil {
+			r.Options.Log.Warn("cannot subscribe yet", "topic", r.def.Topic.Name, "err", err)
+			r.Ready.Unready(projection.Part(r.def.Name, projection.PartAssignment), "waiting for Kafka: "+err.Error())
+		}
+		return false, err
+	})
+	var inHand sync.WaitGroup
+	if err == nil {
+		inHand.Go(func() {
+			for b := range batches {
+				inHand.Go(func() { projector.Project(b) })
+			}
+		})
+		<-ctx.Done()
+	}
+	if err := s.Close(); err != nil {
+		r.Options.Log.Warn("cannot leave the group in order", "group", r.rebuilds.Group, "err", err)
+	}
+	inHand.Wait()
+}
+
+// fail ends the process for an error that waiting cannot mend; one that only says that it was told to stop is none.
+func (r *runner) fail(ctx context.Context, err error) {
+	if ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+		r.Fail(err)
+	}
+}
