@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/generation"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -56,17 +54,6 @@ func (r *runner) run(ctx context.Context) {
 			stop()
 		},
 	})
-	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
-		Kafka: r.Config.Kafka, ClientID: Name, Group: r.rebuilds.Group, InstanceID: r.Config.InstanceID, BatchSize: r.Config.BatchSize,
-		Log: r.Options.Log, SetUp: projector.SetUp, CleanUp: projector.CleanUp,
-		Fenced: func(id string) {
-			r.Fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", r.rebuilds.Group, id))
-		},
-	})
-	if err != nil {
-		r.fail(ctx, err)
-		return
-	}
 	// Receipts go out until the last batch is written.
 	last, written := context.WithCancel(context.WithoutCancel(ctx))
 	var publishing, running sync.WaitGroup
@@ -74,36 +61,19 @@ func (r *runner) run(ctx context.Context) {
 	for _, f := range []func(context.Context){guard.Keep, projector.Watch, projector.Audit, r.rebuilds.Work, r.rebuilds.Drive} {
 		running.Go(func() { f(ctx) })
 	}
-	r.consume(ctx, subscriber, projector)
+	err := projector.Consume(ctx, projection.Membership{
+		Kafka: r.Config.Kafka, ClientID: Name, InstanceID: r.Config.InstanceID, BatchSize: r.Config.BatchSize,
+		Fenced: func(id string) {
+			r.Fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", r.rebuilds.Group, id))
+		},
+	})
+	if err != nil {
+		r.fail(ctx, err)
+		stop()
+	}
 	running.Wait()
 	written()
 	publishing.Wait()
-}
-
-// consume hands the batches of the subscription to the projector until ctx ends, and then closes it.
-func (r *runner) consume(ctx context.Context, s *kafka.Subscriber, projector *projection.Projector) {
-	var batches <-chan *kafka.Batch
-	err := loop.Retry(ctx, loop.Backoff{First: time.Second, Most: time.Second}, func(ctx context.Context) (final bool, err error) {
-		// The subscription ends with Close, after the batches in hand, and not with ctx.
-		if batches, err = s.Subscribe(context.WithoutCancel(ctx), r.def.Topic.Name); err != nil {
-			r.Options.Log.Warn("cannot subscribe yet", "topic", r.def.Topic.Name, "err", err)
-			r.Ready.Unready(projection.Part(r.def.Name, projection.PartAssignment), "waiting for Kafka: "+err.Error())
-		}
-		return false, err
-	})
-	var inHand sync.WaitGroup
-	if err == nil {
-		inHand.Go(func() {
-			for b := range batches {
-				inHand.Go(func() { projector.Project(b) })
-			}
-		})
-		<-ctx.Done()
-	}
-	if err := s.Close(); err != nil {
-		r.Options.Log.Warn("cannot leave the group in order", "group", r.rebuilds.Group, "err", err)
-	}
-	inHand.Wait()
 }
 
 // fail ends the process for an error that waiting cannot mend; one that only says that it was told to stop is none.

@@ -15,11 +15,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
-	"github.com/tidemark/tidemark/consumer-service/migrations"
+	"github.com/tidemark/tidemark/consumer-service/internal/timestamps"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	"github.com/tidemark/tidemark/shared/schema"
 	topics "github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -85,6 +86,12 @@ const (
 	dead       = 5
 )
 
+func sized() topics.Spec {
+	of := topics.TimestampCommand
+	of.Partitions = partitions
+	return of
+}
+
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	c := config.DefaultPostgres()
@@ -96,13 +103,14 @@ func setup(t *testing.T) *bundle {
 		return db
 	}
 	db, long := open(postgres.WriterLimits), open(postgres.Limits{})
-	require.NoError(t, migrations.Apply(t.Context(), db))
+	require.NoError(t, schema.Apply(t.Context(), db))
 	log := &heldLog{times: map[int32][]time.Time{}, members: map[string]bool{}}
 	b := &bundle{log: log, url: c.URL, Service: New(Options{
-		DB: db, Long: long, Log: log, Topic: topic, Group: "group-1", Partitions: partitions,
+		DB: db, Long: long, Log: log, Definition: timestamps.Definition(sized()), Group: "group-1",
 		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})}
-	b.exec(t, `UPDATE generations SET group_name = 'group-1', cluster_id = 'cluster-1'`)
+	b.exec(t, `UPDATE projection_generations SET group_name = 'group-1', cluster_id = 'cluster-1' WHERE projection = 'timestamps'`)
+	b.exec(t, `UPDATE projections SET run_at = now() + interval '1 day'`)
 	for p := range int32(partitions) {
 		for o := range perEach {
 			log.times[p] = append(log.times[p], day.Add(time.Duration(o)*time.Second))
@@ -115,7 +123,7 @@ func setup(t *testing.T) *bundle {
 			}
 		}
 		b.exec(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset, applied, rejected, log_end, caught_up_at)
-			SELECT $1, $2, epoch, 0, $3, $4, $5, $3, now() FROM generations`, topic, p, perEach, perEach-dead, dead)
+			SELECT $1, $2, epoch, 0, $3, $4, $5, $3, now() FROM projection_generations WHERE projection = 'timestamps'`, topic, p, perEach, perEach-dead, dead)
 	}
 	return b
 }
@@ -131,7 +139,7 @@ func (b *bundle) one(t *testing.T, dest any, query string, args ...any) {
 	require.NoError(t, b.DB.GetContext(t.Context(), dest, query, args...))
 }
 
-// copied fills a generation as its lanes would.
+// copied fills a generation as its workers would.
 func (b *bundle) copied(t *testing.T, g Generation) {
 	t.Helper()
 	b.exec(t, `INSERT INTO `+g.Schema+`.timestamp_records SELECT * FROM public.timestamp_records`)
@@ -147,7 +155,7 @@ func (b *bundle) ready(t *testing.T, r Request) Generation {
 	require.NoError(t, err)
 	b.copied(t, g)
 	for _, want := range []State{Indexing, Ready} {
-		moved, err := b.Service.one(t.Context(), g)
+		moved, err := b.Service.stepGeneration(t.Context(), g)
 		require.NoError(t, err)
 		require.True(t, moved)
 		g = b.get(t, g.Number)
@@ -168,7 +176,7 @@ func (b *bundle) drive(t *testing.T) {
 	t.Helper()
 	for again := true; again; {
 		var err error
-		again, err = b.step(t.Context())
+		again, err = b.stepAll(t.Context())
 		require.NoError(t, err)
 	}
 }

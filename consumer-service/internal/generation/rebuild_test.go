@@ -9,10 +9,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 )
 
-// A blue/green rebuild, the way back, and back again: each time the tables in public are the other ones, and
+// A blue/green rebuild, a rollback, and back again: each time the tables in public are the other ones, and
 // both sides have epochs that no writer has seen.
 func TestASwapMovesTheTablesBothWays(t *testing.T) {
 	t.Parallel()
@@ -31,12 +30,12 @@ func TestASwapMovesTheTablesBothWays(t *testing.T) {
 	epochs := map[int64]bool{}
 	serving, side := 0, g.Number
 	for range 3 {
-		public, aside := oid("public"), oid(projection.SideSchema(side))
+		public, aside := oid("public"), oid(b.schemaOf(side))
 		b.drive(t)
 		require.Equal(t, Serving, b.get(t, side).State)
 		require.Equal(t, Standby, b.get(t, serving).State)
 		require.Equal(t, aside, oid("public"))
-		require.Equal(t, public, oid(projection.SideSchema(serving)))
+		require.Equal(t, public, oid(b.schemaOf(serving)))
 		for _, number := range []int{serving, side} {
 			now := b.get(t, number)
 			require.False(t, epochs[now.Epoch], "an epoch is never used twice")
@@ -47,14 +46,14 @@ func TestASwapMovesTheTablesBothWays(t *testing.T) {
 			require.False(t, now.SwapWanted || now.ProofWanted)
 		}
 		require.Equal(t, "group-1", b.get(t, side).Group)
-		require.Equal(t, SideGroup("group-1", serving), b.get(t, serving).Group)
+		require.Equal(t, CandidateGroup("group-1", serving), b.get(t, serving).Group)
 		serving, side = side, serving
 		_, err := b.Swap(t.Context(), side)
 		require.NoError(t, err)
 	}
 	var left []string
-	require.NoError(t, b.DB.SelectContext(t.Context(), &left, `SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tidemark%'`))
-	require.Equal(t, []string{projection.SideSchema(side)}, left, "the schema of the one that serves is gone")
+	require.NoError(t, b.DB.SelectContext(t.Context(), &left, `SELECT nspname FROM pg_namespace WHERE nspname LIKE 'timestamps\_g%'`))
+	require.Equal(t, []string{b.schemaOf(side)}, left, "the schema of the one that serves is gone")
 }
 
 // One row that is changed, dropped or added, on either side, in either table: the proof fails and names it, and
@@ -83,7 +82,7 @@ func TestTheProofIsReal(t *testing.T) {
 				g := b.ready(t, Request{Swap: true})
 				schema := g.Schema
 				if where == "serving" {
-					schema = projection.Public
+					schema = "public"
 				}
 				b.exec(t, fmt.Sprintf(tc.hand, schema))
 				b.drive(t)
@@ -96,7 +95,7 @@ func TestTheProofIsReal(t *testing.T) {
 				var keys []string
 				for _, d := range g.Proof.Differences {
 					keys = append(keys, d.Key)
-					require.True(t, d.Serving != nil || d.Side != nil)
+					require.True(t, d.Serving != nil || d.Candidate != nil)
 				}
 				require.Contains(t, keys, tc.key, "%+v", g.Proof)
 				require.Equal(t, Serving, b.get(t, 0).State)
@@ -110,7 +109,7 @@ func TestAProofCountsEachSideByItself(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	g := b.ready(t, Request{})
-	for _, schema := range []string{projection.Public, g.Schema} {
+	for _, schema := range []string{"public", g.Schema} {
 		b.exec(t, `DELETE FROM `+schema+`.timestamp_records WHERE partition = 1 AND "offset" = 7`)
 	}
 	_, err := b.Prove(t.Context(), g.Number)
@@ -153,7 +152,7 @@ func TestAProofComparesBelowTheVector(t *testing.T) {
 		g := b.ready(t, Request{})
 		schema := g.Schema
 		if behind == "serving" {
-			schema = projection.Public
+			schema = "public"
 		}
 		b.exec(t, `DELETE FROM `+schema+`.dead_letters WHERE partition = 1`)
 		b.exec(t, `DELETE FROM `+schema+`.timestamp_records WHERE partition = 1 AND "offset" >= 40`)
@@ -162,12 +161,12 @@ func TestAProofComparesBelowTheVector(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, p.OK, p.Finding)
 		require.Equal(t, map[string]int64{topic + "/0": perEach, topic + "/1": 40}, p.Vector)
-		require.EqualValues(t, perEach-dead+40, p.Tables[0].RowsSide)
+		require.EqualValues(t, perEach-dead+40, p.Tables[0].RowsCandidate)
 
 		// A side that starts over has rows that wait to be recognised: it is not the time to compare.
 		b.exec(t, `UPDATE `+schema+`.projection_progress SET caught_up_at = NULL WHERE partition = 1`)
 		_, err = b.prove(t.Context(), g)
-		require.ErrorIs(t, err, errNotLevel)
+		require.ErrorIs(t, err, errNotCaughtUp)
 	}
 }
 
@@ -178,7 +177,7 @@ func TestAProofWaitsWhereARowIsAboveTheVector(t *testing.T) {
 	for _, behind := range []string{"serving", "side"} {
 		b := setup(t)
 		g := b.ready(t, Request{})
-		late, early := g.Schema, projection.Public
+		late, early := g.Schema, "public"
 		if behind == "serving" {
 			late, early = early, late
 		}
@@ -190,7 +189,7 @@ func TestAProofWaitsWhereARowIsAboveTheVector(t *testing.T) {
 		b.exec(t, `UPDATE `+late+`.timestamp_records SET id = (SELECT id FROM `+early+`.timestamp_records WHERE partition = 1 AND "offset" = 42)
 			WHERE partition = 0 AND "offset" = 44`)
 		_, err := b.prove(t.Context(), g)
-		require.ErrorIs(t, err, errNotLevel, behind)
+		require.ErrorIs(t, err, errNotCaughtUp, behind)
 
 		b.exec(t, `UPDATE `+late+`.timestamp_records SET id = gen_random_uuid() WHERE partition = 0 AND "offset" = 44`)
 		p, err := b.prove(t.Context(), g)
@@ -242,13 +241,11 @@ func TestAMarkThatIsGoneSwapsNothing(t *testing.T) {
 	g := b.ready(t, Request{Swap: true})
 	conn, err := b.Long.Connx(t.Context())
 	require.NoError(t, err)
-	w := &swapping{Service: b.Service, conn: conn, side: g}
-	w.tables, err = b.tables(t.Context(), conn)
-	require.NoError(t, err)
+	w := &swapping{Service: b.Service, conn: conn, candidate: g}
 	require.NoError(t, w.fence(t.Context()))
 	require.Equal(t, Swapping, b.get(t, 0).State)
 
-	_, err = b.Service.one(t.Context(), b.get(t, 0))
+	_, err = b.Service.stepGeneration(t.Context(), b.get(t, 0))
 	require.NoError(t, err)
 	require.Equal(t, Serving, b.get(t, 0).State)
 	require.ErrorIs(t, w.move(t.Context()), errStatesChanged)
@@ -312,7 +309,7 @@ func TestOneRebuildAtATime(t *testing.T) {
 	b.drive(t)
 	require.Equal(t, Standby, b.get(t, 0).State)
 	g, err = start(Request{})
-	two("generation 0 is kept as the way back: drop it first, or ask with replace_standby", g, err)
+	two("generation 0 is kept as standby: drop it first, or ask with replace_standby", g, err)
 	at := day
 	held, err := start(Request{To: &Point{Time: &at}, Swap: true})
 	require.NoError(t, err, "a point does not need its place")
@@ -352,7 +349,7 @@ func TestCancellingLeavesNoTrace(t *testing.T) {
 	g := b.ready(t, Request{})
 	require.NoError(t, b.note(t.Context(), g.Number, "some trouble"))
 	require.Equal(t, "some trouble", b.get(t, g.Number).Progress.Note)
-	b.log.members[SideGroup("group-1", g.Number)] = true
+	b.log.members[CandidateGroup("group-1", g.Number)] = true
 	_, err := b.Drop(t.Context(), g.Number)
 	require.NoError(t, err)
 	b.drive(t)
@@ -362,10 +359,10 @@ func TestCancellingLeavesNoTrace(t *testing.T) {
 	b.drive(t)
 	_, err = b.Get(t.Context(), g.Number)
 	require.ErrorIs(t, err, ErrNotFound)
-	require.Contains(t, b.log.deleted, SideGroup("group-1", g.Number))
+	require.Contains(t, b.log.deleted, CandidateGroup("group-1", g.Number))
 	for _, query := range []string{
-		`SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tidemark%'`,
-		`SELECT count(*) FROM generation_progress`, `SELECT count(*) FROM generation_lanes`, `SELECT count(*) - 1 FROM generations`,
+		`SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'timestamps\_g%'`,
+		`SELECT count(*) FROM generation_progress`, `SELECT count(*) FROM generation_workers`, `SELECT count(*) - 1 FROM public.projection_generations WHERE projection = 'timestamps'`,
 	} {
 		var n int
 		b.one(t, &n, query)
@@ -453,26 +450,26 @@ func TestPaceIsHonest(t *testing.T) {
 	require.Nil(t, h.stalled(), "with nothing to read nothing stalls")
 }
 
-// What most of the time goes to is said, and the trouble of the lanes with it.
+// What most of the time goes to is said, and the trouble of the workers with it.
 func TestTheBottleneckIsNamed(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	g, err := b.Start(t.Context(), Request{})
 	require.NoError(t, err)
-	name, note, err := b.lanes(t.Context(), g.Number)
+	name, note, err := b.workers(t.Context(), g.Number)
 	require.NoError(t, err)
 	require.Equal(t, ByNothing, name)
 	require.Empty(t, note)
 	for i, want := range []Bottleneck{ByKafka, ByConsumer, ByPostgres, ByThrottle} {
 		of := [4]float64{1, 1, 1, 1}
 		of[i] = 3
-		for _, lane := range []string{"one", "two"} {
-			b.exec(t, `INSERT INTO generation_lanes (generation, lane, seen_at, kafka, consumer, postgres, throttle, note, noted_at)
-				VALUES ($1, md5($2)::uuid, now(), $3, $4, $5, $6, 'database: away', now())
-				ON CONFLICT (generation, lane) DO UPDATE SET kafka = excluded.kafka, consumer = excluded.consumer, postgres = excluded.postgres, throttle = excluded.throttle`,
-				g.Number, lane, of[0], of[1], of[2], of[3])
+		for _, worker := range []string{"one", "two"} {
+			b.exec(t, `INSERT INTO generation_workers (projection, generation, worker, seen_at, kafka, consumer, postgres, throttle, note, noted_at)
+				VALUES ('timestamps', $1, md5($2)::uuid, now(), $3, $4, $5, $6, 'database: away', now())
+				ON CONFLICT (projection, generation, worker) DO UPDATE SET kafka = excluded.kafka, consumer = excluded.consumer, postgres = excluded.postgres, throttle = excluded.throttle`,
+				g.Number, worker, of[0], of[1], of[2], of[3])
 		}
-		name, note, err = b.lanes(t.Context(), g.Number)
+		name, note, err = b.workers(t.Context(), g.Number)
 		require.NoError(t, err)
 		require.Equal(t, want, name)
 		require.Equal(t, "database: away", note)

@@ -76,7 +76,7 @@ FROM unnest($2::bigint[], $3::bigint[]) AS n (partition, start), public.projecti
 // refuseBound refuses where something points at a moved table that is not the definition's own: after a swap it would
 // point at the old one.
 func (s *Service) refuseBound(ctx context.Context, tx *sqlx.Tx) error {
-	var own []string
+	own := []string{} // nil would be NULL
 	for _, v := range s.Definition.Views {
 		own = append(own, v.Name)
 	}

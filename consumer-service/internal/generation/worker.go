@@ -2,7 +2,6 @@ package generation
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/loop"
 )
 
@@ -88,7 +86,9 @@ func (s *Service) start(ctx context.Context, g Generation) *worker {
 			if ctx.Err() != nil {
 				return
 			}
-			w.trouble(err.Error())
+			if err != nil {
+				w.trouble(err.Error())
+			}
 			log.Warn("a worker could not begin and is tried again", "err", err)
 			_ = loop.Sleep(ctx, time.Second) // the loop looks at ctx
 		}
@@ -109,30 +109,14 @@ func (s *Service) fill(ctx context.Context, g Generation, w *worker, log *slog.L
 		Ready: w, Metrics: projection.NewMetrics(prometheus.NewRegistry()).Of(s.name()), Logger: log,
 		Stop: func(r *projection.Refusal) { w.trouble(r.Reason) },
 	})
-	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
-		Kafka: s.Worker.Kafka, ClientID: s.Worker.ClientID, Group: group, BatchSize: s.Worker.BatchSize, Log: log,
-		SetUp: projector.SetUp, CleanUp: projector.CleanUp,
-	})
-	if err != nil {
-		return err
-	}
-	batches, err := subscriber.Subscribe(context.WithoutCancel(ctx), s.topic()) // it ends with Close, after the batches in hand
-	if err != nil {
-		return errors.Join(err, subscriber.Close())
-	}
 	log.Info("a worker begins", "group", group)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var running sync.WaitGroup
-	running.Go(func() {
-		var inHand sync.WaitGroup
-		defer inHand.Wait()
-		for b := range batches {
-			inHand.Go(func() { projector.Project(b) })
-		}
-	})
 	running.Go(func() { projector.Watch(ctx) })
 	running.Go(func() { s.report(ctx, g.Number, w, pace) })
-	<-ctx.Done()
-	err = subscriber.Close()
+	err := projector.Consume(ctx, projection.Membership{Kafka: s.Worker.Kafka, ClientID: s.Worker.ClientID, BatchSize: s.Worker.BatchSize})
+	cancel()
 	running.Wait()
 	log.Info("a worker ends", "group", group)
 	return err

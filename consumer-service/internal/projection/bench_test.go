@@ -9,11 +9,11 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 // BenchmarkWriteFast is the database's share of a batch: a lone command, and a full batch of a replay.
@@ -25,8 +25,8 @@ func BenchmarkWriteFast(b *testing.B) {
 			db, err := postgres.Open(c, "bench", postgres.WriterLimits)
 			require.NoError(b, err)
 			b.Cleanup(func() { require.NoError(b, db.Close()) })
-			require.NoError(b, migrations.Apply(b.Context(), db))
-			s := newStore(db, topic, nil)
+			require.NoError(b, schema.Apply(b.Context(), db))
+			s := newStore(db, stamps(1), "bench", nil)
 			require.NoError(b, postgres.Tx(b.Context(), s.db, func(tx *sqlx.Tx) error {
 				return s.ensureProgress(b.Context(), tx, entering{partitions: 1}, 1)
 			}))
@@ -38,7 +38,7 @@ func BenchmarkWriteFast(b *testing.B) {
 					require.NoError(b, err)
 					records[i] = kafka.Record{Offset: from + int64(i), Timestamp: day, Value: []byte(value(id, day.Add(time.Duration(i))))}
 				}
-				_, err := s.writeFast(b.Context(), 1, prepare(0, from, records))
+				_, err := s.writeFast(b.Context(), 1, s.def.prepare(0, from, records), nil)
 				require.NoError(b, err)
 				from += int64(size)
 			}

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -17,19 +18,34 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	topics "github.com/tidemark/tidemark/shared/topic"
+	"github.com/tidemark/tidemark/shared/schema"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var topic = topics.TimestampCommand.Name
+// stamps is a spread projection with the shape of the timestamps, for what the engine's own tests need of one.
+func stamps(partitions int) *Definition {
+	of := topic.TimestampCommand
+	of.Partitions = partitions
+	return &Definition{
+		Name: "timestamps", Schema: "public", Topic: of, Kind: Spread, Ticket: "id",
+		Main: &MainTable[event.TimestampCommand]{
+			Name:    "timestamp_records",
+			Decode:  func(r kafka.Record) (event.TimestampCommand, error) { return event.DecodeTimestampCommand(r.Value) },
+			Key:     []Column[event.TimestampCommand]{{"id", UUID, func(a *postgres.Array, c *event.TimestampCommand) { a.UUID(c.CommandID) }}},
+			Columns: []Column[event.TimestampCommand]{{"event_timestamp", Timestamptz, func(a *postgres.Array, c *event.TimestampCommand) { a.Timestamp(c.EventTimestamp) }}},
+			Compare: func(a, b *event.TimestampCommand) int { return bytes.Compare(a.CommandID[:], b.CommandID[:]) },
+			Label:   func(c *event.TimestampCommand) string { return c.CommandID.String() },
+		},
+	}
+}
 
 // heldLog is a log in memory, for what a real one cannot be made to do on demand.
 type heldLog struct {
@@ -182,7 +198,7 @@ type bundle struct {
 	log     *heldLog
 	ready   *httpapi.Readiness
 	session *heldSession
-	stopped chan error
+	stopped chan *Refusal
 	url     string
 }
 
@@ -193,17 +209,17 @@ func setup(t *testing.T, partitions int) *bundle {
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, migrations.Apply(t.Context(), db))
+	require.NoError(t, schema.Apply(t.Context(), db))
 	return consumer(t, c.URL, db, newLog(partitions), "group-1", partitions)
 }
 
 // consumer is a process of its own on a database and a log that are there.
 func consumer(t *testing.T, url string, db *sqlx.DB, log *heldLog, group string, partitions int) *bundle {
 	t.Helper()
-	b := &bundle{decided: &heldDecisions{}, log: log, ready: httpapi.NewReadiness(), stopped: make(chan error, 8), url: url}
+	b := &bundle{decided: &heldDecisions{}, log: log, ready: httpapi.NewReadiness(), stopped: make(chan *Refusal, 8), url: url}
 	b.Projector = New(Options{
-		DB: db, Log: log, Decisions: b.decided, Topic: topic, Group: group, Partitions: partitions, AuditInterval: time.Second, Ready: b.ready,
-		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(err error) { b.stopped <- err },
+		DB: db, Log: log, Decisions: b.decided, Definition: stamps(partitions), Group: group, Role: Serving(), AuditInterval: time.Second, Ready: b.ready,
+		Metrics: NewMetrics(prometheus.NewRegistry()).Of("timestamps"), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(r *Refusal) { b.stopped <- r },
 	})
 	return b
 }
@@ -212,7 +228,7 @@ func consumer(t *testing.T, url string, db *sqlx.DB, log *heldLog, group string,
 func (b *bundle) join(t *testing.T) error {
 	t.Helper()
 	b.session = &heldSession{ctx: t.Context(), log: b.log, seeks: map[int32]kafka.Committed{}}
-	for p := range int32(b.Partitions) {
+	for p := range int32(b.Definition.Topic.Partitions) {
 		b.session.own = append(b.session.own, p)
 	}
 	return b.enter(t.Context(), b.session)
@@ -220,11 +236,11 @@ func (b *bundle) join(t *testing.T) error {
 
 // read projects records of the log as the subscriber would hand them over.
 func (b *bundle) read(ctx context.Context, partition int32, records []kafka.Record) error {
-	return b.project(ctx, partition, b.claimed(partition), records)
+	return b.project(ctx, partition, b.of(partition), records)
 }
 
 // epoch is that of the session.
-func (b *bundle) epoch() int64 { return b.claimed(0).epoch }
+func (b *bundle) epoch() int64 { return b.of(0).epoch }
 
 // readAll projects the whole log, partition by partition.
 func (b *bundle) readAll(t *testing.T) {
@@ -243,7 +259,7 @@ func (b *bundle) dump(t *testing.T) string {
 	for _, query := range []string{
 		`SELECT concat_ws('|', 'row', id, event_timestamp, created_at, partition, "offset") FROM public.timestamp_records ORDER BY id`,
 		`SELECT concat_ws('|', 'dead', topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at) FROM public.dead_letters ORDER BY topic, partition, "offset"`,
-		`SELECT concat_ws('|', 'progress', partition, first_offset, next_offset, last_offset, last_created_at, last_record_hash, applied, duplicate, rejected, skipped) FROM public.projection_progress ORDER BY partition`,
+		`SELECT concat_ws('|', 'progress', partition, first_offset, next_offset, last_offset, last_created_at, last_record_hash, applied, duplicate, rejected, expired, skipped) FROM public.projection_progress ORDER BY partition`,
 	} {
 		var some []string
 		require.NoError(t, b.DB.SelectContext(t.Context(), &some, query))
@@ -273,6 +289,15 @@ func value(id uuid.UUID, at time.Time) string {
 }
 
 var day = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// row is one of timestamp_records.
+type row struct {
+	ID        uuid.UUID `db:"id"`
+	Event     time.Time `db:"event_timestamp"`
+	Created   time.Time `db:"created_at"`
+	Partition int32     `db:"partition"`
+	Offset    int64     `db:"offset"`
+}
 
 // oracle computes rows and counts from the log alone, by the rule.
 type oracle struct {

@@ -259,7 +259,7 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 			in.progress[partition] = at
 		}
 		s.Seek(partition, at.NextOffset, in.metadata())
-		assigned[partition] = &assignment{epoch: in.Epoch, metadata: in.metadata(), next: at.NextOffset}
+		assigned[partition] = &assignment{epoch: in.Epoch, metadata: in.metadata(), next: at.NextOffset, wrote: time.Now()}
 	}
 	if err := p.commit(ctx, s, in); err != nil {
 		return err

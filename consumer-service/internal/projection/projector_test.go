@@ -37,11 +37,11 @@ func TestAFencedWriterWritesNothing(t *testing.T) {
 		"progress behind it":     {b.epoch(), 3},
 		"another epoch entirely": {b.epoch() - 1, 0},
 	} {
-		batch := prepare(0, stale.from, records[stale.from:])
-		_, err := b.store.writeFast(t.Context(), stale.epoch, batch)
+		batch := b.Definition.prepare(0, stale.from, records[stale.from:])
+		_, err := b.store.writeFast(t.Context(), stale.epoch, batch, nil)
 		require.ErrorIs(t, err, errFenced, name)
 		require.Equal(t, before, b.dump(t), name)
-		_, err = b.store.writeSlow(t.Context(), stale.epoch, batch, false, &window{})
+		_, err = b.store.writeSlow(t.Context(), stale.epoch, batch, false, &window{}, nil)
 		require.ErrorIs(t, err, errFenced, name)
 		require.Equal(t, before, b.dump(t), name)
 		require.ErrorIs(t, b.store.skip(t.Context(), stale.epoch, 0, stale.from, stale.from+1), errFenced, name)
@@ -236,12 +236,12 @@ func TestABrokenDeployMakesNoDeadLetter(t *testing.T) {
 			require.NoError(t, err)
 			done := make(chan error, 1)
 			go func() { done <- b.read(t.Context(), 0, b.log.records[0]) }()
-			require.Eventually(t, func() bool { return b.ready.Reasons()[PartDatabase] != "" }, 10*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartPartitions)] != "" }, 10*time.Second, 10*time.Millisecond)
 			require.Zero(t, b.count(t, "dead_letters"))
 			_, err = b.DB.Exec(deploy.mended)
 			require.NoError(t, err)
 			require.NoError(t, <-done, "it goes on by itself")
-			require.Empty(t, b.ready.Reasons()[PartDatabase])
+			require.Empty(t, b.ready.Reasons()[Part("timestamps", PartPartitions)])
 			require.Zero(t, b.count(t, "dead_letters"))
 			b.matches(t, expect(b.log))
 		})
@@ -266,7 +266,7 @@ func TestANewNameStartsOverAndTheOldOneStopsForGood(t *testing.T) {
 	b.log.committed = map[int32]kafka.Committed{0: {Offset: -1}, 1: {Offset: -1}} // another group
 	require.NoError(t, next.join(t))
 	require.Greater(t, next.epoch(), epoch)
-	require.Equal(t, kafka.Committed{Offset: 0, Metadata: next.claimed(0).mark}, next.session.seeks[0])
+	require.Equal(t, kafka.Committed{Offset: 0, Metadata: next.of(0).metadata}, next.session.seeks[0])
 	require.Zero(t, b.count(t, "dead_letters"), "the code may have learned to read them")
 	require.Equal(t, 20, b.count(t, "timestamp_records"), "rows stay")
 
@@ -274,7 +274,7 @@ func TestANewNameStartsOverAndTheOldOneStopsForGood(t *testing.T) {
 	b.log.add(0, day, value(uuid.New(), day))
 	require.ErrorContains(t, b.read(t.Context(), 0, b.log.records[0][11:]), `"group-1" was replaced by "group-2"`)
 	require.ErrorContains(t, <-b.stopped, "stops for good")
-	require.ErrorContains(t, b.watch(t.Context(), map[int32]int64{}), "stops for good")
+	require.ErrorContains(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}), "stops for good")
 	b.log.records[0] = b.log.records[0][:11]
 
 	next.readAll(t)
@@ -305,7 +305,7 @@ func TestKafkasOwnResetStartsOver(t *testing.T) {
 	require.NoError(t, b.join(t))
 	require.Greater(t, b.epoch(), epoch)
 	require.Equal(t, int64(0), b.session.seeks[0].Offset, "all partitions start over")
-	require.Equal(t, b.claimed(0).mark, b.log.committed[1].Metadata)
+	require.Equal(t, b.of(0).metadata, b.log.committed[1].Metadata)
 	b.readAll(t)
 	require.Equal(t, before, b.dump(t))
 
@@ -410,7 +410,7 @@ func TestSetUpWaitsWhileSomethingIsAwayAndSaysSo(t *testing.T) {
 	s := &heldSession{ctx: t.Context(), log: b.log, own: []int32{0}, seeks: map[int32]kafka.Committed{}}
 	done := make(chan error, 1)
 	go func() { done <- b.SetUp(s) }()
-	require.Eventually(t, func() bool { return b.ready.Reasons()[PartClaims] != "" }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartAssignment)] != "" }, 5*time.Second, time.Millisecond)
 	b.log.mu.Lock()
 	b.log.away = nil
 	b.log.mu.Unlock()
@@ -429,20 +429,20 @@ func TestWatermarkAndMarkersBeforeTheEnd(t *testing.T) {
 	require.NoError(t, b.join(t))
 	grow(b.log, 5)
 	require.NoError(t, b.read(t.Context(), 0, b.log.records[0][:4]))
-	tails := map[int32]int64{}
+	looks := &watch{tails: map[int32]int64{}}
 	caughtUp := func() (out []bool) {
 		require.NoError(t, b.DB.Select(&out, `SELECT caught_up_at IS NOT NULL FROM projection_progress ORDER BY partition`))
 		return out
 	}
-	require.NoError(t, b.watch(t.Context(), tails))
+	require.NoError(t, b.look(t.Context(), looks))
 	require.Equal(t, []bool{false, true}, caughtUp())
-	require.NoError(t, b.watch(t.Context(), tails))
-	require.NoError(t, b.watch(t.Context(), tails))
+	require.NoError(t, b.look(t.Context(), looks))
+	require.NoError(t, b.look(t.Context(), looks))
 	require.Equal(t, []bool{false, true}, caughtUp(), "a record that is on its way is not passed over")
 	require.NoError(t, b.read(t.Context(), 0, b.log.records[0][4:]))
 	b.log.markers[0] = 2
 	for range 3 {
-		require.NoError(t, b.watch(t.Context(), tails))
+		require.NoError(t, b.look(t.Context(), looks))
 	}
 	require.Equal(t, []bool{true, true}, caughtUp())
 	var next, skipped int64
@@ -466,7 +466,7 @@ func TestAnEpochBegunElsewhereEndsAnIdleSession(t *testing.T) {
 	b.readAll(t)
 	b.log.committed[0] = kafka.Committed{Offset: 0}
 	require.NoError(t, other.join(t))
-	require.NoError(t, b.watch(t.Context(), map[int32]int64{}))
+	require.NoError(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}))
 	require.True(t, b.session.ended)
 }
 
@@ -477,7 +477,7 @@ func TestTheAuditSeesWhatAHandDid(t *testing.T) {
 	grow(b.log, 10)
 	b.log.add(0, day, `poison`)
 	b.readAll(t)
-	require.NoError(t, b.watch(t.Context(), map[int32]int64{}))
+	require.NoError(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}))
 	b.clean(t)
 	for _, tc := range []struct{ change, undo, finding string }{
 		{`CREATE TABLE kept AS TABLE timestamp_records; TRUNCATE timestamp_records`, `INSERT INTO timestamp_records SELECT * FROM kept; DROP TABLE kept`, "10 rows are missing"},
@@ -507,7 +507,7 @@ func TestOneProcessAuditsAtATime(t *testing.T) {
 	require.NoError(t, b.join(t))
 	tx, err := b.DB.Begin()
 	require.NoError(t, err)
-	_, err = tx.Exec(`SELECT pg_advisory_xact_lock($1)`, int64(AuditLock))
+	_, err = tx.Exec(`SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, AuditLock("timestamps"))
 	require.NoError(t, err)
 	_, ran, err := b.store.audit(t.Context())
 	require.NoError(t, err)
@@ -522,10 +522,10 @@ func TestNothingToProjectAndTheDatabaseAwayIsUnready(t *testing.T) {
 	go b.Watch(t.Context())
 	time.Sleep(1500 * time.Millisecond)
 	require.Empty(t, b.ready.Reasons())
-	_, err := b.DB.ExecContext(t.Context(), `ALTER TABLE public.generations RENAME TO gone`)
+	_, err := b.DB.ExecContext(t.Context(), `ALTER TABLE public.projection_generations RENAME TO gone`)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return b.ready.Reasons()[PartWatermark] != "" }, 10*time.Second, 50*time.Millisecond)
-	_, err = b.DB.ExecContext(t.Context(), `ALTER TABLE public.gone RENAME TO generations`)
+	require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartWatermark)] != "" }, 10*time.Second, 50*time.Millisecond)
+	_, err = b.DB.ExecContext(t.Context(), `ALTER TABLE public.gone RENAME TO projection_generations`)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return len(b.ready.Reasons()) == 0 }, 10*time.Second, 50*time.Millisecond)
 }

@@ -19,7 +19,7 @@ func (b *bundle) receipts(t *testing.T) []string {
 	t.Helper()
 	var out []string
 	require.NoError(t, b.DB.SelectContext(t.Context(), &out, `
-SELECT concat(group_name, ' ', generation, ' ', epoch, ' ', partition, ': ', from_offset, '..', next_offset, ' ', outcomes) FROM public.receipt_outbox ORDER BY partition, receipt_id`))
+SELECT concat(group_name, ' ', generation, ' ', epoch, ' ', partition, ': ', from_offset, '..', next_offset, ' ', outcomes) FROM projection_receipt_outbox ORDER BY partition, receipt_id`))
 	return out
 }
 
@@ -33,7 +33,7 @@ func (b *bundle) covered(t *testing.T, epoch int64, exact bool) {
 		Outcomes   string
 	}
 	require.NoError(t, b.DB.SelectContext(t.Context(), &rows, `
-SELECT partition, from_offset AS from, next_offset AS next, outcomes FROM public.receipt_outbox WHERE epoch = $1 ORDER BY receipt_id`, epoch))
+SELECT partition, from_offset AS from, next_offset AS next, outcomes FROM projection_receipt_outbox WHERE epoch = $1 ORDER BY receipt_id`, epoch))
 	at, sums := map[int32]int64{}, map[int32]map[event.Outcome]int64{}
 	for _, r := range rows {
 		require.Equal(t, at[r.Partition], r.From, "partition %d", r.Partition)
@@ -89,10 +89,10 @@ func TestABatchHasItsReceiptWhicheverWayItGoes(t *testing.T) {
 	}, b.receipts(t))
 
 	// No fence, no receipt.
-	batch := prepare(0, 0, b.log.records[0])
-	_, err := b.store.writeFast(t.Context(), b.epoch(), batch)
+	batch := b.Definition.prepare(0, 0, b.log.records[0])
+	_, err := b.store.writeFast(t.Context(), b.epoch(), batch, nil)
 	require.ErrorIs(t, err, errFenced)
-	_, err = b.store.writeSlow(t.Context(), b.epoch(), batch, false, &window{})
+	_, err = b.store.writeSlow(t.Context(), b.epoch(), batch, false, &window{}, nil)
 	require.ErrorIs(t, err, errFenced)
 	require.ErrorIs(t, b.store.skip(t.Context(), b.epoch(), 1, 0, 3), errFenced)
 	require.Len(t, b.receipts(t), 3)
@@ -124,7 +124,7 @@ func TestTheReceiptOfACarefulBatchSaysWhatBecameOfEachRecord(t *testing.T) {
 	}
 	require.NoError(t, b.read(t.Context(), 0, b.log.records[0]))
 	var outcomes string
-	require.NoError(t, b.DB.GetContext(t.Context(), &outcomes, `SELECT outcomes FROM public.receipt_outbox`))
+	require.NoError(t, b.DB.GetContext(t.Context(), &outcomes, `SELECT outcomes FROM projection_receipt_outbox`))
 	runs, err := event.DecodeRuns([]byte(outcomes), 40)
 	require.NoError(t, err)
 	got := ""
@@ -215,7 +215,7 @@ func TestASessionBeginsWithEveryDecisionKnown(t *testing.T) {
 	b := setup(t, 1)
 	b.decided.away = context.DeadlineExceeded
 	require.ErrorIs(t, b.join(t), context.DeadlineExceeded)
-	require.Nil(t, b.claimed(0))
+	require.Nil(t, b.of(0))
 	require.Zero(t, b.count(t, "projection_progress"))
 	b.decided.away = nil
 	require.NoError(t, b.join(t))
@@ -225,6 +225,6 @@ func TestASessionBeginsWithEveryDecisionKnown(t *testing.T) {
 func TestAReceiptCountsWhatIsSkipped(t *testing.T) {
 	t.Parallel()
 	records := []kafka.Record{{Offset: 2, Value: []byte("poison")}, {Offset: 3, Value: []byte(value(uuid.New(), day))}, {Offset: 6, Value: []byte(value(uuid.New(), day))}}
-	b := prepare(0, 0, records)
+	b := stamps(1).prepare(0, 0, records)
 	require.Equal(t, `[{"outcome":"skipped","count":2},{"outcome":"rejected","count":1},{"outcome":"applied","count":1},{"outcome":"skipped","count":2},{"outcome":"applied","count":1}]`, b.fastReceipt())
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 func TestJudgeName(t *testing.T) {
@@ -43,33 +44,35 @@ func TestJudgeName(t *testing.T) {
 func TestJudgeCommitted(t *testing.T) {
 	t.Parallel()
 	g := generation{Database: uuid.MustParse("01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"), Epoch: 7}
-	at := position.Position{Topic: topic, Partition: 3}
-	require.Equal(t, "tidemark 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f 7", g.mark())
+	at := position.Position{Topic: topic.TimestampCommand.Name, Partition: 3}
+	require.Equal(t, "tidemark 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f 7", g.metadata())
 	for name, tc := range map[string]struct {
 		offset   int64
 		metadata string
-		over     bool
+		was      committed
 		err      string
 	}{
 		"never committed":                  {offset: -1},
-		"ours and equal":                   {offset: 100, metadata: g.mark()},
-		"ours and behind":                  {offset: 5, metadata: g.mark()},
-		"ours and ahead: a backup":         {offset: 500, metadata: g.mark()},
+		"ours and equal":                   {offset: 100, metadata: g.metadata()},
+		"ours and behind":                  {offset: 5, metadata: g.metadata()},
+		"ours and ahead: a backup":         {offset: 500, metadata: g.metadata(), was: committedAhead},
+		"ours of a later epoch: a backup":  {offset: 5, metadata: "tidemark 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f 8", was: committedAhead},
+		"ours of an earlier epoch, ahead":  {offset: 500, metadata: "tidemark 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f 6"},
 		"ours of an earlier epoch":         {offset: 5, metadata: "tidemark 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f 6"},
-		"another database's":               {offset: 100, metadata: "tidemark 01920b5c-7d4e-7cc3-98c4-000000000000 7", err: "the mark of another database"},
-		"reset to earliest":                {offset: 0, over: true},
-		"reset to the middle":              {offset: 99, over: true},
+		"another database's":               {offset: 100, metadata: "tidemark 01920b5c-7d4e-7cc3-98c4-000000000000 7", err: "committed for another database"},
+		"reset to earliest":                {offset: 0, was: committedReset},
+		"reset to the middle":              {offset: 99, was: committedReset},
 		"reset to where the projection is": {offset: 100},
 		"reset ahead":                      {offset: 101, err: "would skip 1 records"},
-		"someone else's metadata, behind":  {offset: 0, metadata: "x", over: true},
+		"someone else's metadata, behind":  {offset: 0, metadata: "x", was: committedReset},
 	} {
-		over, err := judgeCommitted(g, at, kafka.Committed{Offset: tc.offset, Metadata: tc.metadata}, 100)
+		was, err := judgeCommitted(g, at, kafka.Committed{Offset: tc.offset, Metadata: tc.metadata}, 100)
 		if tc.err != "" {
 			require.ErrorContains(t, err, tc.err, name)
 			continue
 		}
 		require.NoError(t, err, name)
-		require.Equal(t, tc.over, over, name)
+		require.Equal(t, tc.was, was, name)
 	}
 }
 
@@ -94,7 +97,7 @@ func TestJudgeBounds(t *testing.T) {
 		"deleted past the projection":        {2, 3, 10, 3, false, "the records between are gone"},
 		"deleted past it, and starting over": {2, 3, 10, 3, true, ""},
 	} {
-		err := judgeBounds(topic, progress{Partition: 2, NextOffset: tc.next}, kafka.Bounds{Start: tc.start, Stable: tc.end}, tc.accepted, tc.startsOver)
+		err := judgeBounds(topic.TimestampCommand, progress{Partition: 2, NextOffset: tc.next}, kafka.Bounds{Start: tc.start, Stable: tc.end}, tc.accepted, tc.startsOver)
 		if tc.err == "" {
 			require.NoError(t, err, name)
 			continue
@@ -108,28 +111,31 @@ func TestJudgeLast(t *testing.T) {
 	r := kafka.Record{Offset: 41, Timestamp: day, Key: []byte("k"), Value: []byte("v")}
 	offset, at, hash := int64(41), day, recordHash(r)
 	p := progress{Partition: 2, LastOffset: &offset, LastCreatedAt: &at, LastHash: &hash}
-	require.NoError(t, judgeLast(topic, p, r, true))
-	require.ErrorContains(t, judgeLast(topic, p, kafka.Record{}, false), "timestamp.command.v1/2@41 of 2026-01-02T03:04:05Z, is not in the log")
+	require.NoError(t, judgeLast(topic.TimestampCommand, p, r, true))
+	compacted := topic.TimestampCommand
+	compacted.Kept = topic.Compacted
+	require.NoError(t, judgeLast(compacted, p, kafka.Record{}, false), "compaction may have taken it")
+	require.ErrorContains(t, judgeLast(topic.TimestampCommand, p, kafka.Record{}, false), "timestamp.command.v1/2@41 of 2026-01-02T03:04:05Z, is not in the log")
 	for _, other := range []kafka.Record{
 		{Offset: 41, Timestamp: day.Add(time.Millisecond), Key: []byte("k"), Value: []byte("v")},
 		{Offset: 41, Timestamp: day, Key: []byte("kv"), Value: nil},
 		{Offset: 41, Timestamp: day, Key: []byte("k"), Value: []byte("w")},
 	} {
-		require.ErrorContains(t, judgeLast(topic, p, other, true), "is another than the one that was projected")
+		require.ErrorContains(t, judgeLast(topic.TimestampCommand, p, other, true), "is another than the one that was projected")
 	}
 }
 
-func TestSorted(t *testing.T) {
+func TestRemedyFor(t *testing.T) {
 	t.Parallel()
-	for state, want := range map[string]fault{
-		"23505": conflict, "22008": refused, "23502": refused, "40001": again, "40P01": again, "42P01": fence, "0A000": fence, "55P03": fence,
-		"53100": away, "25006": away, "57P01": away, "57014": away, "08006": away, "42501": away,
+	for state, want := range map[string]remedy{
+		"23505": decideRows, "22008": findRecord, "23502": findRecord, "54000": findRecord, "54001": findRecord, "40001": repeatAtOnce, "40P01": repeatAtOnce, "42P01": rereadState, "0A000": rereadState, "55P03": rereadState,
+		"53100": waitForDatabase, "25006": waitForDatabase, "57P01": waitForDatabase, "57014": waitForDatabase, "08006": waitForDatabase, "42501": waitForDatabase,
 	} {
-		require.Equal(t, want, sorted(fmt.Errorf("write: %w", &pq.Error{Code: pqerror.Code(state)})), state)
+		require.Equal(t, want, remedyFor(fmt.Errorf("write: %w", &pq.Error{Code: pqerror.Code(state)})), state)
 	}
-	require.Equal(t, refused, sorted(&pq.Error{Code: "23514", Constraint: "mine"}))
-	require.Equal(t, away, sorted(&pq.Error{Code: "23514"}), "no partition for a row is no record's fault")
-	require.Equal(t, away, sorted(errors.New("connection reset")))
+	require.Equal(t, findRecord, remedyFor(&pq.Error{Code: "23514", Constraint: "mine"}))
+	require.Equal(t, makeDay, remedyFor(&pq.Error{Code: "23514"}), "no partition for a row is no record's fault")
+	require.Equal(t, waitForDatabase, remedyFor(errors.New("connection reset")))
 }
 
 func TestWindow(t *testing.T) {
@@ -161,8 +167,8 @@ func TestPrepareSortsByIDAndCountsGaps(t *testing.T) {
 		{Offset: 15, Timestamp: day, Value: []byte(value(a, day))},
 		{Offset: 16, Timestamp: day, Value: []byte(value(b, day))},
 	}
-	got := prepare(2, 10, records)
-	require.Equal(t, []int64{15, 12, 16}, []int64{got.entries[0].offset, got.entries[1].offset, got.entries[2].offset})
+	got := stamps(3).prepare(2, 10, records)
+	require.Equal(t, []int64{15, 12, 16}, []int64{got.of(0).Offset, got.of(1).Offset, got.of(2).Offset})
 	require.True(t, got.repeats())
 	require.Equal(t, int64(17), got.next)
 	require.Equal(t, int64(3), got.skipped, "10, 11 and 14")

@@ -75,8 +75,13 @@ func (p *Projector) look(ctx context.Context, w *watch) error {
 		return err
 	}
 	if err := p.mayGoOn(g); err != nil {
-		session.End()
-		return nil //nolint:nilerr // it stops, or its next session tells
+		var refusal *Refusal
+		if errors.As(err, &refusal) {
+			return err
+		}
+		p.Logger.Info("the session is given back", "topic", p.topic(), "reason", err.Error())
+		session.End() // an idle partition would else never find out
+		return nil
 	}
 	if g.State == "swapping" {
 		return p.store.takeBack(ctx)
