@@ -1,5 +1,5 @@
-// Package app wires the command-service: a publisher, the doors before it, a watch that looks after each
-// topic of the log, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
+// Package app wires the command-service: a publisher, the doors before it, a guard of each topic
+// that they write, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
 // one process.
 package app
 
@@ -113,10 +113,10 @@ func Run(ctx context.Context, o Options) error {
 			Commands: entrance, Decisions: decisions, Log: reader, Topic: commands.Name, Partitions: int32(commands.Partitions), Deadline: o.Config.ProduceDeadline,
 		})
 
-		watch := newWatch(o, commands, partLog, entrance, s.Ready)
-		s.Stack.Go(ctx, "watch", func(ctx context.Context) { watch.run(ctx, s.Fail) })
-		other := newWatch(o, decided, partDecisions, decisions, s.Ready)
-		s.Stack.Go(ctx, "watch of decisions", func(ctx context.Context) { other.run(ctx, s.Fail) })
+		s.Stack.Go(ctx, "guard", func(ctx context.Context) { guardDoor(ctx, o, reader, commands, partLog, entrance, s.Ready, s.Fail) })
+		s.Stack.Go(ctx, "guard of decisions", func(ctx context.Context) {
+			guardDoor(ctx, o, reader, decided, partDecisions, decisions, s.Ready, s.Fail)
+		})
 
 		if err := httpapi.Mount(ctx, s.Engine.Engine, entrance, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
 			return err

@@ -263,7 +263,7 @@ func TestATopicThatBecomesUnsafeShutsTheDoorUntilItIsMended(t *testing.T) {
 	require.Equal(t, 503, status)
 	require.Contains(t, fmt.Sprint(body["missing"]), "retention.ms")
 	require.Contains(t, s.log.String(), `"level":"ERROR"`)
-	require.Equal(t, 1, strings.Count(s.log.String(), "the door is shut"), "logged once, not each minute")
+	require.Equal(t, 1, strings.Count(s.log.String(), "the topic is not safe"), "logged once, not each minute")
 
 	alter(t, brokers, o.Topic, "retention.ms", "-1")
 	s.ready(t)

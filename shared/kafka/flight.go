@@ -171,7 +171,7 @@ func (f *flights) fly(fl *flight) {
 			time.Sleep(wait)
 			wait = min(2*wait, 500*time.Millisecond)
 			// An error here shows as that of the next attempt.
-			_ = f.client.RefreshMetadata(topics(queues)...)
+			_ = f.client.RefreshMetadata(topicsOf(queues)...)
 		}
 	}
 }
@@ -394,7 +394,7 @@ func encode(e sarama.Encoder) ([]byte, error) {
 	return e.Encode()
 }
 
-func topics(queues map[topicPartition][]*batch) []string {
+func topicsOf(queues map[topicPartition][]*batch) []string {
 	names := map[string]struct{}{}
 	for tp := range queues {
 		names[tp.topic] = struct{}{}

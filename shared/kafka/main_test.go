@@ -7,9 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/shared/config"
 )
 
 func TestMain(m *testing.M) {
@@ -45,6 +48,14 @@ func embedded(t *testing.T) []string {
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c.ListenAddrs()
+}
+
+func setupClient(t *testing.T, brokers []string) sarama.Client {
+	t.Helper()
+	c, err := NewClient(config.Kafka{Brokers: brokers}, "test")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
 }
 
 func randomTopic(name string) string {

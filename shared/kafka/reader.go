@@ -32,14 +32,17 @@ type Gap struct {
 }
 
 // Reader asks the log about itself, outside any group. It connects when first asked and again after
-// a loss. It is safe for concurrent use. Every error means that the broker did not answer properly;
-// what it did answer is never an error.
+// a loss. It is safe for concurrent use. A call returns as soon as its context ends, also while a broker
+// hangs (see ask). Every error means that the broker did not answer properly; what it did answer is never
+// an error.
 type Reader struct {
 	kafka    config.Kafka
 	clientID string
 
-	mu     sync.Mutex
-	client sarama.Client
+	mu      sync.Mutex
+	current *connection // nil while there is none
+	attempt *connecting // under way, where there is one
+	closed  bool
 }
 
 // NewReader returns a reader that has not connected yet.
@@ -47,75 +50,43 @@ func NewReader(k config.Kafka, clientID string) *Reader {
 	return &Reader{kafka: k, clientID: clientID}
 }
 
-// Close ends the connection.
-func (r *Reader) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.client == nil {
-		return nil
-	}
-	err := r.client.Close()
-	r.client = nil
-	return err
-}
-
-func (r *Reader) connect() (sarama.Client, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.client == nil {
-		c, err := NewClient(r.kafka, r.clientID)
-		if err != nil {
-			return nil, fmt.Errorf("connect to Kafka: %w", err)
-		}
-		r.client = c
-	}
-	return r.client, nil
-}
-
 // ClusterID returns the id of the cluster that answers.
-func (r *Reader) ClusterID(context.Context) (string, error) {
-	c, err := r.connect()
-	if err != nil {
-		return "", err
-	}
-	b := c.LeastLoadedBroker()
-	if b == nil {
-		return "", sarama.ErrOutOfBrokers
-	}
-	if err := opened(b, c.Config()); err != nil {
-		return "", err
-	}
-	res, err := b.GetMetadata(&sarama.MetadataRequest{Version: 5, Topics: []string{}})
-	if err != nil {
-		_ = b.Close()
-		return "", fmt.Errorf("ask for the cluster id: %w", err)
-	}
-	if res.ClusterID == nil {
-		return "", errors.New("the broker names no cluster id")
-	}
-	return *res.ClusterID, nil
+func (r *Reader) ClusterID(ctx context.Context) (string, error) {
+	return ask(ctx, r, func(c sarama.Client) (string, error) {
+		b, err := anyBroker(c)
+		if err != nil {
+			return "", err
+		}
+		res, err := b.GetMetadata(&sarama.MetadataRequest{Version: 5, Topics: []string{}})
+		if err != nil {
+			_ = b.Close()
+			return "", fmt.Errorf("ask for the cluster id: %w", err)
+		}
+		if res.ClusterID == nil {
+			return "", errors.New("the broker names no cluster id")
+		}
+		return *res.ClusterID, nil
+	})
 }
 
 // ErrNoTopic says that a topic is not there.
 var ErrNoTopic = sarama.ErrUnknownTopicOrPartition
 
 // Partitions returns how many partitions topic has; the error is ErrNoTopic where it is not there.
-func (r *Reader) Partitions(_ context.Context, topic string) (int, error) {
-	c, err := r.connect()
-	if err != nil {
-		return 0, err
-	}
-	if err := c.RefreshMetadata(topic); err != nil {
-		return 0, fmt.Errorf("ask for the partitions of %s: %w", topic, err)
-	}
-	p, err := c.Partitions(topic)
-	if err != nil {
-		return 0, fmt.Errorf("ask for the partitions of %s: %w", topic, err)
-	}
-	return len(p), nil
+func (r *Reader) Partitions(ctx context.Context, topic string) (int, error) {
+	return ask(ctx, r, func(c sarama.Client) (int, error) {
+		if err := c.RefreshMetadata(topic); err != nil {
+			return 0, fmt.Errorf("ask for the partitions of %s: %w", topic, err)
+		}
+		p, err := c.Partitions(topic)
+		if err != nil {
+			return 0, fmt.Errorf("ask for the partitions of %s: %w", topic, err)
+		}
+		return len(p), nil
+	})
 }
 
-// Bounds returns the bounds of the named partitions, asked of their leaders, side by side.
+// Bounds returns the bounds of the named partitions, asked of their leaders.
 func (r *Reader) Bounds(ctx context.Context, topic string, partitions []int32) (map[int32]Bounds, error) {
 	starts, err := r.ends(ctx, topic, partitions, sarama.OffsetOldest)
 	if err != nil {
@@ -157,13 +128,20 @@ func (r *Reader) OffsetsAt(ctx context.Context, topic string, partitions []int32
 	return found, nil
 }
 
+// FirstStampedFrom returns, of each partition, the offset of the first record whose time is t or later; -1 where there
+// is none.
+func (r *Reader) FirstStampedFrom(ctx context.Context, topic string, partitions []int32, t time.Time) (map[int32]int64, error) {
+	return r.ends(ctx, topic, partitions, t.UnixMilli())
+}
+
 // DeleteGroup removes a consumer group that has no members, with all that it committed. One that is not
 // there is no error; one that has members still is ErrGroupInUse.
-func (r *Reader) DeleteGroup(_ context.Context, group string) error {
-	c, err := r.connect()
-	if err != nil {
-		return err
-	}
+func (r *Reader) DeleteGroup(ctx context.Context, group string) error {
+	_, err := ask(ctx, r, func(c sarama.Client) (struct{}, error) { return struct{}{}, deleteGroup(c, group) })
+	return err
+}
+
+func deleteGroup(c sarama.Client, group string) error {
 	// The admin is not closed: closing it would close the client, which is the reader's.
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	if err != nil {
@@ -184,11 +162,11 @@ func (r *Reader) DeleteGroup(_ context.Context, group string) error {
 // ErrGroupInUse says that a consumer group has members.
 var ErrGroupInUse = errors.New("the consumer group has members")
 
-func (r *Reader) ends(_ context.Context, topic string, partitions []int32, at int64) (map[int32]int64, error) {
-	c, err := r.connect()
-	if err != nil {
-		return nil, err
-	}
+func (r *Reader) ends(ctx context.Context, topic string, partitions []int32, at int64) (map[int32]int64, error) {
+	return ask(ctx, r, func(c sarama.Client) (map[int32]int64, error) { return ends(ctx, c, topic, partitions, at) })
+}
+
+func ends(ctx context.Context, c sarama.Client, topic string, partitions []int32, at int64) (map[int32]int64, error) {
 	requests := map[*sarama.Broker]*sarama.OffsetRequest{}
 	for _, p := range partitions {
 		leader, err := c.Leader(topic, p)
@@ -202,6 +180,9 @@ func (r *Reader) ends(_ context.Context, topic string, partitions []int32, at in
 	}
 	out := make(map[int32]int64, len(partitions))
 	for leader, request := range requests {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		res, err := leader.GetAvailableOffsets(request)
 		if err != nil {
 			_ = leader.Close()
@@ -225,11 +206,11 @@ func (r *Reader) ends(_ context.Context, topic string, partitions []int32, at in
 }
 
 // Committed returns what group has committed for the partitions.
-func (r *Reader) Committed(_ context.Context, group, topic string, partitions []int32) (map[int32]Committed, error) {
-	c, err := r.connect()
-	if err != nil {
-		return nil, err
-	}
+func (r *Reader) Committed(ctx context.Context, group, topic string, partitions []int32) (map[int32]Committed, error) {
+	return ask(ctx, r, func(c sarama.Client) (map[int32]Committed, error) { return committed(c, group, topic, partitions) })
+}
+
+func committed(c sarama.Client, group, topic string, partitions []int32) (map[int32]Committed, error) {
 	coordinator, err := c.Coordinator(group)
 	if err != nil {
 		return nil, fmt.Errorf("find the coordinator of group %s: %w", group, err)
@@ -259,24 +240,14 @@ func (r *Reader) Committed(_ context.Context, group, topic string, partitions []
 	return out, nil
 }
 
-// RecordAt returns the record at offset, or found false where the log holds another thing or nothing
-// there. It reads the first batch at or after offset.
+// RecordAt returns the record at offset, or found false where the log holds another thing there (a marker, a record of an
+// aborted transaction) or nothing.
 func (r *Reader) RecordAt(ctx context.Context, topic string, partition int32, offset int64) (rec Record, found bool, err error) {
-	blocks, _, err := r.fetch(ctx, topic, partition, offset)
-	if err != nil {
+	records, _, err := r.ReadFrom(ctx, topic, partition, offset)
+	if err != nil || len(records) == 0 || records[0].Offset != offset {
 		return Record{}, false, err
 	}
-	for _, b := range blocks {
-		if b.Control {
-			continue
-		}
-		for _, one := range b.Records {
-			if at := b.FirstOffset + one.OffsetDelta; at == offset {
-				return fetched(b, one), true, nil
-			}
-		}
-	}
-	return Record{}, false, nil
+	return records[0], true, nil
 }
 
 // fetched is a record of a batch as a consumer would be given it.
@@ -386,36 +357,12 @@ func closed(aborted []*sarama.AbortedTransaction, marker *sarama.RecordBatch) []
 // fetch reads raw record batches from offset on, up to the stable end, and the aborted transactions among
 // them, without Sarama's consumer, which hides markers.
 func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offset int64) ([]*sarama.RecordBatch, []*sarama.AbortedTransaction, error) {
-	c, err := r.connect()
-	if err != nil {
-		return nil, nil, err
-	}
 	for size := int32(64 << 10); ; size *= 8 {
-		if err := ctx.Err(); err != nil {
+		block, err := ask(ctx, r, func(c sarama.Client) (*sarama.FetchResponseBlock, error) {
+			return fetchBlock(c, topic, partition, offset, size)
+		})
+		if err != nil || block == nil {
 			return nil, nil, err
-		}
-		leader, err := c.Leader(topic, partition)
-		if err != nil {
-			return nil, nil, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
-		}
-		request := &sarama.FetchRequest{Version: 4, MaxWaitTime: 100, MinBytes: 1, MaxBytes: size, Isolation: sarama.ReadCommitted}
-		request.AddBlock(topic, partition, offset, size, -1)
-		res, err := leader.Fetch(request)
-		if err != nil {
-			_ = leader.Close()
-			_ = c.RefreshMetadata(topic)
-			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, err)
-		}
-		block := res.GetBlock(topic, partition)
-		if block == nil {
-			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, sarama.ErrIncompleteResponse)
-		}
-		if errors.Is(block.Err, sarama.ErrOffsetOutOfRange) {
-			return nil, nil, nil
-		}
-		if block.Err != sarama.ErrNoError {
-			_ = c.RefreshMetadata(topic)
-			return nil, nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, block.Err)
 		}
 		var batches []*sarama.RecordBatch
 		partial := block.Partial
@@ -425,10 +372,48 @@ func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offse
 				partial = partial || set.RecordBatch.PartialTrailingRecord
 			}
 		}
-		if len(batches) > 0 || !partial || size >= 256<<20 {
+		// Sarama leaves out batches that compaction has emptied: where there are only such, others may follow.
+		emptied := block.LastRecordsBatchOffset != nil
+		if len(batches) > 0 || !partial && !emptied || size >= 256<<20 {
 			return batches, block.AbortedTransactions, nil
 		}
 	}
+}
+
+// fetchBlock makes one request for size bytes; the block is nil where offset is outside the log.
+func fetchBlock(c sarama.Client, topic string, partition int32, offset int64, size int32) (*sarama.FetchResponseBlock, error) {
+	leader, err := c.Leader(topic, partition)
+	if err != nil {
+		return nil, fmt.Errorf("find the leader of %s/%d: %w", topic, partition, err)
+	}
+	request := &sarama.FetchRequest{Version: 4, MaxWaitTime: 100, MinBytes: 1, MaxBytes: size, Isolation: sarama.ReadCommitted}
+	request.AddBlock(topic, partition, offset, size, -1)
+	res, err := leader.Fetch(request)
+	if err != nil {
+		_ = leader.Close()
+		_ = c.RefreshMetadata(topic)
+		return nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, err)
+	}
+	block := res.GetBlock(topic, partition)
+	switch {
+	case block == nil:
+		return nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, sarama.ErrIncompleteResponse)
+	case errors.Is(block.Err, sarama.ErrOffsetOutOfRange):
+		return nil, nil
+	case block.Err != sarama.ErrNoError:
+		_ = c.RefreshMetadata(topic)
+		return nil, fmt.Errorf("read %s/%d at %d: %w", topic, partition, offset, block.Err)
+	}
+	return block, nil
+}
+
+// anyBroker returns a broker that can be asked for what every broker knows.
+func anyBroker(c sarama.Client) (*sarama.Broker, error) {
+	b := c.LeastLoadedBroker()
+	if b == nil {
+		return nil, sarama.ErrOutOfBrokers
+	}
+	return b, opened(b, c.Config())
 }
 
 func opened(b *sarama.Broker, c *sarama.Config) error {
@@ -440,10 +425,4 @@ func opened(b *sarama.Broker, c *sarama.Config) error {
 	}
 	_, err := b.Connected()
 	return err
-}
-
-// FirstStampedFrom returns, of each partition, the offset of the first record whose time is t or later; -1 where there
-// is none.
-func (r *Reader) FirstStampedFrom(ctx context.Context, topic string, partitions []int32, t time.Time) (map[int32]int64, error) {
-	return r.ends(ctx, topic, partitions, t.UnixMilli())
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/config"
+	topics "github.com/tidemark/tidemark/shared/topic"
 )
 
 // transactor writes records in transactions to partition 0.
@@ -29,10 +30,13 @@ func setupTransactor(t *testing.T, brokers []string, topic string) *transactor {
 	c.Net.MaxOpenRequests = 1
 	c.Producer.Transaction.ID = "transactor-" + topic
 	c.Producer.Partitioner = sarama.NewManualPartitioner
+	client, err := sarama.NewClient(brokers, c) // of its own: a producer that fails to start leaves the one it made open
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	var p sarama.SyncProducer
 	require.Eventually(t, func() bool { // a broker that has just started still loads its transactions
 		var err error
-		p, err = sarama.NewSyncProducer(brokers, c)
+		p, err = sarama.NewSyncProducerFromClient(client)
 		return err == nil
 	}, 20*time.Second, 50*time.Millisecond)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
@@ -95,8 +99,7 @@ func TestExplainTellsMarkersAbortedMissingAndCommittedRecordsApart(t *testing.T)
 	}
 
 	// Records deleted from the start leave nothing.
-	c, err := r.connect()
-	require.NoError(t, err)
+	c := setupClient(t, r.kafka.Brokers)
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	require.NoError(t, err)
 	require.NoError(t, admin.DeleteRecords(topic, map[int32]int64{0: 7}))
@@ -134,7 +137,7 @@ func TestStableEndsStopAtAnOpenTransaction(t *testing.T) {
 	ends, err := r.StableEnds(t.Context(), topic, []int32{0, 1})
 	require.NoError(t, err)
 	require.Equal(t, map[int32]int64{0: 5, 1: 5}, ends)
-	high, err := r.client.GetOffset(topic, 0, sarama.OffsetNewest)
+	high, err := setupClient(t, brokers).GetOffset(topic, 0, sarama.OffsetNewest)
 	require.NoError(t, err)
 	require.Equal(t, int64(8), high, "Sarama's own question has another answer")
 	require.NoError(t, p.CommitTxn())
@@ -180,6 +183,97 @@ func TestRecordAtAMarkerIsNone(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, found)
 	require.Equal(t, "value 1", string(got.Value))
+}
+
+func TestRecordAtARecordOfAnAbortedTransactionIsNone(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r, topic := setupTopic(t, brokers, 1)
+	p := setupTransactor(t, brokers, topic)
+	p.abort(2)  // 0 and 1, marker 2
+	p.commit(1) // 3, marker 4
+	stable(t, r, topic, 5)
+	for _, offset := range []int64{0, 1, 2, 4} {
+		_, found, err := r.RecordAt(t.Context(), topic, 0, offset)
+		require.NoError(t, err)
+		require.False(t, found, offset)
+	}
+	_, found, err := r.RecordAt(t.Context(), topic, 0, 3)
+	require.NoError(t, err)
+	require.True(t, found)
+}
+
+// Compaction leaves gaps within batches, whole batches away, and batches that are empty; transactions leave markers and
+// aborted records among them. Whoever reads on still comes to the end, past all of it.
+func TestACompactedTransactionalTopicIsReadToItsEnd(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	r := setupReader(t, brokers)
+	spec := topics.Spec{Name: randomTopic("compacted"), Kept: topics.Compacted, Transactional: true, Partitions: 1, ReplicationFactor: 1}
+	require.NoError(t, r.Ensure(t.Context(), spec))
+	require.Eventually(t, func() bool { return r.Check(t.Context(), spec) == nil }, 10*time.Second, 20*time.Millisecond)
+	for setting, value := range map[string]string{"segment.ms": "50", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0"} {
+		alter(t, r, spec.Name, setting, value)
+	}
+	p := setupTransactor(t, brokers, spec.Name)
+	write := func(n int, keyed string) {
+		require.NoError(t, p.BeginTxn())
+		for i := range n {
+			_, _, err := p.SendMessage(&sarama.ProducerMessage{
+				Topic: spec.Name, Key: sarama.StringEncoder(fmt.Sprint(keyed, i%3)), Value: sarama.StringEncoder(fmt.Sprint("value ", i)),
+			})
+			require.NoError(t, err)
+		}
+	}
+	for round := range 10 {
+		write(5, "key")
+		if round%3 == 2 {
+			require.NoError(t, p.AbortTxn())
+		} else {
+			require.NoError(t, p.CommitTxn())
+		}
+		time.Sleep(60 * time.Millisecond) // past segment.ms: the next record begins a new segment, and this one can be cleaned
+	}
+	write(3, "last")
+	require.NoError(t, p.CommitTxn())
+	const end = 10*6 + 4
+	stable(t, r, spec.Name, end)
+
+	readAll := func() (offsets []int64) {
+		for at := int64(0); at < end; {
+			records, next, err := r.ReadFrom(t.Context(), spec.Name, 0, at)
+			require.NoError(t, err)
+			require.Greater(t, next, at, "reading goes on")
+			for _, record := range records {
+				offsets = append(offsets, record.Offset)
+			}
+			at = next
+		}
+		return offsets
+	}
+	committed := readAll()
+	require.Len(t, committed, 7*5+3)
+	var left []int64
+	require.Eventually(t, func() bool { // the broker looks for what to clean every 15 s
+		left = readAll()
+		return len(left) < len(committed)/2
+	}, time.Minute, 200*time.Millisecond, "nothing was compacted")
+	require.True(t, slices.IsSorted(left))
+	require.Equal(t, committed[len(committed)-3:], left[len(left)-3:])
+	var found int64
+	for offset := range int64(end) {
+		_, there, err := r.RecordAt(t.Context(), spec.Name, 0, offset)
+		require.NoError(t, err)
+		require.Equal(t, slices.Contains(left, offset), there, offset)
+		if there {
+			found++
+		}
+	}
+	gap, err := r.Explain(t.Context(), spec.Name, 0, 0, end)
+	require.NoError(t, err)
+	require.Equal(t, found, gap.Records)
+	require.Equal(t, int64(end), gap.Records+gap.Markers+gap.Aborted+gap.Missing)
+	require.Positive(t, gap.Missing)
 }
 
 func TestReaderSaysWhenNobodyAnswers(t *testing.T) {

@@ -328,8 +328,7 @@ func TestATopicMadeAnewEndsTheSessionBeforeItIsRead(t *testing.T) {
 	require.Zero(t, <-had)
 	require.Eventually(t, func() bool { return m.count() == 50 }, 20*time.Second, 5*time.Millisecond)
 
-	c, err := r.connect()
-	require.NoError(t, err)
+	c := setupClient(t, r.kafka.Brokers)
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	require.NoError(t, err)
 	require.NoError(t, admin.DeleteTopic(topic))

@@ -90,17 +90,18 @@ func guarded(t topic.Spec) []setting {
 // Ensure makes sure that the topic is there: it is created with every setting that Check wants, and one that is there
 // already, or that another service makes at the same moment, is left as it is. An error means that the broker did not
 // answer or refused to create the topic.
-func (r *Reader) Ensure(_ context.Context, t topic.Spec) error {
+func (r *Reader) Ensure(ctx context.Context, t topic.Spec) error {
+	_, err := ask(ctx, r, func(c sarama.Client) (struct{}, error) { return struct{}{}, ensure(c, t) })
+	return err
+}
+
+func ensure(c sarama.Client, t topic.Spec) error {
 	settings := map[string]*string{}
 	for _, s := range guarded(t) {
 		settings[s.name] = &s.value
 	}
 	if policy := "delete"; t.Kept == topic.Expiring {
 		settings[cleanupPolicy] = &policy
-	}
-	c, err := r.connect()
-	if err != nil {
-		return err
 	}
 	// The admin is not closed: closing it would close the client, which is the reader's.
 	admin, err := sarama.NewClusterAdminFromClient(c)
@@ -128,40 +129,38 @@ func (r *Reader) Ensure(_ context.Context, t topic.Spec) error {
 
 // Check is the guard: a *GuardError names every setting of the topic that could lose records, move keys or give a record
 // another time than the log's. Any other error means that the broker did not answer, which says nothing about the topic.
-func (r *Reader) Check(_ context.Context, t topic.Spec) error {
-	c, err := r.connect()
+func (r *Reader) Check(ctx context.Context, t topic.Spec) error {
+	faults, err := ask(ctx, r, func(c sarama.Client) ([]Fault, error) { return check(c, t) })
+	if err == nil && len(faults) > 0 {
+		err = &GuardError{Topic: t.Name, Faults: faults}
+	}
+	return err
+}
+
+func check(c sarama.Client, t topic.Spec) ([]Fault, error) {
+	b, err := anyBroker(c)
 	if err != nil {
-		return err
-	}
-	b := c.LeastLoadedBroker()
-	if b == nil {
-		return sarama.ErrOutOfBrokers
-	}
-	if err := opened(b, c.Config()); err != nil {
-		return err
+		return nil, err
 	}
 	partitions, replicas, err := describe(b, t.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	res, err := b.DescribeConfigs(&sarama.DescribeConfigsRequest{Version: 2, Resources: []*sarama.ConfigResource{{Type: sarama.TopicResource, Name: t.Name}}})
 	if err != nil {
 		_ = b.Close()
-		return fmt.Errorf("ask for the settings of %s: %w", t.Name, err)
+		return nil, fmt.Errorf("ask for the settings of %s: %w", t.Name, err)
 	}
 	found := map[string]string{}
 	for _, resource := range res.Resources {
 		if code := sarama.KError(resource.ErrorCode); code != sarama.ErrNoError {
-			return fmt.Errorf("ask for the settings of %s: %w", t.Name, code)
+			return nil, fmt.Errorf("ask for the settings of %s: %w", t.Name, code)
 		}
 		for _, entry := range resource.Configs {
 			found[entry.Name] = entry.Value
 		}
 	}
-	if faults := judge(t, partitions, replicas, found); len(faults) > 0 {
-		return &GuardError{Topic: t.Name, Faults: faults}
-	}
-	return nil
+	return judge(t, partitions, replicas, found), nil
 }
 
 // describe returns the topic's count of partitions and the most replicas that one of them has.

@@ -143,8 +143,7 @@ func TestABrokerThatIsAwayIsNoGuardError(t *testing.T) {
 
 func alter(t *testing.T, r *Reader, topic, setting, value string) {
 	t.Helper()
-	c, err := r.connect()
-	require.NoError(t, err)
+	c := setupClient(t, r.kafka.Brokers)
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {

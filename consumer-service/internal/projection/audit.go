@@ -8,6 +8,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/postgres"
 )
 
@@ -21,7 +22,9 @@ type finding struct {
 	Applied     int64  `db:"applied"`
 	Duplicate   int64  `db:"duplicate"`
 	Rejected    int64  `db:"rejected"`
+	Expired     int64  `db:"expired"`
 	Skipped     int64  `db:"skipped"`
+	Dropped     int64  `db:"dropped"`
 	LogEnd      *int64 `db:"log_end"`
 	Rows        int64  `db:"rows_found"`
 	Letters     int64  `db:"dead_letters_found"`
@@ -39,10 +42,10 @@ func (f finding) text() string {
 	if !f.Known {
 		return fmt.Sprintf("%d rows bear a partition that the topic does not have", f.Rows+f.Ahead)
 	}
-	if n := f.Applied + f.Duplicate + f.Rejected + f.Skipped; n != f.NextOffset-f.FirstOffset {
+	if n := f.Applied + f.Duplicate + f.Rejected + f.Expired + f.Skipped; n != f.NextOffset-f.FirstOffset {
 		say("%d offsets and %d outcomes", f.NextOffset-f.FirstOffset, n)
 	}
-	switch d := f.Rows - f.Applied; {
+	switch d := f.Rows + f.Dropped - f.Applied; {
 	case d < 0:
 		say("%d rows are missing", -d)
 	case d > 0:
@@ -60,8 +63,9 @@ func (f finding) text() string {
 	return strings.Join(wrong, "; ")
 }
 
-// AuditLock is the advisory lock that lets one process audit at a time, and none during a swap.
-const AuditLock = 0x7469_6465_6d61_726b // "tidemark"
+// AuditLock names the advisory lock that lets one process audit a projection at a time, and none during a swap: its key is
+// hashtextextended(AuditLock(name), 0).
+func AuditLock(projection string) string { return "tidemark audit " + projection }
 
 // audit counts rows and dead letters below the progress, all in one snapshot, and compares them with
 // the outcomes that were counted when they were written. It reports ran false where another process is
@@ -72,18 +76,18 @@ func (s store) audit(ctx context.Context) (found []finding, ran bool, err error)
 		if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
 			return fmt.Errorf("lift the time limit: %w", err)
 		}
-		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock($1)`, int64(AuditLock)); err != nil || !ran {
+		if err := tx.GetContext(ctx, &ran, `SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))`, AuditLock(s.def.Name)); err != nil || !ran {
 			return err
 		}
 		if err := tx.SelectContext(ctx, &found, s.in(`
 WITH p AS (
-	SELECT partition, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, log_end
+	SELECT partition, epoch, first_offset, next_offset, applied, duplicate, rejected, expired, skipped, dropped, log_end
 	FROM {g}.projection_progress WHERE topic = $1
 ), r AS (
 	SELECT t.partition,
 		count(*) FILTER (WHERE t."offset" >= p.first_offset AND t."offset" < p.next_offset) AS below,
 		count(*) FILTER (WHERE p.partition IS NULL OR t."offset" >= p.next_offset) AS ahead
-	FROM {g}.timestamp_records t LEFT JOIN p ON p.partition = t.partition
+	FROM {main} t LEFT JOIN p ON p.partition = t.partition
 	GROUP BY t.partition
 ), d AS (
 	SELECT t.partition, count(*) AS below
@@ -94,23 +98,23 @@ WITH p AS (
 SELECT coalesce(p.partition, r.partition) AS partition, p.partition IS NOT NULL AS known,
 	coalesce(p.epoch, 0) AS epoch, coalesce(p.first_offset, 0) AS first_offset, coalesce(p.next_offset, 0) AS next_offset,
 	coalesce(p.applied, 0) AS applied, coalesce(p.duplicate, 0) AS duplicate, coalesce(p.rejected, 0) AS rejected,
-	coalesce(p.skipped, 0) AS skipped, p.log_end,
+	coalesce(p.expired, 0) AS expired, coalesce(p.skipped, 0) AS skipped, coalesce(p.dropped, 0) AS dropped, p.log_end,
 	coalesce(r.below, 0) AS rows_found, coalesce(r.ahead, 0) AS rows_ahead, coalesce(d.below, 0) AS dead_letters_found,
 	extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000 AS took_ms
 FROM p FULL JOIN r ON r.partition = p.partition LEFT JOIN d ON d.partition = p.partition
-ORDER BY 1`), s.topic); err != nil {
+ORDER BY 1`), s.def.Topic.Name); err != nil {
 			return fmt.Errorf("count: %w", err)
 		}
 		for _, f := range found {
 			if _, err := tx.ExecContext(ctx, s.in(`
 INSERT INTO {g}.projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset,
-	applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding)
-VALUES ($1, $2, now(), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+	applied, duplicate, rejected, expired, skipped, dropped, rows_found, dead_letters_found, rows_ahead, ok, finding)
+VALUES ($1, $2, now(), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 ON CONFLICT (topic, partition) DO UPDATE SET audited_at = excluded.audited_at, took_ms = excluded.took_ms, epoch = excluded.epoch,
 	first_offset = excluded.first_offset, next_offset = excluded.next_offset, applied = excluded.applied, duplicate = excluded.duplicate,
-	rejected = excluded.rejected, skipped = excluded.skipped, rows_found = excluded.rows_found,
+	rejected = excluded.rejected, expired = excluded.expired, skipped = excluded.skipped, dropped = excluded.dropped, rows_found = excluded.rows_found,
 	dead_letters_found = excluded.dead_letters_found, rows_ahead = excluded.rows_ahead, ok = excluded.ok, finding = excluded.finding`),
-				s.topic, f.Partition, f.Took, f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Skipped,
+				s.def.Topic.Name, f.Partition, f.Took, f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Expired, f.Skipped, f.Dropped,
 				f.Rows, f.Letters, f.Ahead, f.text() == "", f.text()); err != nil {
 				return fmt.Errorf("note the audit: %w", err)
 			}
@@ -125,7 +129,8 @@ type Audited struct {
 	Partition                              int32
 	Finding                                string
 	Epoch, FirstOffset, NextOffset         int64
-	Applied, Duplicate, Rejected, Skipped  int64
+	Applied, Duplicate, Rejected, Expired  int64
+	Skipped, Dropped                       int64
 	RowsFound, DeadLettersFound, RowsAhead int64
 }
 
@@ -138,7 +143,8 @@ func (p *Projector) AuditNow(ctx context.Context) (audited []Audited, ran bool, 
 	p.judge(found)
 	for _, f := range found {
 		audited = append(audited, Audited{
-			f.Partition, f.text(), f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Skipped, f.Rows, f.Letters, f.Ahead,
+			f.Partition, f.text(), f.Epoch, f.FirstOffset, f.NextOffset, f.Applied, f.Duplicate, f.Rejected, f.Expired,
+			f.Skipped, f.Dropped, f.Rows, f.Letters, f.Ahead,
 		})
 	}
 	return audited, true, nil
@@ -146,35 +152,27 @@ func (p *Projector) AuditNow(ctx context.Context) (audited []Audited, ran bool, 
 
 // judge logs what an audit found and shows it in the metrics.
 func (p *Projector) judge(found []finding) {
-	ok := 1.0
+	ok := true
 	for _, f := range found {
 		if text := f.text(); text != "" {
-			ok = 0
-			p.Logger.Error("the audit found something", "topic", p.Topic, "partition", f.Partition, "finding", text)
+			ok = false
+			p.Logger.Error("the audit found something", "topic", p.topic(), "partition", f.Partition, "finding", text)
 		}
 	}
-	p.Metrics.auditOK.Set(ok)
-	p.Metrics.auditedAt.SetToCurrentTime()
+	p.Metrics.audited(ok)
 }
 
 // Audit compares tables and counts until ctx ends: every AuditInterval, and never for more than a
 // twentieth of the time, since a count reads every row.
 func (p *Projector) Audit(ctx context.Context) {
 	wait := min(p.AuditInterval, 3*time.Second) // the first one early: nobody should wonder
-	for {
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return
-		case <-t.C:
-		}
-		if !p.Serving() {
+	for loop.Sleep(ctx, wait) == nil {
+		if !p.InSession() {
 			continue
 		}
 		found, ran, err := p.store.audit(ctx)
 		if err != nil && ctx.Err() == nil {
-			p.Logger.Warn("cannot audit", "err", err)
+			p.Logger.Warn("cannot audit", "projection", p.Definition.Name, "err", err)
 		}
 		wait = p.AuditInterval
 		if err != nil || !ran {

@@ -7,94 +7,55 @@ import (
 	"encoding/json"
 	"hash/fnv"
 	"slices"
-	"time"
 	"unicode/utf8"
-
-	"github.com/google/uuid"
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/postgres"
 )
 
 // batch is a run of one partition's records made ready for the database.
 type batch struct {
 	partition int32
-	from      int64 // where the projection must be for this batch to fit
+	from      int64 // where the progress must be for this batch to fit
 	next      int64 // where it is afterwards
 	records   []kafka.Record
-	entries   []entry  // those that decode, by (id, created, offset)
-	letters   []letter // those that do not, by offset
+	rows      Rows     // what decodes
+	placed    []int    // the rows that are to stand, by key
+	letters   []Letter // by record
+	expired   []int    // records that are older than the projection keeps
 	skipped   int64    // offsets in [from, next) that hold no record
 }
 
-// entry is a record that decodes.
-type entry struct {
-	id      uuid.UUID
-	event   time.Time
-	created time.Time // the log's time
-	offset  int64
-	record  int // index in the batch's records
-}
-
-// letter is a record that becomes a dead letter.
-type letter struct {
-	record int
-	code   string
-	reason string
-}
-
-// Reason codes of dead letters.
-const (
-	reasonDecode  = "decode"  // the value is no event of the topic
-	reasonRefused = "refused" // Postgres refuses the row
-	reasonDecided = "decided" // it could be read now, and somebody has decided on it while it could not
-)
-
-// prepare decodes records, which come in the order of their offsets, and sorts what decodes by id, so
-// that two writers of the same ids never wait for each other in a circle.
-func prepare(partition int32, from int64, records []kafka.Record) batch {
+// prepare decodes records, which come in the order of their offsets. Rows are sorted by key, so that two writers of the
+// same keys never wait for each other in a circle.
+func (d *Definition) prepare(partition int32, from int64, records []kafka.Record) batch {
 	last := records[len(records)-1].Offset
-	b := batch{
-		partition: partition, from: from, next: last + 1, records: records,
-		entries: make([]entry, 0, len(records)), skipped: last + 1 - from - int64(len(records)),
-	}
-	for i, r := range records {
-		c, err := event.DecodeTimestampCommand(r.Value)
-		if err != nil {
-			b.letters = append(b.letters, letter{record: i, code: reasonDecode, reason: err.Error()})
-			continue
-		}
-		b.entries = append(b.entries, entry{id: c.CommandID, event: c.EventTimestamp, created: r.Timestamp, offset: r.Offset, record: i})
-	}
-	slices.SortFunc(b.entries, func(x, y entry) int {
-		if c := bytes.Compare(x.id[:], y.id[:]); c != 0 {
-			return c
-		}
-		if c := x.created.Compare(y.created); c != 0 {
-			return c
-		}
-		return cmp.Compare(x.offset, y.offset)
+	b := batch{partition: partition, from: from, next: last + 1, records: records, skipped: last + 1 - from - int64(len(records))}
+	b.rows, b.letters, b.expired = d.Main.Read(Reading{
+		Partition: partition, Partitions: int32(d.Topic.Partitions), Keyed: d.Kind == Keyed, Retention: d.Retention, Records: records,
 	})
+	b.placed = make([]int, b.rows.Len())
+	for i := range b.placed {
+		b.placed[i] = i
+	}
 	return b
 }
 
-// decide takes out of the entries what was decided on: it stays a dead letter, whatever the code can do
-// with it now. A record that still does not decode keeps its own reason.
+// decide takes out of the rows what was decided on: it stays a dead letter, whatever the code can do with it now. A record
+// that still does not decode keeps its own reason.
 func (b *batch) decide(decided map[int64]event.Decision) {
 	if len(decided) == 0 {
 		return
 	}
-	had := len(b.letters)
-	b.entries = slices.DeleteFunc(b.entries, func(e entry) bool {
-		d, ok := decided[e.offset]
-		if ok {
-			b.letters = append(b.letters, letter{record: e.record, code: reasonDecided, reason: decisions[d]})
+	var letters []Letter
+	for _, i := range b.placed {
+		record := b.rows.Record(i)
+		if d, ok := decided[b.records[record].Offset]; ok {
+			letters = append(letters, Letter{record, ReasonDecided, decisions[d]})
 		}
-		return ok
-	})
-	if len(b.letters) > had {
-		slices.SortFunc(b.letters, func(x, y letter) int { return cmp.Compare(x.record, y.record) })
 	}
+	b.reject(letters)
 }
 
 var decisions = map[event.Decision]string{
@@ -102,8 +63,22 @@ var decisions = map[event.Decision]string{
 	event.Discard: "the record was discarded",
 }
 
-// receipt writes what became of each offset of the batch, in their order; fates are those of its records.
-func (b *batch) receipt(fates []event.Outcome) string {
+// reject makes records dead letters that were to be rows.
+func (b *batch) reject(letters []Letter) {
+	if len(letters) == 0 {
+		return
+	}
+	rejected := make(map[int]bool, len(letters))
+	for _, l := range letters {
+		rejected[l.Record] = true
+	}
+	b.placed = slices.DeleteFunc(slices.Clone(b.placed), func(i int) bool { return rejected[b.rows.Record(i)] })
+	b.letters = append(slices.Clone(b.letters), letters...)
+	slices.SortFunc(b.letters, func(x, y Letter) int { return cmp.Compare(x.Record, y.Record) })
+}
+
+// receipt writes what became of each offset of the batch, in their order; of has the outcomes of its records.
+func (b *batch) receipt(of []event.Outcome) string {
 	var runs []event.Run
 	add := func(o event.Outcome, n int64) {
 		if last := len(runs) - 1; last >= 0 && runs[last].Outcome == o {
@@ -117,7 +92,7 @@ func (b *batch) receipt(fates []event.Outcome) string {
 		if r.Offset > at {
 			add(event.Skipped, r.Offset-at)
 		}
-		add(fates[i], 1)
+		add(of[i], 1)
 		at = r.Offset + 1
 	}
 	return string(event.AppendRuns(nil, runs))
@@ -125,22 +100,25 @@ func (b *batch) receipt(fates []event.Outcome) string {
 
 // fastReceipt is the receipt of a batch that goes the fast way.
 func (b *batch) fastReceipt() string {
-	if len(b.letters) == 0 && b.skipped == 0 { // as nearly always
+	if len(b.placed) == len(b.records) && b.skipped == 0 { // as nearly always
 		return string(event.AppendRuns(nil, []event.Run{{Outcome: event.Applied, Count: int64(len(b.records))}}))
 	}
-	return b.receipt(b.fates())
+	return b.receipt(b.outcomes())
 }
 
-// fates are the outcomes of the records where none is a duplicate: what decodes is applied.
-func (b *batch) fates() []event.Outcome {
-	fates := make([]event.Outcome, len(b.records))
-	for i := range fates {
-		fates[i] = event.Applied
+// outcomes are those of the records where none is a duplicate: what is to be a row is applied.
+func (b *batch) outcomes() []event.Outcome {
+	out := make([]event.Outcome, len(b.records))
+	for i := range out {
+		out[i] = event.Applied
 	}
 	for _, l := range b.letters {
-		fates[l.record] = event.Rejected
+		out[l.Record] = event.Rejected
 	}
-	return fates
+	for _, record := range b.expired {
+		out[record] = event.Expired
+	}
+	return out
 }
 
 // below reports how many of the records lie below offset.
@@ -151,14 +129,55 @@ func below(records []kafka.Record, offset int64) int {
 
 func (b *batch) last() kafka.Record { return b.records[len(b.records)-1] }
 
-// repeats reports whether an id occurs twice.
+// of is the record that row i is made of.
+func (b *batch) of(i int) kafka.Record { return b.records[b.rows.Record(i)] }
+
+// repeats reports whether a key occurs twice.
 func (b *batch) repeats() bool {
-	for i := 1; i < len(b.entries); i++ {
-		if b.entries[i].id == b.entries[i-1].id {
+	for n := 1; n < len(b.placed); n++ {
+		if b.rows.Same(b.placed[n-1], b.placed[n]) {
 			return true
 		}
 	}
 	return false
+}
+
+// places are the log times and offsets of rows, as arrays.
+func (b *batch) places(of []int) (created, offsets []byte) {
+	times, at := postgres.Timestamps(len(of)), postgres.Int8s(len(of))
+	for _, i := range of {
+		r := b.of(i)
+		times.Timestamp(r.Timestamp)
+		at.Int8(r.Offset)
+	}
+	return times.Bytes(), at.Bytes()
+}
+
+type letterArrays struct {
+	offsets, payloads, headers, codes, reasons, seen postgres.Array
+}
+
+func (b *batch) letterArrays() letterArrays {
+	n := len(b.letters)
+	a := letterArrays{postgres.Int8s(n), postgres.Byteas(n), postgres.Texts(n), postgres.Texts(n), postgres.Texts(n), postgres.Timestamps(n)}
+	for _, l := range b.letters {
+		r := b.records[l.Record]
+		a.offsets.Int8(r.Offset)
+		a.payloads.Bytea(r.Value)
+		a.headers.Text(headersJSON(r.Headers))
+		a.codes.Text(l.Code)
+		a.reasons.Text(printable(l.Reason))
+		a.seen.Timestamp(r.Timestamp)
+	}
+	return a
+}
+
+// printable is a text as Postgres can hold it.
+func printable(s string) string {
+	if utf8.ValidString(s) && !bytes.ContainsRune([]byte(s), 0) {
+		return s
+	}
+	return string(bytes.ReplaceAll(bytes.ToValidUTF8([]byte(s), []byte("\uFFFD")), []byte{0}, []byte("\uFFFD")))
 }
 
 // recordHash tells two records apart that stand at one offset: FNV-1a of the key and the value.

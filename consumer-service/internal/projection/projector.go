@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,7 +17,9 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/decision"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Log is what the projection asks of Kafka outside its subscription; *kafka.Reader answers.
@@ -47,46 +50,56 @@ type Readiness interface {
 	Unready(part, reason string)
 }
 
-// Options of a projector. All are required but AcceptLogStart, Side, Tracer and Written.
+// Options of a projector. All are required but AcceptLogStart, Pace, Tracer and Written.
 type Options struct {
-	DB         *sqlx.DB
-	Log        Log
-	Decisions  Decisions
-	Topic      string
-	Group      string // the configured name: another than the one on record starts the projection over
-	Partitions int    // of the topic
-	// Side makes this the projector of a generation that does not serve, nil for the one that does.
-	Side *Side
+	DB        *sqlx.DB
+	Log       Log
+	Decisions Decisions
+	// Definition is what is projected; its topic has its number of partitions filled in.
+	Definition *Definition
+	// Group is the consumer group as it is configured. Under the role Serving, another name than the one on record starts
+	// the projection over.
+	Group string
+	Role  Role
+	// Pace limits the projector; without limits where nil.
+	Pace *Pace
 	// AcceptLogStart names, by partition, the offset at which a log that lost its beginning may start.
 	AcceptLogStart map[int32]int64
-	AuditInterval  time.Duration
-	Ready          Readiness
-	Metrics        *Metrics
-	Tracer         trace.Tracer // nil traces nothing
-	Logger         *slog.Logger
-	// Written is called when there is a new receipt in the outbox.
+	// AuditInterval is the least time between two audits of the serving generation.
+	AuditInterval time.Duration
+	Ready         Readiness
+	Metrics       *Metrics
+	Tracer        trace.Tracer // nil traces nothing
+	Logger        *slog.Logger
+	// Written is called when there is a new receipt in the outbox; nil calls nothing.
 	Written func()
-	// Stop is called when this process must not go on: the error is a *Refusal.
-	Stop func(error)
+	// Stop is called once, when this projector must not go on; it consumes nothing more then. Whoever runs it ends its
+	// membership in the group, and the process where the refusal is final.
+	Stop func(*Refusal)
 }
 
-// Projector writes the partitions that sessions assign to it: one of a process those of the generation
-// that serves, another one those of a generation at its side.
+// Projector writes the partitions that sessions assign to it, those of one generation of one projection.
 type Projector struct {
 	Options
 	store store
+	stop  func(*Refusal)
 
-	mu      sync.Mutex
-	session kafka.Session // nil between sessions
-	claims  map[int32]*claim
+	mu       sync.Mutex
+	session  kafka.Session // nil between sessions
+	assigned map[int32]*assignment
+	troubles map[int32]string // partitions that cannot be written, and why
 }
 
-// Parts of the service's readiness that the projection speaks for.
+// Parts of the service's readiness that a projection speaks for; Part puts its name before them.
 const (
-	PartClaims    = "claims"
-	PartDatabase  = "database"
-	PartWatermark = "watermark"
+	PartAssignment = "assignment"
+	PartDatabase   = "database"
+	PartWatermark  = "watermark"
+	PartPartitions = "partitions"
 )
+
+// Part names a part of the readiness of one projection.
+func Part(projection, part string) string { return projection + " " + part }
 
 // BetweenSessions is the reason while a session has ended and the next one has not begun.
 const BetweenSessions = "between two sessions of the consumer group"
@@ -96,52 +109,111 @@ func New(o Options) *Projector {
 	if o.Written == nil {
 		o.Written = func() {}
 	}
-	p := &Projector{Options: o}
-	if o.Side == nil {
-		p.store = newStore(o.DB, o.Topic, nil)
-	} else {
-		p.store = newStore(o.DB, o.Topic, &o.Side.Generation)
+	if o.Pace == nil {
+		o.Pace = &Pace{}
 	}
-	p.store.group = o.Group
+	p := &Projector{Options: o, store: newStore(o.DB, o.Definition, o.Group, o.Role.candidate()), troubles: map[int32]string{}}
+	var once sync.Once
+	p.stop = func(r *Refusal) {
+		once.Do(func() {
+			p.unready(PartAssignment, r.Reason)
+			o.Stop(r)
+		})
+	}
 	return p
+}
+
+func (p *Projector) topic() string { return p.Definition.Topic.Name }
+
+func (p *Projector) ready(part string) { p.Ready.Ready(Part(p.Definition.Name, part)) }
+
+func (p *Projector) unready(part, reason string) {
+	p.Ready.Unready(Part(p.Definition.Name, part), reason)
+}
+
+// troubled notes that a partition cannot be written; "" takes it back. While one cannot, the service is unready, whatever
+// its neighbours do.
+func (p *Projector) troubled(partition int32, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	had, was := p.troubles[partition]
+	switch {
+	case reason == "" && !was, reason != "" && had == reason:
+		return
+	case reason == "":
+		delete(p.troubles, partition)
+	default:
+		p.troubles[partition] = reason
+	}
+	p.tellTroubles()
+}
+
+func (p *Projector) tellTroubles() {
+	if len(p.troubles) == 0 {
+		p.ready(PartPartitions)
+		return
+	}
+	by := map[string][]string{}
+	for _, partition := range slices.Sorted(maps.Keys(p.troubles)) {
+		by[p.troubles[partition]] = append(by[p.troubles[partition]], fmt.Sprint(partition))
+	}
+	var words []string
+	for _, reason := range slices.Sorted(maps.Keys(by)) {
+		words = append(words, fmt.Sprintf("%s: %s", strings.Join(by[reason], ", "), reason))
+	}
+	p.unready(PartPartitions, strings.Join(words, "; "))
 }
 
 // SetUp begins a session: it decides the epoch, makes sure that this is the log the tables were
 // computed from, and seeks every partition to where the tables end. What fails for a while is repeated
-// for as long as the session lives; a Refusal stops the process.
+// for as long as the session lives; a Refusal stops the projector.
 func (p *Projector) SetUp(s kafka.Session) error {
 	ctx := s.Context()
-	wait := backoff{}
+	wait := &loop.Backoff{}
 	for {
 		err := p.enter(ctx, s)
 		var refusal *Refusal
 		switch {
 		case err == nil:
-			p.Ready.Ready(PartDatabase)
-			p.Ready.Ready(PartClaims)
+			p.ready(PartDatabase)
+			p.ready(PartAssignment)
 			return nil
 		case errors.As(err, &refusal):
-			p.Ready.Unready(PartClaims, refusal.Reason)
-			p.Stop(refusal)
-			<-ctx.Done() // consuming nothing until the process has stopped
+			p.Logger.Error("the projection refuses to go on", "projection", p.Definition.Name, "topic", p.topic(), "reason", refusal.Reason)
+			p.noteRefusal(ctx, refusal)
+			p.stop(refusal)
+			<-ctx.Done() // consuming nothing until the membership has ended
 			return refusal
 		case ctx.Err() != nil:
 			return nil // a session that is over is no error; the next one sets up again
 		case errors.Is(err, errSwapping):
-			p.Ready.Unready(PartClaims, "waiting to set up: "+err.Error())
+			p.unready(PartAssignment, "waiting to set up: "+err.Error())
 			if err := p.store.takeBack(ctx); err != nil {
 				p.Logger.Warn("cannot take the mark of a swap back", "err", err)
 			}
-			if pause(ctx, swapPoll) != nil {
+			if loop.Sleep(ctx, swapPoll) != nil {
 				return nil
 			}
 			continue
 		}
-		p.Logger.Warn("cannot set up yet", "err", err)
-		p.Ready.Unready(PartClaims, "waiting to set up: "+reason(err))
-		if wait.sleep(ctx) != nil {
+		p.Logger.Warn("cannot set up yet", "projection", p.Definition.Name, "err", err)
+		p.unready(PartAssignment, "waiting to set up: "+reason(err))
+		if wait.Sleep(ctx) != nil {
 			return nil
 		}
+	}
+}
+
+// noteRefusal writes the refusal where query-service finds it. It is told in readiness and log as well, so a database that
+// is down loses nothing.
+func (p *Projector) noteRefusal(ctx context.Context, r *Refusal) {
+	if p.Role.candidate() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := p.store.refused(ctx, r.Reason); err != nil {
+		p.Logger.Warn("cannot note the refusal", "projection", p.Definition.Name, "err", err)
 	}
 }
 
@@ -153,112 +225,148 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err != nil {
 		return err
 	}
-	committed, err := p.Log.Committed(ctx, p.Group, p.Topic, own)
+	committed, err := p.Log.Committed(ctx, p.Group, p.topic(), own)
 	if err != nil {
 		return err
 	}
-	if err := p.sameLog(ctx, cluster, own); err != nil { // before anything is written, decisions too
+	bounds, err := p.sameLog(ctx, cluster, own) // before anything is written, decisions too
+	if err != nil {
 		return err
 	}
 	if err := p.Decisions.CatchUp(ctx); err != nil { // a rebuild would else bring back what was decided on
 		return err
 	}
-	entering := entering{group: p.Group, cluster: cluster, partitions: p.Partitions, own: own, committed: committed, accepted: p.AcceptLogStart}
-	var in entered
-	if p.Side == nil {
-		in, err = p.store.enter(ctx, entering)
-	} else {
-		in, err = p.store.enterSide(ctx, entering)
-	}
+	in, err := p.Role.enter(ctx, p.store, entering{
+		group: p.Group, cluster: cluster, partitions: p.Definition.Topic.Partitions, own: own, committed: committed, starts: p.starts(bounds),
+	})
 	if err != nil {
 		return err
 	}
 	if in.startOver != "" {
-		p.Logger.Warn("the projection starts over", "epoch", in.Epoch, "reason", in.startOver)
+		p.Logger.Warn("the projection starts over", "projection", p.Definition.Name, "epoch", in.Epoch, "reason", in.startOver)
 	}
-	claims := make(map[int32]*claim, len(own))
+	assigned := make(map[int32]*assignment, len(own))
 	for _, partition := range own {
 		at := in.progress[partition]
-		s.Seek(partition, at.NextOffset, in.mark())
-		claims[partition] = &claim{epoch: in.Epoch, mark: in.mark(), next: at.NextOffset}
+		if start := bounds[partition].Start; at.NextOffset < start { // expired before it was read
+			if err := p.store.skip(ctx, in.Epoch, partition, at.NextOffset, start); err != nil {
+				return err
+			}
+			p.Metrics.gap(kafka.Gap{Missing: start - at.NextOffset})
+			p.Logger.Error("records expired before they were read", "topic", p.topic(), "partition", partition, "offset", at.NextOffset, "to", start)
+			at.NextOffset = start
+			in.progress[partition] = at
+		}
+		s.Seek(partition, at.NextOffset, in.metadata())
+		assigned[partition] = &assignment{epoch: in.Epoch, metadata: in.metadata(), next: at.NextOffset}
 	}
 	if err := p.commit(ctx, s, in); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.session, p.claims = s, claims
-	p.Side.assigned(len(own), p.Partitions)
-	p.Logger.Info("session begins", "group", p.Group, "epoch", in.Epoch, "partitions", own)
+	p.session, p.assigned = s, assigned
+	p.Pace.divide(len(own), p.Definition.Topic.Partitions)
+	p.Logger.Info("session begins", "projection", p.Definition.Name, "group", p.Group, "epoch", in.Epoch, "partitions", own)
 	return nil
 }
 
-// sameLog refuses a log that the tables were not computed from. Whoever is about to start over looks at
-// the last record of all partitions, since all of them will be at zero afterwards; any other member at
-// those of its own.
-func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) error {
-	g, err := p.store.generation(ctx)
-	if err != nil {
-		return err
-	}
-	if err := judgeCluster(g, cluster); err != nil {
-		return err
-	}
-	all := p.all()
-	at, err := p.store.progress(ctx, p.store.db, all)
-	if err != nil {
-		return err
-	}
-	bounds, err := p.Log.Bounds(ctx, p.Topic, all)
-	if err != nil {
-		return err
-	}
-	startsOver := p.Side == nil && (g.GroupName == nil || *g.GroupName != p.Group)
-	for _, partition := range all {
-		had, ok := at[partition]
-		if !ok {
-			had = progress{Partition: partition, NextOffset: p.AcceptLogStart[partition]}
-		}
-		if err := judgeBounds(p.Topic, had, bounds[partition], p.AcceptLogStart[partition], startsOver); err != nil {
-			return err
-		}
-		if had.LastOffset == nil || *had.LastOffset < bounds[partition].Start || !startsOver && !slices.Contains(own, partition) {
-			continue
-		}
-		r, found, err := p.Log.RecordAt(ctx, p.Topic, partition, *had.LastOffset)
-		if err != nil {
-			return err
-		}
-		if err := judgeLast(p.Topic, had, r, found); err != nil {
-			return err
-		}
-	}
-	return nil
+// starts are where an epoch that begins now would begin to read.
+func (p *Projector) starts(bounds map[int32]kafka.Bounds) map[int32]int64 {
+	return startsOf(p.Definition.Topic, bounds, p.AcceptLogStart)
 }
 
-// all are the topic's partitions.
-func (p *Projector) all() []int32 {
-	all := make([]int32, p.Partitions)
+func startsOf(of topic.Spec, bounds map[int32]kafka.Bounds, accepted map[int32]int64) map[int32]int64 {
+	if of.Kept == topic.Forever {
+		return accepted
+	}
+	starts := make(map[int32]int64, len(bounds))
+	for partition, b := range bounds {
+		starts[partition] = b.Start
+	}
+	return starts
+}
+
+// LogStarts returns where reading of a topic begins, by partition: where the operator has accepted that a log which is kept
+// forever begins, else where the log begins now.
+func LogStarts(ctx context.Context, log Log, of topic.Spec, accepted map[int32]int64) (map[int32]int64, error) {
+	if of.Kept == topic.Forever {
+		return accepted, nil
+	}
+	bounds, err := log.Bounds(ctx, of.Name, partitionsOf(of))
+	if err != nil {
+		return nil, err
+	}
+	return startsOf(of, bounds, accepted), nil
+}
+
+func partitionsOf(of topic.Spec) []int32 {
+	all := make([]int32, of.Partitions)
 	for i := range all {
 		all[i] = int32(i)
 	}
 	return all
 }
 
-// commit makes sure that Kafka holds this epoch's mark before anything is consumed: else a reset by
+// sameLog refuses a log that the tables were not computed from. Whoever is about to start over looks at
+// the last record of all partitions, since all of them will be at zero afterwards; any other member at
+// those of its own.
+func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) (map[int32]kafka.Bounds, error) {
+	g, err := p.store.generation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := judgeCluster(g, cluster); err != nil {
+		return nil, err
+	}
+	all := p.all()
+	at, err := p.store.progress(ctx, p.store.db, all)
+	if err != nil {
+		return nil, err
+	}
+	bounds, err := p.Log.Bounds(ctx, p.topic(), all)
+	if err != nil {
+		return nil, err
+	}
+	startsOver := p.Role.startsOver(g, p.Group)
+	for _, partition := range all {
+		had, ok := at[partition]
+		if !ok {
+			had = progress{Partition: partition, NextOffset: p.AcceptLogStart[partition]}
+		}
+		if err := judgeBounds(p.Definition.Topic, had, bounds[partition], p.AcceptLogStart[partition], startsOver); err != nil {
+			return nil, err
+		}
+		if had.LastOffset == nil || *had.LastOffset < bounds[partition].Start || !startsOver && !slices.Contains(own, partition) {
+			continue
+		}
+		r, found, err := p.Log.RecordAt(ctx, p.topic(), partition, *had.LastOffset)
+		if err != nil {
+			return nil, err
+		}
+		if err := judgeLast(p.Definition.Topic, had, r, found); err != nil {
+			return nil, err
+		}
+	}
+	return bounds, nil
+}
+
+func (p *Projector) all() []int32 { return partitionsOf(p.Definition.Topic) }
+
+// commit makes sure that Kafka holds this epoch's metadata before anything is consumed: else a reset by
 // Kafka's own tool could not be told from what an earlier epoch left there.
 func (p *Projector) commit(ctx context.Context, s kafka.Session, in entered) error {
 	if len(in.progress) == 0 {
 		return nil
 	}
 	s.Commit()
-	now, err := p.Log.Committed(ctx, p.Group, p.Topic, s.Partitions())
+	now, err := p.Log.Committed(ctx, p.Group, p.topic(), s.Partitions())
 	if err != nil {
 		return err
 	}
 	for partition, c := range now {
-		if c.Offset != in.progress[partition].NextOffset || c.Metadata != in.mark() {
-			return fmt.Errorf("the group's committed offset for %s/%d is %d (%q) and should be %d (%q)", p.Topic, partition, c.Offset, c.Metadata, in.progress[partition].NextOffset, in.mark())
+		if c.Offset != in.progress[partition].NextOffset || c.Metadata != in.metadata() {
+			return fmt.Errorf("the group's committed offset for %s/%d is %d (%q) and should be %d (%q)", p.topic(), partition, c.Offset, c.Metadata, in.progress[partition].NextOffset, in.metadata())
 		}
 	}
 	return nil
@@ -268,118 +376,151 @@ func (p *Projector) commit(ctx context.Context, s kafka.Session, in entered) err
 func (p *Projector) CleanUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.session, p.claims = nil, nil
-	p.Ready.Unready(PartClaims, BetweenSessions)
+	p.session, p.assigned = nil, nil
+	p.unready(PartAssignment, BetweenSessions)
+	clear(p.troubles) // whoever has those partitions now tells of them
+	p.tellTroubles()
 }
 
-// Serving reports whether a session is under way, and with it whether the log was found to be the tables' own.
-func (p *Projector) Serving() bool {
+// InSession reports whether a session is under way, and with it whether the log was found to be the tables' own.
+func (p *Projector) InSession() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.session != nil
 }
 
-// claimed returns the claim of a partition, nil where there is none.
-func (p *Projector) claimed(partition int32) *claim {
+// of returns the assignment of a partition, nil where there is none.
+func (p *Projector) of(partition int32) *assignment {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.claims[partition]
+	return p.assigned[partition]
 }
 
-// Project writes one batch and acknowledges it, however long the database is away; or gives it back,
-// and with it the session, when the projection is elsewhere by now.
+// Project writes one batch and acknowledges it, however long the database is down; or gives it back,
+// and with it the session, when another session writes the partition by now.
 func (p *Projector) Project(b *kafka.Batch) {
-	c := p.claimed(b.Partition)
-	if c == nil {
+	a := p.of(b.Partition)
+	if a == nil {
 		b.End()
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	// A session that ends leaves the batch a moment to finish; a cut statement is harmless, only wasteful.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(b.Context()))
 	defer cancel()
 	defer context.AfterFunc(b.Context(), func() { time.AfterFunc(2*time.Second, cancel) })()
 
-	if err := p.take(ctx, b.Partition, c, b.Records); err != nil {
+	if err := p.take(ctx, b.Partition, a, b.Records); err != nil {
 		if b.Context().Err() == nil {
-			p.Logger.Warn("the session is given back", "partition", b.Partition, "offset", b.Records[0].Offset, "err", err)
+			p.Logger.Warn("the session is given back", "topic", p.topic(), "partition", b.Partition, "offset", b.Records[0].Offset, "err", err)
 		}
 		b.End()
 		return
 	}
-	b.Done(c.next, c.mark)
+	b.Done(a.next, a.metadata)
+}
+
+// take projects records, as many at a time as the limit allows, and none at or above the partition's stop.
+func (p *Projector) take(ctx context.Context, partition int32, a *assignment, records []kafka.Record) error {
+	if stop, ok := p.Pace.stop(partition); ok {
+		records = records[:below(records, stop)]
+	}
+	for len(records) > 0 {
+		n, err := p.Pace.admit(ctx, len(records))
+		if err != nil {
+			return err
+		}
+		if err := p.project(ctx, partition, a, records[:n]); err != nil {
+			return err
+		}
+		records = records[n:]
+	}
+	return nil
 }
 
 // project writes records until they are in the tables. An error means that the session is over.
-func (p *Projector) project(ctx context.Context, partition int32, c *claim, records []kafka.Record) error {
-	records = records[below(records, c.next):]
-	wait := backoff{}
+func (p *Projector) project(ctx context.Context, partition int32, a *assignment, records []kafka.Record) error {
+	records = records[below(records, a.next):]
+	wait := &loop.Backoff{}
 	for len(records) > 0 {
 		start := time.Now()
-		b := prepare(partition, c.next, records)
-		b.decide(p.Decisions.Of(p.Topic, partition, b.from, b.next))
+		b := p.Definition.prepare(partition, a.next, records)
+		b.decide(p.Decisions.Of(p.topic(), partition, b.from, b.next))
 		prepared := time.Now()
 		err := p.explain(ctx, b)
-		var o outcomes
+		var o counts
 		if err == nil {
 			wrote := time.Now()
-			o, err = p.write(ctx, c.epoch, b, &c.window)
+			o, err = p.write(ctx, a.epoch, b, &a.window, a.log.Load())
 			if p.Tracer != nil {
 				p.traceBatch(b, o, err, start, wrote)
 			}
 		}
+		p.Pace.spent(prepared.Sub(start), time.Since(prepared))
 		if err == nil {
-			c.next = b.next
+			a.next, a.wrote = b.next, time.Now()
 			p.Metrics.wrote(partition, o, b, time.Since(start))
 			p.Written()
-			p.Ready.Ready(PartDatabase)
-			p.Side.spent(prepared.Sub(start), time.Since(prepared))
-			p.trace(ctx, b)
+			p.troubled(partition, "")
+			p.logRows(ctx, b)
 			return nil
 		}
-		p.Side.spent(prepared.Sub(start), time.Since(prepared))
 		switch {
 		case errors.Is(err, errFenced):
 			p.Metrics.fenced.Inc()
-			epoch := c.epoch
-			next, over := p.reread(ctx, partition, c)
+			epoch := a.epoch
+			next, over := p.reread(ctx, partition, a)
 			switch {
 			case over != nil:
 				return over
-			case next < c.next:
-				return fmt.Errorf("the projection of partition %d is at %d, behind %d", partition, next, c.next)
-			case next == c.next && c.epoch != epoch: // a swap, and nothing was lost by it
+			case next < a.next:
+				return fmt.Errorf("the projection of partition %d is at %d, behind %d", partition, next, a.next)
+			case next == a.next && a.epoch != epoch: // a swap, and nothing was lost by it
 				continue
-			case next == c.next: // as it should be: the tables were locked, or changed by a hand
-				p.Ready.Unready(PartDatabase, reason(err))
-				p.Logger.Error("cannot write", "topic", p.Topic, "partition", partition, "offset", c.next, "err", err)
-				if wait.sleep(ctx) != nil {
-					return ctx.Err()
+			case next == a.next: // as it should be: the tables were locked, or changed by a hand
+				if err := p.holdOn(ctx, partition, a, err, wait); err != nil {
+					return err
 				}
 			}
-			c.next = next
+			a.next = next
 			records = records[below(records, next):]
-		case errors.Is(err, errSkipped), ctx.Err() != nil:
+		case errors.Is(err, errUndelivered), ctx.Err() != nil:
 			return err
-		case sorted(err) == again:
+		case remedyFor(err) == repeatAtOnce:
 			p.Metrics.repeated.Inc()
 		default:
-			p.Logger.Error("cannot write", "topic", p.Topic, "partition", partition, "offset", c.next, "err", err)
-			p.Ready.Unready(PartDatabase, reason(err))
-			if wait.sleep(ctx) != nil {
-				return ctx.Err()
+			if err := p.holdOn(ctx, partition, a, err, wait); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
+// holdOn tells of an error that waiting may mend, and waits.
+func (p *Projector) holdOn(ctx context.Context, partition int32, a *assignment, err error, wait *loop.Backoff) error {
+	p.Logger.Error("cannot write", "topic", p.topic(), "partition", partition, "offset", a.next, "err", err)
+	p.troubled(partition, reason(err))
+	return wait.Sleep(ctx)
+}
+
 // write tries the fast way first; only what it cannot decide goes the slow way.
-func (p *Projector) write(ctx context.Context, epoch int64, b batch, w *window) (outcomes, error) {
+func (p *Projector) write(ctx context.Context, epoch int64, b batch, w *window, log *reached) (counts, error) {
+	if err := p.store.ensureDays(ctx, epoch, b); err != nil {
+		return counts{}, asFence(err)
+	}
+	o, err := p.writeRows(ctx, epoch, b, w, log)
+	if err != nil && p.Definition.Main.Spec().Day != "" && remedyFor(err) == makeDay {
+		p.store.days.forget() // a hand took a day away: the next try makes it
+	}
+	return o, err
+}
+
+func (p *Projector) writeRows(ctx context.Context, epoch int64, b batch, w *window, log *reached) (counts, error) {
 	careful := false
 	if !b.repeats() {
-		o, err := p.store.writeFast(ctx, epoch, b)
+		o, err := p.store.writeFast(ctx, epoch, b, log)
 		if err == nil {
 			for range min(len(b.records), windowSize) {
 				w.add(false)
@@ -389,35 +530,39 @@ func (p *Projector) write(ctx context.Context, epoch int64, b batch, w *window) 
 		if err = asFence(err); errors.Is(err, errFenced) {
 			return o, err
 		}
-		switch sorted(err) {
-		case refused:
+		switch remedyFor(err) {
+		case findRecord:
 			careful = true
-		case conflict:
+		case decideRows:
 		default:
 			return o, err
 		}
 	}
 	p.Metrics.slow.Inc()
-	o, err := p.store.writeSlow(ctx, epoch, b, careful, w)
-	if err != nil && !careful && sorted(err) == refused {
-		o, err = p.store.writeSlow(ctx, epoch, b, true, w)
+	o, err := p.store.writeSlow(ctx, epoch, b, careful, w, log)
+	if err != nil && !careful && remedyFor(err) == findRecord {
+		o, err = p.store.writeSlow(ctx, epoch, b, true, w, log)
 	}
 	return o, asFence(err)
 }
 
 // asFence turns the errors of a swap under way into the fence that they amount to. What is no swap
-// comes back: the progress is then found unmoved, and the wait is as for a database that is away.
+// comes back: the progress is then found unmoved, and the wait is as for a database that is down.
 func asFence(err error) error {
-	if err != nil && !errors.Is(err, errFenced) && sorted(err) == fence {
+	if err != nil && !errors.Is(err, errFenced) && remedyFor(err) == rereadState {
 		return fmt.Errorf("%w: %w", errFenced, err)
 	}
 	return err
 }
 
-// explain counts what stands in the gaps of a batch. On this topic nothing but transaction markers of
-// other producers may.
+// explain counts what stands in the gaps of a batch. A log that is written in transactions or compacted has gaps by its
+// nature: they are booked as they are. On any other one nothing but other producers' markers may stand there.
 func (p *Projector) explain(ctx context.Context, b batch) error {
 	if b.skipped == 0 {
+		return nil
+	}
+	if of := p.Definition.Topic; of.Transactional || of.Kept == topic.Compacted {
+		p.Metrics.bookedGap(b.skipped)
 		return nil
 	}
 	at := b.from
@@ -433,59 +578,41 @@ func (p *Projector) explain(ctx context.Context, b batch) error {
 }
 
 func (p *Projector) explainGap(ctx context.Context, partition int32, from, to int64) error {
-	g, err := p.Log.Explain(ctx, p.Topic, partition, from, to)
+	g, err := p.Log.Explain(ctx, p.topic(), partition, from, to)
 	if err != nil {
 		return err
 	}
 	if g.Records > 0 {
-		return fmt.Errorf("%w: %d in [%d, %d) of partition %d", errSkipped, g.Records, from, to, partition)
+		return fmt.Errorf("%w: %d in [%d, %d) of partition %d", errUndelivered, g.Records, from, to, partition)
 	}
 	p.Metrics.gap(g)
 	if g.Missing > 0 {
-		p.Logger.Error("the log has offsets that hold nothing", "topic", p.Topic, "partition", partition, "offset", from, "to", to, "missing", g.Missing)
+		p.Logger.Error("the log has offsets that hold nothing", "topic", p.topic(), "partition", partition, "offset", from, "to", to, "missing", g.Missing)
 	}
 	return nil
 }
 
-func (p *Projector) trace(ctx context.Context, b batch) {
+// logRows writes a line for each row, at debug.
+func (p *Projector) logRows(ctx context.Context, b batch) {
 	if !p.Logger.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	for _, e := range b.entries {
-		correlation := ""
-		for _, h := range b.records[e.record].Headers {
+	for _, i := range b.placed {
+		r, correlation := b.of(i), ""
+		for _, h := range r.Headers {
 			if string(h.Key) == event.HeaderCorrelationID {
 				correlation = string(h.Value)
 			}
 		}
-		p.Logger.Debug("projected", "position", position.Position{Topic: p.Topic, Partition: b.partition, Offset: e.offset}.String(),
-			"command_id", e.id, "correlation_id", correlation)
+		p.Logger.Debug("projected", "position", position.Position{Topic: p.topic(), Partition: b.partition, Offset: r.Offset}.String(),
+			"command_id", b.rows.Describe(i), "correlation_id", correlation)
 	}
 }
 
 // reason words an error for an operator.
 func reason(err error) string {
-	if errors.Is(err, errBroken) {
+	if errors.Is(err, errBrokenDeploy) {
 		return err.Error() + "; mend the tables or go back to the release before, it goes on by itself"
 	}
 	return "the database or the log does not answer as it should: " + err.Error()
-}
-
-// backoff waits longer each time, with jitter, up to five seconds.
-type backoff struct{ last time.Duration }
-
-func (b *backoff) sleep(ctx context.Context) error {
-	b.last = min(max(2*b.last, 100*time.Millisecond), 5*time.Second)
-	return pause(ctx, b.last/2+rand.N(b.last/2)) //nolint:gosec // jitter needs no secrecy
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -19,7 +19,7 @@ import (
 // below it; and in each traced command's own trace, once its row is there, one that says where it stood and what became
 // of it. The batch with one traced command stands in that command's trace itself, so that a quiet system shows a
 // command from the POST to the row in one picture.
-func (p *Projector) traceBatch(b batch, o outcomes, err error, start, wrote time.Time) {
+func (p *Projector) traceBatch(b batch, o counts, err error, start, wrote time.Time) {
 	end := time.Now()
 	var links []trace.Link
 	var traced []int // indexes of their records
@@ -37,16 +37,17 @@ func (p *Projector) traceBatch(b batch, o outcomes, err error, start, wrote time
 		ctx = trace.ContextWithRemoteSpanContext(ctx, links[0].SpanContext)
 	}
 	topic := []attribute.KeyValue{
-		semconv.MessagingSystemKafka, semconv.MessagingDestinationName(p.Topic), semconv.MessagingConsumerGroupName(p.Group),
+		semconv.MessagingSystemKafka, semconv.MessagingDestinationName(p.topic()), semconv.MessagingConsumerGroupName(p.Group),
 		semconv.MessagingOperationName("project"), semconv.MessagingOperationTypeProcess,
 		attribute.Int("tidemark.partition", int(b.partition)),
 	}
-	ctx, batch := p.Tracer.Start(ctx, "project "+p.Topic, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(start),
+	ctx, batch := p.Tracer.Start(ctx, "project "+p.topic(), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(start),
 		trace.WithLinks(links...), trace.WithAttributes(topic...), trace.WithAttributes(semconv.MessagingBatchMessageCount(len(b.records)),
 			attribute.Int64("tidemark.from", b.from), attribute.Int64("tidemark.next", b.next),
 			attribute.Int64("tidemark.applied", o.applied), attribute.Int64("tidemark.duplicate", o.duplicate), attribute.Int64("tidemark.rejected", o.rejected)))
-	_, write := p.Tracer.Start(ctx, "INSERT timestamp_records", trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(wrote),
-		trace.WithAttributes(semconv.DBSystemNamePostgreSQL, semconv.DBOperationName("INSERT"), semconv.DBCollectionName("timestamp_records"),
+	table := p.Definition.Main.Spec().Name
+	_, write := p.Tracer.Start(ctx, "INSERT "+table, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(wrote),
+		trace.WithAttributes(semconv.DBSystemNamePostgreSQL, semconv.DBOperationName("INSERT"), semconv.DBCollectionName(table),
 			semconv.DBOperationBatchSize(max(len(b.records), 2))))
 	if err != nil {
 		for _, s := range []trace.Span{write, batch} {
@@ -59,15 +60,15 @@ func (p *Projector) traceBatch(b batch, o outcomes, err error, start, wrote time
 	if err != nil {
 		return // the commands wait
 	}
-	if o.fates == nil {
-		o.fates = b.fates()
+	if o.of == nil {
+		o.of = b.outcomes()
 	}
 	for i, record := range traced {
-		at := position.Position{Topic: p.Topic, Partition: b.partition, Offset: b.records[record].Offset}
-		_, command := p.Tracer.Start(trace.ContextWithRemoteSpanContext(context.Background(), links[i].SpanContext), "row of "+p.Topic,
+		at := position.Position{Topic: p.topic(), Partition: b.partition, Offset: b.records[record].Offset}
+		_, command := p.Tracer.Start(trace.ContextWithRemoteSpanContext(context.Background(), links[i].SpanContext), "row of "+p.topic(),
 			trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(start), trace.WithLinks(trace.Link{SpanContext: batch.SpanContext()}),
 			trace.WithAttributes(topic...), trace.WithAttributes(
-				attribute.String("tidemark.position", at.String()), attribute.String("tidemark.outcome", string(o.fates[record])),
+				attribute.String("tidemark.position", at.String()), attribute.String("tidemark.outcome", string(o.of[record])),
 				attribute.Float64("tidemark.log_to_row_seconds", end.Sub(b.records[record].Timestamp).Seconds())))
 		command.End(trace.WithTimestamp(end))
 	}

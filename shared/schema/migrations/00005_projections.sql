@@ -195,6 +195,7 @@ BEGIN
         END IF;
         IF to_regnamespace(g.schema_name) IS NOT NULL THEN
             EXECUTE format('ALTER SCHEMA %I RENAME TO %I', g.schema_name, named);
+            EXECUTE format('COMMENT ON SCHEMA %I IS %L', named, 'Tidemark: a generation of timestamps');
         END IF;
         UPDATE public.projection_generations SET schema_name = named WHERE generation = g.generation;
     END LOOP;

@@ -1,4 +1,4 @@
-package rebuild
+package generation
 
 import (
 	"context"
@@ -7,13 +7,15 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
+	"github.com/tidemark/tidemark/shared/postgres"
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 const (
-	// driverLock is the advisory lock of the one that drives.
-	driverLock = 0x7469_6465_6472_7665 // "tidedrve"
-	stepEvery  = 250 * time.Millisecond
-	heartbeat  = 2 * time.Second
+	stepEvery = 250 * time.Millisecond
+	heartbeat = 2 * time.Second
 )
 
 // try is what the driver remembers of a step that did not work.
@@ -24,11 +26,12 @@ type try struct {
 
 // Drive takes the steps of every generation until ctx ends, whenever this process holds the lock.
 func (s *Service) Drive(ctx context.Context) {
+	s.Metrics.begin(s.name())
 	for ctx.Err() == nil {
 		if err := s.hold(ctx); err != nil && ctx.Err() == nil {
 			s.Logger.Debug("cannot drive", "err", err)
 		}
-		_ = sleep(ctx, time.Second) // the loop looks at ctx
+		_ = loop.Sleep(ctx, time.Second) // the loop looks at ctx
 	}
 }
 
@@ -48,13 +51,13 @@ func (s *Service) hold(ctx context.Context) error {
 	}
 	for {
 		var got bool
-		if err := conn.GetContext(ctx, &got, `SELECT pg_try_advisory_lock($1)`, int64(driverLock)); err != nil {
+		if err := conn.GetContext(ctx, &got, `SELECT pg_try_advisory_lock(hashtextextended($1, 0))`, "tidemark driver "+s.name()); err != nil {
 			return fmt.Errorf("take the driver's lock: %w", err)
 		}
 		if got {
 			break
 		}
-		if err := sleep(ctx, 500*time.Millisecond); err != nil {
+		if err := loop.Sleep(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -73,7 +76,7 @@ func (s *Service) hold(ctx context.Context) error {
 		if _, err = conn.ExecContext(ctx, `SELECT 1`); err != nil {
 			break
 		}
-		_ = sleep(ctx, heartbeat) // the loop looks at ctx
+		_ = loop.Sleep(ctx, heartbeat) // the loop looks at ctx
 	}
 	cancel()
 	running.Wait()
@@ -81,27 +84,19 @@ func (s *Service) hold(ctx context.Context) error {
 }
 
 func (s *Service) steps(ctx context.Context) {
-	tick := time.NewTicker(stepEvery)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		again, err := s.step(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.Logger.Warn("cannot see to the generations", "err", err)
-			_ = sleep(ctx, time.Second) // the loop looks at ctx
+	s.kick.Every(ctx, stepEvery, func(ctx context.Context) {
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, err = s.stepAll(ctx); err != nil && ctx.Err() == nil {
+				s.Logger.Warn("cannot see to the generations", "projection", s.name(), "err", err)
+				_ = loop.Sleep(ctx, time.Second) // the loop looks at ctx
+			}
 		}
-		if again {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		case <-s.kick:
-		}
-	}
+	})
 }
 
-// step takes one step of each generation that is due. It reports whether there is more to do at once.
-func (s *Service) step(ctx context.Context) (again bool, err error) {
+// stepAll takes one step of each generation that is due. It reports whether there is more to do at once.
+func (s *Service) stepAll(ctx context.Context) (more bool, err error) {
 	all, err := s.rows(ctx)
 	if err != nil {
 		return false, err
@@ -111,20 +106,20 @@ func (s *Service) step(ctx context.Context) (again bool, err error) {
 		if t != nil && time.Now().Before(t.after) {
 			continue
 		}
-		moved, err := s.one(ctx, g)
+		moved, err := s.stepGeneration(ctx, g)
 		switch {
 		case err == nil:
 			if moved || t != nil {
 				delete(s.tries, g.Number)
 			}
-			again = again || moved
+			more = more || moved
 		case ctx.Err() != nil:
 			return false, ctx.Err()
 		default:
 			s.failed(ctx, g, err)
 		}
 	}
-	return again, nil
+	return more, nil
 }
 
 // failed notes a step that did not work, and when to try it again.
@@ -136,42 +131,44 @@ func (s *Service) failed(ctx context.Context, g Generation, err error) {
 	}
 	first := t.wait == 0
 	t.wait = min(max(2*t.wait, stepEvery), 10*time.Second)
-	if errors.Is(err, errNotLevel) {
+	if errors.Is(err, errNotCaughtUp) {
 		t.wait = stepEvery // nobody is held up by looking
 	}
 	t.after = time.Now().Add(t.wait)
-	waits := errors.Is(err, errNotYet) || errors.Is(err, errNotLevel)
+	waits := errors.Is(err, errNotYet) || errors.Is(err, errNotCaughtUp)
 	switch {
 	case !waits:
-		s.Logger.Warn("a step of a rebuild failed and is tried again", "generation", g.Number, "state", g.State, "err", err)
+		s.Logger.Warn("a step of a rebuild failed and is tried again", "projection", s.name(), "generation", g.Number, "state", g.State, "err", err)
 	case first:
-		s.Logger.Info("a step of a rebuild waits", "generation", g.Number, "state", g.State, "reason", err.Error())
+		s.Logger.Info("a step of a rebuild waits", "projection", s.name(), "generation", g.Number, "state", g.State, "reason", err.Error())
 	default:
-		s.Logger.Debug("a step of a rebuild waits", "generation", g.Number, "state", g.State, "reason", err.Error())
+		s.Logger.Debug("a step of a rebuild waits", "projection", s.name(), "generation", g.Number, "state", g.State, "reason", err.Error())
 	}
 	if err := s.note(ctx, g.Number, err.Error()); err != nil {
 		s.Logger.Debug("cannot note what went wrong", "err", err)
 	}
 }
 
-// one takes the step that g's state asks for, and reports whether it moved.
-func (s *Service) one(ctx context.Context, g Generation) (moved bool, err error) {
+// stepGeneration takes the step that g's state asks for, and reports whether it moved.
+func (s *Service) stepGeneration(ctx context.Context, g Generation) (moved bool, err error) {
 	if g.State != Serving {
 		delete(s.tidy, g.Number)
 	}
 	switch g.State {
 	case Serving:
-		s.Metrics.serving.Set(float64(g.Number))
+		s.Metrics.serving.WithLabelValues(s.name()).Set(float64(g.Number))
 		return false, s.tidyUp(ctx, g)
 	case Swapping: // this process drives and swaps nothing now: whoever set the mark is dead, or was stopped
-		s.Logger.Warn("the mark of a swap is taken back", "generation", g.Number)
+		s.Logger.Warn("the mark of a swap is taken back", "projection", s.name(), "generation", g.Number)
 		return true, s.takeBack(ctx, g.Number, g.Epoch)
+	case Queued:
+		return s.beginQueued(ctx, g)
 	case Dropping:
 		return true, s.drop(ctx, g)
 	case Filling:
 		return s.filled(ctx, g)
 	case Indexing:
-		err := s.while(ctx, g, func(ctx context.Context) error { return s.index(ctx, g) })
+		err := s.whileInState(ctx, g, func(ctx context.Context) error { return s.index(ctx, g) })
 		if err != nil {
 			return false, err
 		}
@@ -185,19 +182,19 @@ func (s *Service) one(ctx context.Context, g Generation) (moved bool, err error)
 	return false, nil
 }
 
-// filled moves a generation on that is level with the log, or at its point.
+// filled moves a generation on that has caught up with the log, or is at its point.
 func (s *Service) filled(ctx context.Context, g Generation) (bool, error) {
 	var rows []struct {
 		Partition int32
 		Next      int64
-		Level     bool
+		CaughtUp  bool
 	}
 	if err := s.DB.SelectContext(ctx, &rows, `
-SELECT partition, next_offset AS next, caught_up_at IS NOT NULL AS level FROM `+g.Schema+`.projection_progress WHERE topic = $1`, s.Topic); err != nil {
+SELECT partition, next_offset AS next, caught_up_at IS NOT NULL AS caughtup FROM `+postgres.Qualified(g.Schema, schema.Progress)+` WHERE topic = $1`, s.topic()); err != nil {
 		return false, fmt.Errorf("see how far generation %d is: %w", g.Number, err)
 	}
 	for _, r := range rows {
-		if g.Stops == nil && !r.Level || g.Stops != nil && r.Next < g.Stops[r.Partition] {
+		if g.Stops == nil && !r.CaughtUp || g.Stops != nil && r.Next < g.Stops[r.Partition] {
 			return false, nil
 		}
 	}
@@ -209,15 +206,15 @@ SELECT partition, next_offset AS next, caught_up_at IS NOT NULL AS level FROM `+
 
 // advance changes the state, where it is still what the step began with.
 func (s *Service) advance(ctx context.Context, g Generation, to State) (bool, error) {
-	res, err := s.DB.ExecContext(ctx, `
-UPDATE public.generations SET state = $3, state_since = clock_timestamp(), proof_wanted = proof_wanted OR $3 = 'ready' AND swap_wanted
-WHERE generation = $1 AND state = $2`, g.Number, g.State, to)
+	res, err := s.DB.ExecContext(ctx, s.in(`
+UPDATE public.projection_generations SET state = $3, state_since = clock_timestamp(), proof_wanted = proof_wanted OR $3 = 'ready' AND swap_wanted
+WHERE projection = {projection} AND generation = $1 AND state = $2`), g.Number, g.State, to)
 	if err != nil {
 		return false, fmt.Errorf("note that generation %d is %s: %w", g.Number, to, err)
 	}
 	n, err := res.RowsAffected()
 	if err == nil && n > 0 {
-		s.Logger.Info("a generation changes its state", "generation", g.Number, "state", to)
+		s.Logger.Info("a generation changes its state", "projection", s.name(), "generation", g.Number, "state", to)
 	}
 	return n > 0, err
 }
@@ -228,7 +225,7 @@ const proofAge = 30 * time.Second
 func (s *Service) proveAndSwap(ctx context.Context, g Generation) (bool, error) {
 	if g.ProofWanted || g.Proof == nil || time.Since(g.Proof.At) > max(proofAge, 5*time.Duration(g.Proof.TookMs)*time.Millisecond) {
 		var proof Proof
-		err := s.while(ctx, g, func(ctx context.Context) (err error) {
+		err := s.whileInState(ctx, g, func(ctx context.Context) (err error) {
 			proof, err = s.prove(ctx, g)
 			return err
 		})
@@ -238,18 +235,18 @@ func (s *Service) proveAndSwap(ctx context.Context, g Generation) (bool, error) 
 		if err := s.saveProof(ctx, g.Number, proof); err != nil {
 			return false, err
 		}
-		s.Metrics.proofs.WithLabelValues(outcome(proof.OK)).Inc()
+		s.Metrics.proofs.WithLabelValues(s.name(), outcome(proof.OK)).Inc()
 		if !proof.OK {
-			s.Logger.Error("a generation's proof does not hold", "generation", g.Number, "finding", proof.Finding)
+			s.Logger.Error("a generation's proof does not hold", "projection", s.name(), "generation", g.Number, "finding", proof.Finding)
 			return true, nil
 		}
-		s.Logger.Info("a generation is proved", "generation", g.Number, "took_ms", proof.TookMs)
+		s.Logger.Info("a generation is proved", "projection", s.name(), "generation", g.Number, "took_ms", proof.TookMs)
 		if !g.SwapWanted {
 			return true, nil
 		}
 	}
 	if err := s.swap(ctx, g); err != nil {
-		if errors.Is(err, errGone) {
+		if errors.Is(err, errStatesChanged) {
 			return false, nil // the next look tells what is so now
 		}
 		return false, err
@@ -265,14 +262,14 @@ func outcome(ok bool) string {
 	return "failed"
 }
 
-// while runs a long step for as long as the generation is in the state that it began with: who cancels a
+// whileInState runs a long step for as long as the generation is in the state that it began with: who cancels a
 // rebuild need not wait for a proof or an index.
-func (s *Service) while(ctx context.Context, g Generation, do func(context.Context) error) error {
+func (s *Service) whileInState(ctx context.Context, g Generation, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		for sleep(ctx, 500*time.Millisecond) == nil {
+		for loop.Sleep(ctx, 500*time.Millisecond) == nil {
 			if now, err := s.get(ctx, s.DB, g.Number, ""); errors.Is(err, ErrNotFound) || err == nil && now.State != g.State {
 				cancel()
 			}
@@ -282,21 +279,4 @@ func (s *Service) while(ctx context.Context, g Generation, do func(context.Conte
 	cancel()
 	watching.Wait()
 	return err
-}
-
-// DropMarked drops the generations that are to go. It is for a service that does not drive yet, since its
-// migrations wait for just that.
-func (s *Service) DropMarked(ctx context.Context) error {
-	all, err := s.rows(ctx)
-	if err != nil {
-		return err
-	}
-	for _, g := range all {
-		if g.State == Dropping {
-			if err := s.drop(ctx, g); err != nil && !errors.Is(err, errNotYet) {
-				return err
-			}
-		}
-	}
-	return nil
 }

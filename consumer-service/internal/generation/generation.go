@@ -1,4 +1,4 @@
-package rebuild
+package generation
 
 import (
 	"encoding/json"
@@ -12,6 +12,7 @@ type State string
 
 // States of a generation.
 const (
+	Queued   State = "queued"
 	Serving  State = "serving"
 	Swapping State = "swapping"
 	Filling  State = "filling"
@@ -22,8 +23,8 @@ const (
 	Dropping State = "dropping"
 )
 
-// fed reports whether lanes write the generation.
-func (s State) fed() bool {
+// written reports whether workers write the generation.
+func (s State) written() bool {
 	return s == Filling || s == Indexing || s == Ready || s == Standby
 }
 
@@ -32,6 +33,7 @@ func (s State) serves() bool { return s == Serving || s == Swapping }
 
 // Generation is one set of tables and how it comes along.
 type Generation struct {
+	Projection  string
 	Number      int
 	State       State
 	Epoch       int64
@@ -53,7 +55,7 @@ type Progress struct {
 	Done       int64      // offsets passed since the first one
 	Total      int64      // to the log's end, or the point
 	Rate       float64    // records a second, over the last seconds
-	ETA        *float64   // seconds until level, at the rate at which the lag shrinks; nil where it does not
+	ETA        *float64   // seconds until it has caught up, at the rate at which the lag shrinks; nil where it does not
 	Bottleneck Bottleneck // what the time goes to
 	Stalled    *time.Time // since when nothing has moved although something should
 	Note       string     // the last trouble, in words
@@ -79,7 +81,7 @@ type Request struct {
 	Swap           bool // prove and swap as soon as it is ready
 	RateLimit      *int
 	To             *Point
-	ReplaceStandby bool // drop the generation that served before
+	ReplaceStandby bool // drop the standby
 }
 
 // Point is where a rebuild to a point ends: one of the two is given.
@@ -93,6 +95,8 @@ var (
 	ErrNotFound = errors.New("there is no such generation")
 	// ErrBusy says that no audit was possible: another process is at it.
 	ErrBusy = errors.New("another process is auditing")
+	// ErrNotRunning says that no process runs the projection, so that nothing that is asked for would be done.
+	ErrNotRunning = errors.New("no process runs the projection")
 )
 
 // ConflictError refuses what the state does not allow. Its text says what to do.
@@ -111,6 +115,7 @@ func noPoint(format string, args ...any) error { return &PointError{fmt.Sprintf(
 
 // row is a generation as the table has it.
 type row struct {
+	Projection  string     `db:"projection"`
 	Number      int        `db:"generation"`
 	Schema      string     `db:"schema_name"`
 	State       State      `db:"state"`
@@ -134,18 +139,18 @@ type row struct {
 // generation reads r. The group of one that does not serve is made of the configured name.
 func (r row) generation(group string) (Generation, error) {
 	g := Generation{
-		Number: r.Number, State: r.State, Epoch: r.Epoch, Schema: r.Schema, RequestedAt: r.RequestedAt, StateSince: r.StateSince,
+		Projection: r.Projection, Number: r.Number, State: r.State, Epoch: r.Epoch, Schema: r.Schema, RequestedAt: r.RequestedAt, StateSince: r.StateSince,
 		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point,
 		Progress: Progress{ETA: r.ETA, Stalled: r.Stalled, Bottleneck: ByNothing},
 	}
 	switch {
 	case r.State.serves() && r.GroupName != nil:
 		g.Group = *r.GroupName
-	case r.State.fed():
-		g.Group = SideGroup(group, r.Number)
+	case r.State.written():
+		g.Group = CandidateGroup(group, r.Number)
 	}
 	if r.State.serves() {
-		r.Rate, r.Bottleneck, r.Note, g.Progress.ETA, g.Progress.Stalled = nil, nil, nil, nil, nil // of the time at the side
+		r.Rate, r.Bottleneck, r.Note, g.Progress.ETA, g.Progress.Stalled = nil, nil, nil, nil, nil // of the time before it served
 	}
 	if r.Rate != nil {
 		g.Progress.Rate = *r.Rate
@@ -170,5 +175,7 @@ func (r row) generation(group string) (Generation, error) {
 	return g, nil
 }
 
-// SideGroup is the consumer group of a generation that does not serve.
-func SideGroup(group string, generation int) string { return fmt.Sprintf("%s.g%d", group, generation) }
+// CandidateGroup is the consumer group of a generation that does not serve.
+func CandidateGroup(group string, generation int) string {
+	return fmt.Sprintf("%s.g%d", group, generation)
+}

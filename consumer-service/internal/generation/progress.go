@@ -1,9 +1,11 @@
-package rebuild
+package generation
 
 import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 const (
@@ -37,7 +39,7 @@ func (h *history) add(r reading) {
 	}
 }
 
-// pace is the rate of the last seconds, and the seconds until level at the rate at which the lag
+// pace is the rate of the last seconds, and the seconds until it has caught up at the rate at which the lag
 // shrinks: records that come in meanwhile have to be read as well.
 func (h *history) pace() (rate float64, eta *float64) {
 	first, last := h.readings[0], h.readings[len(h.readings)-1]
@@ -65,34 +67,30 @@ func (h *history) stalled() *time.Time {
 	return nil
 }
 
-// sample notes once a second how the generations at the side come along.
+// sample notes once a second how the generations that do not serve come along.
 func (s *Service) sample(ctx context.Context) {
 	seen := map[int]*history{}
-	defer s.Metrics.lag.Reset() // whoever drives next shows it
-	tick := time.NewTicker(sampleEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
+	defer s.Metrics.forget(s.name()) // whoever drives next shows it
+	loop.Every(ctx, sampleEvery, func(ctx context.Context) {
+		if err := s.sampleAll(ctx, seen); err != nil && ctx.Err() == nil {
+			s.Logger.Debug("cannot note the progress of a rebuild", "projection", s.name(), "err", err)
 		}
-		if err := s.sampleOnce(ctx, seen); err != nil && ctx.Err() == nil {
-			s.Logger.Debug("cannot note the progress of a rebuild", "err", err)
-		}
-	}
+	})
 }
 
-func (s *Service) sampleOnce(ctx context.Context, seen map[int]*history) error {
-	all, err := s.List(ctx)
+func (s *Service) sampleAll(ctx context.Context, seen map[int]*history) error {
+	all, err := s.rows(ctx)
 	if err != nil {
 		return err
 	}
 	there := map[int]bool{}
-	s.Metrics.lag.Reset()
+	s.Metrics.forget(s.name())
 	for _, g := range all {
-		if g.State.serves() || g.State == Dropping {
+		if g.State.serves() || g.State == Dropping || g.State == Queued {
 			continue
+		}
+		if err := s.count(ctx, &g); err != nil {
+			return err
 		}
 		there[g.Number] = true
 		h := seen[g.Number]
@@ -101,7 +99,7 @@ func (s *Service) sampleOnce(ctx context.Context, seen map[int]*history) error {
 			seen[g.Number] = h
 		}
 		h.add(reading{time.Now(), g.Progress.Done, g.Progress.Lag()})
-		s.Metrics.lag.WithLabelValues(string(g.State)).Set(float64(g.Progress.Lag()))
+		s.Metrics.lag.WithLabelValues(s.name(), string(g.State)).Set(float64(g.Progress.Lag()))
 		if err := s.saveProgress(ctx, g, h); err != nil {
 			return err
 		}
@@ -117,32 +115,33 @@ func (s *Service) sampleOnce(ctx context.Context, seen map[int]*history) error {
 func (s *Service) saveProgress(ctx context.Context, g Generation, h *history) error {
 	rate, eta := h.pace()
 	stalled := h.stalled()
-	if !g.State.fed() {
+	if !g.State.written() {
 		rate, stalled = 0, nil
 	}
-	bottleneck, trouble, err := s.lanes(ctx, g.Number)
+	bottleneck, trouble, err := s.workers(ctx, g.Number)
 	if err != nil {
 		return err
 	}
-	if g.Progress.Lag() == 0 || !g.State.fed() {
+	if g.Progress.Lag() == 0 || !g.State.written() {
 		bottleneck = ByNothing
 	}
 	switch {
 	case stalled != nil && !h.warned:
 		h.warned = true
-		s.Logger.Error("a rebuild stalls", "generation", g.Number, "since", *stalled, "lag", g.Progress.Lag(), "bottleneck", bottleneck, "trouble", trouble)
+		s.Logger.Error("a rebuild stalls", "projection", s.name(), "generation", g.Number, "since", *stalled, "lag", g.Progress.Lag(), "bottleneck", bottleneck, "trouble", trouble)
 	case stalled == nil:
 		h.warned = false
 	}
-	s.Metrics.stalled.Set(map[bool]float64{true: 1}[stalled != nil])
-	if _, err := s.DB.ExecContext(ctx, `
-INSERT INTO public.generation_progress (generation, sampled_at, rate, eta_seconds, bottleneck, stalled_since, note, noted_at)
-SELECT g.generation, now(), $2, $3, $4, $5, $6, CASE WHEN $6 <> '' THEN now() END FROM public.generations g WHERE g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
-ON CONFLICT (generation) DO UPDATE SET sampled_at = excluded.sampled_at, rate = excluded.rate, eta_seconds = excluded.eta_seconds,
+	s.Metrics.stalled.WithLabelValues(s.name()).Set(map[bool]float64{true: 1}[stalled != nil])
+	if _, err := s.DB.ExecContext(ctx, s.in(`
+INSERT INTO public.generation_progress (projection, generation, sampled_at, rate, eta_seconds, bottleneck, stalled_since, note, noted_at)
+SELECT g.projection, g.generation, now(), $2, $3, $4, $5, $6, CASE WHEN $6 <> '' THEN now() END FROM public.projection_generations g
+WHERE g.projection = {projection} AND g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
+ON CONFLICT (projection, generation) DO UPDATE SET sampled_at = excluded.sampled_at, rate = excluded.rate, eta_seconds = excluded.eta_seconds,
 	bottleneck = excluded.bottleneck, stalled_since = excluded.stalled_since,
 	note = CASE WHEN excluded.note <> '' THEN excluded.note
 		WHEN generation_progress.noted_at > now() - interval '30 seconds' THEN generation_progress.note ELSE '' END,
-	noted_at = coalesce(excluded.noted_at, generation_progress.noted_at)`, g.Number, rate, eta, bottleneck, stalled, trouble); err != nil {
+	noted_at = coalesce(excluded.noted_at, generation_progress.noted_at)`), g.Number, rate, eta, bottleneck, stalled, trouble); err != nil {
 		return fmt.Errorf("note the progress of generation %d: %w", g.Number, err)
 	}
 	return nil
@@ -150,25 +149,26 @@ ON CONFLICT (generation) DO UPDATE SET sampled_at = excluded.sampled_at, rate = 
 
 // note keeps the words of a trouble for half a minute after it was last seen.
 func (s *Service) note(ctx context.Context, number int, words string) error {
-	_, err := s.DB.ExecContext(ctx, `
-INSERT INTO public.generation_progress (generation, sampled_at, rate, bottleneck, note, noted_at)
-SELECT g.generation, now(), 0, 'none', $2, now() FROM public.generations g WHERE g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
-ON CONFLICT (generation) DO UPDATE SET note = excluded.note, noted_at = excluded.noted_at`, number, words)
+	_, err := s.DB.ExecContext(ctx, s.in(`
+INSERT INTO public.generation_progress (projection, generation, sampled_at, rate, bottleneck, note, noted_at)
+SELECT g.projection, g.generation, now(), 0, 'none', $2, now() FROM public.projection_generations g
+WHERE g.projection = {projection} AND g.generation = $1 AND g.state NOT IN ('serving', 'swapping')
+ON CONFLICT (projection, generation) DO UPDATE SET note = excluded.note, noted_at = excluded.noted_at`), number, words)
 	return err
 }
 
-// lanes says where the processes that fill a generation spend most of their time, and their last trouble.
-func (s *Service) lanes(ctx context.Context, number int) (Bottleneck, string, error) {
+// workers says where the processes that fill a generation spend most of their time, and their last trouble.
+func (s *Service) workers(ctx context.Context, number int) (Bottleneck, string, error) {
 	var sum struct{ Kafka, Consumer, Postgres, Throttle float64 }
-	if err := s.DB.GetContext(ctx, &sum, `
+	if err := s.DB.GetContext(ctx, &sum, s.in(`
 SELECT coalesce(sum(kafka), 0) AS kafka, coalesce(sum(consumer), 0) AS consumer, coalesce(sum(postgres), 0) AS postgres, coalesce(sum(throttle), 0) AS throttle
-FROM public.generation_lanes WHERE generation = $1 AND seen_at > now() - interval '10 seconds'`, number); err != nil {
-		return ByNothing, "", fmt.Errorf("read the lanes of generation %d: %w", number, err)
+FROM public.generation_workers WHERE projection = {projection} AND generation = $1 AND seen_at > now() - interval '10 seconds'`), number); err != nil {
+		return ByNothing, "", fmt.Errorf("read the workers of generation %d: %w", number, err)
 	}
 	var notes []string
-	if err := s.DB.SelectContext(ctx, &notes, `
-SELECT note FROM public.generation_lanes WHERE generation = $1 AND note <> '' AND noted_at > now() - interval '30 seconds' ORDER BY noted_at DESC LIMIT 1`, number); err != nil {
-		return ByNothing, "", fmt.Errorf("read the lanes of generation %d: %w", number, err)
+	if err := s.DB.SelectContext(ctx, &notes, s.in(`
+SELECT note FROM public.generation_workers WHERE projection = {projection} AND generation = $1 AND note <> '' AND noted_at > now() - interval '30 seconds' ORDER BY noted_at DESC LIMIT 1`), number); err != nil {
+		return ByNothing, "", fmt.Errorf("read the workers of generation %d: %w", number, err)
 	}
 	most, name := 0.0, ByNothing
 	for _, b := range []struct {

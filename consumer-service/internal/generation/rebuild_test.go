@@ -1,4 +1,4 @@
-package rebuild
+package generation
 
 import (
 	"database/sql"
@@ -251,7 +251,7 @@ func TestAMarkThatIsGoneSwapsNothing(t *testing.T) {
 	_, err = b.Service.one(t.Context(), b.get(t, 0))
 	require.NoError(t, err)
 	require.Equal(t, Serving, b.get(t, 0).State)
-	require.ErrorIs(t, w.move(t.Context()), errGone)
+	require.ErrorIs(t, w.move(t.Context()), errStatesChanged)
 	_, err = conn.ExecContext(t.Context(), `ROLLBACK`)
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
@@ -264,7 +264,7 @@ func TestAMarkThatIsGoneSwapsNothing(t *testing.T) {
 	require.NoError(t, w.fence(t.Context()))
 	_, err = b.Drop(t.Context(), g.Number)
 	require.NoError(t, err)
-	require.ErrorIs(t, w.move(t.Context()), errGone)
+	require.ErrorIs(t, w.move(t.Context()), errStatesChanged)
 	require.NoError(t, w.unfence(t.Context()))
 	require.NoError(t, conn.Close())
 	require.Equal(t, Serving, b.get(t, 0).State)

@@ -1,4 +1,4 @@
-package rebuild
+package generation
 
 import (
 	"context"
@@ -17,7 +17,7 @@ func (s *Service) resolve(ctx context.Context, to *Point) (stops map[int32]int64
 		return nil, nil, noPoint("to names a time or a position, one of the two")
 	}
 	all := s.partitions()
-	bounds, err := s.Log.Bounds(ctx, s.Topic, all)
+	bounds, err := s.Log.Bounds(ctx, s.topic(), all)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -35,13 +35,13 @@ func (s *Service) resolve(ctx context.Context, to *Point) (stops map[int32]int64
 		if err != nil {
 			return nil, nil, noPoint("to.position: %s", err)
 		}
-		if p.Topic != s.Topic || p.Partition < 0 || int(p.Partition) >= s.Partitions {
-			return nil, nil, noPoint("%s is no partition of %s, which has %d", p, s.Topic, s.Partitions)
+		if p.Topic != s.topic() || p.Partition < 0 || int(p.Partition) >= s.partitionCount() {
+			return nil, nil, noPoint("%s is no partition of %s, which has %d", p, s.topic(), s.partitionCount())
 		}
 		if b := bounds[p.Partition]; p.Offset < b.Start || p.Offset >= b.Stable {
 			return nil, nil, noPoint("%s is outside the log: %s/%d has the offsets from %d up to, not including, %d", p, p.Topic, p.Partition, b.Start, b.Stable)
 		}
-		r, found, err := s.Log.RecordAt(ctx, s.Topic, p.Partition, p.Offset)
+		r, found, err := s.Log.RecordAt(ctx, s.topic(), p.Partition, p.Offset)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -53,7 +53,7 @@ func (s *Service) resolve(ctx context.Context, to *Point) (stops map[int32]int64
 		name = &t
 	}
 	// Log times are whole milliseconds: the first one after the point is one later.
-	stops, err = s.Log.OffsetsAt(ctx, s.Topic, all, until.Truncate(time.Millisecond).Add(time.Millisecond))
+	stops, err = s.Log.OffsetsAt(ctx, s.topic(), all, until.Truncate(time.Millisecond).Add(time.Millisecond))
 	if err != nil {
 		return nil, nil, err
 	}

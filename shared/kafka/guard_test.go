@@ -1,0 +1,127 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/sarama"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/topic"
+)
+
+// part is one part of a readiness.
+type part struct {
+	mu     sync.Mutex
+	ready  bool
+	reason string
+}
+
+func (p *part) Ready(string)             { p.set(true, "") }
+func (p *part) Unready(_, reason string) { p.set(false, reason) }
+
+func (p *part) set(ready bool, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ready, p.reason = ready, reason
+}
+
+func (p *part) get() (bool, string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ready, p.reason
+}
+
+func setupGuard(r *Reader, kept topic.Kept) (*Guard, *part) {
+	p := &part{}
+	return NewGuard(GuardOptions{
+		Reader: r, Part: "log", Ready: p, Log: quiet(), Retry: 10 * time.Millisecond, Every: 20 * time.Millisecond,
+		Topic: topic.Spec{Name: randomTopic("guard"), Kept: kept, Retention: 24 * time.Hour, Partitions: 2, ReplicationFactor: 1},
+	}), p
+}
+
+func TestAGuardMakesItsTopicAndWatchesOverIt(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		for kept, spoilt := range map[topic.Kept][2]string{
+			topic.Forever: {retentionTime, "1000"}, topic.Expiring: {retentionTime, "1000"}, topic.Compacted: {cleanupPolicy, "delete"},
+		} {
+			r := setupReader(t, brokers)
+			g, p := setupGuard(r, kept)
+			require.NoError(t, g.Await(t.Context()))
+			ready, _ := p.get()
+			require.True(t, ready)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); g.Keep(ctx) }()
+
+			alter(t, r, g.o.Topic.Name, spoilt[0], spoilt[1])
+			require.Eventually(t, func() bool { ready, _ := p.get(); return !ready }, 10*time.Second, 5*time.Millisecond)
+			_, reason := p.get()
+			require.Contains(t, reason, spoilt[0])
+			another, other := setupGuard(r, kept)
+			another.o.Topic = g.o.Topic
+			var unsafe *GuardError
+			require.ErrorAs(t, another.Await(t.Context()), &unsafe, "a service does not start on it")
+			_, reason = other.get()
+			require.Contains(t, reason, spoilt[0])
+
+			good := "-1"
+			if kept == topic.Compacted {
+				good = "compact"
+			}
+			alter(t, r, g.o.Topic.Name, spoilt[0], good)
+			require.Eventually(t, func() bool { ready, _ := p.get(); return ready }, 10*time.Second, 5*time.Millisecond, "it is mended")
+			cancel()
+			<-ended
+		}
+	})
+}
+
+func TestAGuardDoesNotMakeALostTopicAnew(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r := setupReader(t, brokers)
+		g, p := setupGuard(r, topic.Forever)
+		require.NoError(t, g.Await(t.Context()))
+		admin, err := sarama.NewClusterAdminFromClient(setupClient(t, brokers))
+		require.NoError(t, err)
+		require.NoError(t, admin.DeleteTopic(g.o.Topic.Name))
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); g.Keep(ctx) }()
+		require.Eventually(t, func() bool { ready, _ := p.get(); return !ready }, 10*time.Second, 5*time.Millisecond)
+		_, err = r.Partitions(t.Context(), g.o.Topic.Name)
+		require.ErrorIs(t, err, ErrNoTopic)
+		cancel()
+		<-ended
+	})
+}
+
+func TestAGuardWaitsForABrokerThatIsMissing(t *testing.T) {
+	t.Parallel()
+	r := NewReader(config.Kafka{Brokers: []string{"127.0.0.1:1"}}, "test")
+	defer func() { require.NoError(t, r.Close()) }()
+	g, p := setupGuard(r, topic.Forever)
+	looks := make(chan error, 100)
+	g.o.Looked = func(err error) { looks <- err }
+	told := errors.New("told to stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	awaited := make(chan error, 1)
+	go func() { awaited <- g.Await(ctx) }()
+	for range 2 {
+		err := <-looks
+		var unsafe *GuardError
+		require.Error(t, err)
+		require.False(t, errors.As(err, &unsafe))
+	}
+	ready, reason := p.get()
+	require.False(t, ready)
+	require.Contains(t, reason, "Kafka does not answer")
+	cancel(told)
+	require.ErrorIs(t, <-awaited, told)
+}
