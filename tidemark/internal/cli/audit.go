@@ -66,6 +66,9 @@ func begun(ctx context.Context, services *client.Client, one string) ([]string, 
 	if one != "" {
 		return named(names, one)
 	}
+	if len(on) == 0 {
+		return nil, end(notYet, "there is nothing to audit: no projection was begun yet")
+	}
 	return on, nil
 }
 

@@ -473,6 +473,9 @@ func TestAudit(t *testing.T) {
 	require.Equal(t, 2, status)
 	require.Contains(t, errOut, `there is no projection "states": there are checks, endpoints and timestamps`)
 
+	status, _, errOut = run(t, services{"GET /api/v1/projections": answer(200, `{"projections":[`+summary("checks", "off", "null")+`]}`)}, "audit")
+	require.Equal(t, 5, status)
+	require.Contains(t, errOut, "no projection was begun yet")
 	s["POST /api/v1/projections/endpoints/audit"] = refuse(problem.Problem{Status: 503, Detail: "no process runs endpoints"})
 	status, out, errOut = run(t, s, "audit", "--now")
 	require.Equal(t, 1, status)
