@@ -58,8 +58,8 @@ func TestBadRequestsAreProblemsThatSayWhatIsWrong(t *testing.T) {
 		"/api/v1/timestamps?limit=many":                        "parameter limit: the specification",
 		"/api/v1/timestamps?before=42":                         `"42" is no ticket`,
 		"/api/v1/timestamps?before=" + uuid.NewString() + "&after=" + uuid.NewString(): "two pages",
-		"/api/v1/deadletters?after=42":   "after: ",
-		"/api/v1/projection?position=42": "topic/partition@offset",
+		"/api/v1/deadletters?after=42":               "after: ",
+		"/api/v1/projections/timestamps?position=42": "topic/partition@offset",
 	} {
 		a := s.get(t, path)
 		require.Equal(t, 400, a.status, path+a.body)
@@ -77,7 +77,7 @@ func TestEveryReadTakesAPosition(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
 	id := uuid.New()
-	paths := []string{"/api/v1/timestamp/" + id.String(), "/api/v1/timestamps", "/api/v1/deadletters", "/api/v1/projection"}
+	paths := []string{"/api/v1/timestamp/" + id.String(), "/api/v1/timestamps", "/api/v1/deadletters", "/api/v1/projections/timestamps"}
 	for _, path := range paths {
 		begin := time.Now()
 		a := s.get(t, path+"?wait=60ms", "Tidemark-Position", "timestamp.command.v1/3@0")
@@ -106,7 +106,7 @@ func TestTickets(t *testing.T) {
 	db.Duplicate(t, 1)                                                                                                         // 2
 	db.Reject(t, 1, []byte("{"), `[]`, "the value is no JSON")                                                                 // 3
 	db.Skip(t, 1)                                                                                                              // 4
-	db.Must(t, `UPDATE generations SET generation = 6, epoch = 77`)
+	db.Must(t, `UPDATE projection_generations SET generation = 6, epoch = 77 WHERE projection = 'timestamps'`)
 
 	ticket := func(id uuid.UUID, query string) map[string]any {
 		t.Helper()
@@ -114,8 +114,11 @@ func TestTickets(t *testing.T) {
 		require.Equal(t, 200, a.status, a.body)
 		o := a.object(t)
 		require.Equal(t, id.String(), o["id"])
-		require.EqualValues(t, 6, o["generation"])
-		require.EqualValues(t, 77, o["epoch"])
+		if query != "" || o["state"] != "unknown" { // else every projection was looked at
+			require.Equal(t, "timestamps", o["projection"])
+			require.EqualValues(t, 6, o["generation"])
+			require.EqualValues(t, 77, o["epoch"])
+		}
 		require.Contains(t, o, "as_of")
 		require.Contains(t, o, "reason")
 		return o
@@ -278,17 +281,17 @@ func TestProjectionStatus(t *testing.T) {
 	require.NoError(t, db.Project(t.Context(), 1, testdb.Row{ID: uuid.New(), Stamp: stamp}, testdb.Row{ID: uuid.New(), Stamp: stamp}))
 	db.Reject(t, 1, nil, `[]`, "bad")
 	db.Duplicate(t, 1)
-	db.Must(t, `UPDATE generations SET group_name = 'group-1', started_at = '2026-11-21T09:00:00Z', epoch = 5`)
+	db.Must(t, `UPDATE projection_generations SET group_name = 'group-1', started_at = '2026-11-21T09:00:00Z', epoch = 5 WHERE projection = 'timestamps'`)
 	db.Must(t, `UPDATE projection_progress SET epoch = 5, log_end = next_offset + partition, log_end_at = now(), caught_up_at = now() - interval '1 minute'`)
-	db.Must(t, `INSERT INTO projection_audits SELECT topic, partition, '2026-11-21T10:00:00Z', 1.5, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, applied, rejected, 0, true, '' FROM projection_progress`)
+	db.Must(t, `INSERT INTO projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding) SELECT topic, partition, '2026-11-21T10:00:00Z', 1.5, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, applied, rejected, 0, true, '' FROM projection_progress`)
 
-	a := s.get(t, "/api/v1/projection")
+	a := s.get(t, "/api/v1/projections/timestamps")
 	require.Equal(t, 200, a.status)
 	o := a.object(t)
 	require.Equal(t, "group-1", o["group"])
 	require.EqualValues(t, 5, o["epoch"])
 	require.Equal(t, true, o["catching_up"])
-	require.Equal(t, map[string]any{"applied": 2.0, "duplicate": 1.0, "rejected": 1.0, "skipped": 0.0, "lag": 6.0}, o["totals"])
+	require.Equal(t, map[string]any{"applied": 2.0, "duplicate": 1.0, "rejected": 1.0, "expired": 0.0, "skipped": 0.0, "dropped": 0.0, "lag": 6.0}, o["totals"])
 	parts := o["partitions"].([]any)
 	require.Len(t, parts, testdb.Partitions)
 	p := parts[1].(map[string]any)
@@ -305,9 +308,9 @@ func TestProjectionStatus(t *testing.T) {
 	require.Len(t, audit["partitions"], testdb.Partitions)
 
 	db.Must(t, `UPDATE projection_audits SET ok = false, finding = 'two rows are missing' WHERE partition = 1`)
-	require.Equal(t, false, s.get(t, "/api/v1/projection").object(t)["audit"].(map[string]any)["ok"])
+	require.Equal(t, false, s.get(t, "/api/v1/projections/timestamps").object(t)["audit"].(map[string]any)["ok"])
 	require.Eventually(t, func() bool {
-		return s.get(t, "/api/v1/projection").object(t)["replay"].(map[string]any)["rate"] != nil
+		return s.get(t, "/api/v1/projections/timestamps").object(t)["replay"].(map[string]any)["rate"] != nil
 	}, 5*time.Second, 50*time.Millisecond)
 }
 

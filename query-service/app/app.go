@@ -94,9 +94,10 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 		s.Stack.Add("database", func(context.Context) error { return postgres.Close(db) })
-		watch := projection.NewWatch(projection.NextOffsets(db), s.Registry, o.Log)
-		reader := projection.NewReader(db, watch)
-		pacer := projection.NewPacer(db)
+		catalog := projection.NewCatalog(db)
+		watch := projection.NewWatch(projection.NextOffsets(db, catalog), catalog.Label, s.Registry, o.Log)
+		reader := projection.NewReader(db, catalog, watch)
+		pacer := projection.NewPacer(db, catalog, s.Registry)
 		s.Stack.Go(ctx, "watch", watch.Run)
 		s.Stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, s.Ready, s.Fail, o.Log) })
 
@@ -111,11 +112,11 @@ func Run(ctx context.Context, o Options) error {
 
 		failures := httpapi.NewFailures(o.Log)
 		streams := httpapi.NewStreams(s.Registry)
-		if err := httpapi.Mount(ctx, s.Engine.Engine, httpapi.Options{Reader: reader, Pacer: pacer, Failures: failures, Registry: s.Registry, Streams: streams, Peers: peers}); err != nil {
+		if err := httpapi.Mount(ctx, s.Engine.Engine, httpapi.Options{Catalog: catalog, Reader: reader, Pacer: pacer, Failures: failures, Registry: s.Registry, Streams: streams}); err != nil {
 			return err
 		}
 		pages, err = web.Mount(web.Options{
-			Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: s.Ready, Engine: s.Engine, Log: o.Log,
+			Catalog: catalog, Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: s.Ready, Engine: s.Engine, Log: o.Log,
 			Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
 		})
 		if err != nil {
@@ -134,7 +135,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // keep looks at the database each second: whether it answers and has the schema of this release, which
-// is what ready says, and how far the projection is, which gives the pace. A schema that is newer at the
+// is what ready says, and how far the projections are, which gives their pace. A schema that is newer at the
 // first look ends the run. One that becomes newer later belongs to a release that is being rolled out:
 // this process goes out of rotation and answers what it still can.
 func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *manners.Readiness, fail func(error), log *slog.Logger) {

@@ -157,7 +157,7 @@ func TestASchemaThatIsNotThereYetIsWaitedFor(t *testing.T) {
 	require.Equal(t, 503, a.status, a.body)
 	require.NotEmpty(t, a.header.Get("Retry-After"))
 	require.Equal(t, 200, s.get(t, "/").status, "the page says so instead")
-	require.Contains(t, s.get(t, "/").body, "The projection cannot be read")
+	require.Contains(t, s.get(t, "/").body, "The projections cannot be read")
 
 	db.Migrate(t)
 	s.awaitReady(t)
@@ -193,7 +193,9 @@ func TestAStopEndsTheWaits(t *testing.T) {
 		}
 		done <- a
 	}()
-	require.Eventually(t, func() bool { return strings.Contains(s.get(t, "/metrics").body, "tidemark_query_waiters 1") }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(s.get(t, "/metrics").body, "tidemark_query_waiters{projection=\"timestamps\"} 1")
+	}, 5*time.Second, 10*time.Millisecond)
 	begin := time.Now()
 	s.stop()
 	require.Equal(t, 503, (<-done).status)

@@ -154,7 +154,7 @@ func TestAReadWaitsForADecision(t *testing.T) {
 	db.Reject(t, 1, []byte("{"), `[]`, "broken")
 	db.Must(t, `INSERT INTO decision_progress VALUES (4, 100), (6, 100)`) // other partitions are further
 	const at = "&position=deadletter.command.v1/5@0"
-	for _, path := range []string{"/api/v1/deadletters?wait=30ms", oneLetter + "1@0?wait=30ms", "/api/v1/projection?wait=0"} {
+	for _, path := range []string{"/api/v1/deadletters?wait=30ms", oneLetter + "1@0?wait=30ms", "/api/v1/projections/timestamps?wait=0"} {
 		a := s.get(t, path+at)
 		require.Equal(t, 504, a.status, a.body)
 		require.Equal(t, "none", a.object(t)["reached"])

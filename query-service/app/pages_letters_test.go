@@ -45,24 +45,24 @@ func TestThePagesOfDeadLetters(t *testing.T) {
 	}
 	require.Contains(t, s.page(t, "/dead-letters?q=nowhere").body, "This search finds none.")
 	require.Contains(t, s.page(t, "/dead-letters?state=redriven").body, `href="/tickets/`+ticket.String()+`"`)
-	require.NotContains(t, s.page(t, "/dead-letters?state=discarded").body, "Edit and re-issue", "there is nothing left to decide")
+	require.NotContains(t, s.page(t, "/dead-letters?state=discarded").body, "Redrive…", "there is nothing left to decide")
 
 	page = s.page(t, "/dead-letters/timestamp.command.v1/1@0")
-	for _, words := range []string{"payload &lt;0&gt;</textarea>", "producer: x", "Re-issue", "Discard", "no JSON"} {
+	for _, words := range []string{"payload &lt;0&gt;</textarea>", "producer: x", "Redrive", "Discard", "no JSON"} {
 		require.Contains(t, page.body, words)
 	}
 	page = s.page(t, "/dead-letters/timestamp.command.v1/2@0")
 	require.Contains(t, page.body, "no text, so write a new one")
 	require.Contains(t, page.body, "></textarea>", "what is no text is not there to be sent again")
 	page = s.page(t, "/dead-letters/timestamp.command.v1/1@1")
-	for _, words := range []string{"re-issued as", ticket.String(), "by the key <code>ops-1</code>", "why", "deadletter.command.v1/5@0"} {
+	for _, words := range []string{"redriven as", ticket.String(), "by the key <code>ops-1</code>", "why", "deadletter.command.v1/5@0"} {
 		require.Contains(t, page.body, words)
 	}
 	require.NotContains(t, page.body, "<textarea")
 	require.Contains(t, s.page(t, "/dead-letters/timestamp.command.v1/1@2").body, "<dd>discarded</dd>")
 	require.Equal(t, 404, s.page(t, "/dead-letters/timestamp.command.v1/1@60").status)
 	require.Equal(t, 400, s.page(t, "/dead-letters/timestamp.command.v1/x").status)
-	require.Contains(t, s.page(t, "/tickets/"+uuid.NewString()+"?position=timestamp.command.v1/1@1").body, "re-issued as <a")
+	require.Contains(t, s.page(t, "/tickets/"+uuid.NewString()+"?position=timestamp.command.v1/1@1").body, "redriven as <a")
 }
 
 func TestADeadLetterIsPutRight(t *testing.T) {
@@ -86,7 +86,7 @@ func TestADeadLetterIsPutRight(t *testing.T) {
 	a = s.post(t, "/dead-letters/redrive", form)
 	require.Equal(t, 303, a.status, a.body)
 	require.Equal(t, "/tickets/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f?position=timestamp.command.v1/3@9", a.header.Get("Location"))
-	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"position":"`+at+`","payload":"`+strings.ReplaceAll(mended, `"`, `\"`)+`"}],"note":"a typo","readable":true}`)
+	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"payload":"`+strings.ReplaceAll(mended, `"`, `\"`)+`","position":"`+at+`"}],"note":"a typo","readable":true}`)
 
 	o.will(200, `{"results":[{"position":"`+at+`","decision":"deadletter.command.v1/5@0"}]}`)
 	a = s.post(t, "/dead-letters/discard", url.Values{"single": {"1"}, "position": {at}, "note": {"old"}})
@@ -125,7 +125,7 @@ func TestDeadLettersArePutRightInBulk(t *testing.T) {
 	a = s.post(t, "/dead-letters/redrive", few)
 	require.Equal(t, 303, a.status, a.body)
 	require.Contains(t, a.header.Get("Location"), "/dead-letters?done=redriven&count=2")
-	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"position":"timestamp.command.v1/1@0","payload":"first\nline"},{"position":"timestamp.command.v1/1@30","payload":"second"}],"note":"","readable":true}`)
+	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"payload":"first\nline","position":"timestamp.command.v1/1@0"},{"payload":"second","position":"timestamp.command.v1/1@30"}],"note":"","readable":true}`)
 	o.will(422, `{"status":422,"detail":"1 of 2 payloads is still broken","errors":[{"position":"timestamp.command.v1/1@30","reason":"no JSON"}]}`)
 	a = s.post(t, "/dead-letters/redrive", few)
 	requireSound(t, "refused", a)
@@ -140,7 +140,7 @@ func TestDeadLettersArePutRightInBulk(t *testing.T) {
 	requireSound(t, "many", a)
 	require.Equal(t, 200, a.status)
 	o.was(t)
-	require.Contains(t, a.body, "It changes 30 of 30. Nothing is re-issued yet")
+	require.Contains(t, a.body, "It changes 30 of 30. Nothing is redriven yet")
 	require.Equal(t, 30, strings.Count(a.body, `name="position"`))
 	require.Contains(t, a.body, "And 5 more, treated alike.")
 	delete(many, "all")

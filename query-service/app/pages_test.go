@@ -59,8 +59,8 @@ func TestTheFirstPageShowsWhatRuns(t *testing.T) {
 	require.Equal(t, "text/html; charset=utf-8", page.header.Get("Content-Type"))
 	require.Contains(t, page.header.Get("Content-Security-Policy"), "default-src 'none'")
 	for _, words := range []string{
-		"Level with the log", "Everything accepted up to", "command-service", "not ready", "kafka: no broker &lt;answers&gt;",
-		id.String(), "timestamp.command.v1/0@0", "audit, not run yet", "2009-09-28T19:03:12.123456Z", `<form method="post" action="/stamp">`,
+		"Caught up", "Everything accepted up to", "command-service", "not ready", "kafka: no broker &lt;answers&gt;",
+		id.String(), "timestamp.command.v1/0@0", "pending", "2009-09-28T19:03:12.123456Z", `<form method="post" action="/stamp">`,
 	} {
 		require.Contains(t, page.body, words)
 	}
@@ -73,15 +73,18 @@ func TestTheFirstPageShowsWhatRuns(t *testing.T) {
 
 	db.Must(t, `UPDATE projection_progress SET log_end = next_offset + 1233, caught_up_at = NULL WHERE partition < 3`)
 	page = s.get(t, "/")
-	require.Contains(t, page.body, "Catching up")
+	require.Contains(t, page.body, "timestamps: rebuilding", "some partition has never caught up")
+	db.Must(t, `UPDATE projection_progress SET caught_up_at = now() - interval '1 minute'`)
+	page = s.get(t, "/")
+	require.Contains(t, page.body, "timestamps: catching up")
 	require.Contains(t, page.body, "1 of 3,700 records")
 	require.Contains(t, page.body, "0.0% of the log is projected")
 
-	db.Must(t, `INSERT INTO projection_audits SELECT topic, partition, now() - interval '12 s', 1.5, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, 0, rejected, 0, partition > 0, CASE partition WHEN 0 THEN '1 row is <missing>' ELSE '' END FROM projection_progress`)
+	db.Must(t, `INSERT INTO projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding) SELECT topic, partition, now() - interval '12 s', 1.5, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, 0, rejected, 0, partition > 0, CASE partition WHEN 0 THEN '1 row is <missing>' ELSE '' END FROM projection_progress`)
 	page = s.get(t, "/")
-	require.Contains(t, page.body, "1 hole")
-	require.Contains(t, page.body, "Partition 0: 1 row is &lt;missing&gt;")
-	require.Contains(t, page.body, "audit, 12 s ago")
+	require.Contains(t, page.body, "failed in 1 partition")
+	require.Contains(t, page.body, "timestamps, partition 0: 1 row is &lt;missing&gt;")
+	require.Contains(t, page.body, "12 s ago")
 }
 
 func TestAnEmptyProjectionHasAFirstPageToo(t *testing.T) {
@@ -122,7 +125,7 @@ func TestStampingLeadsToATicketThatBecomesARow(t *testing.T) {
 		}
 	})
 	page = s.get(t, path+"&wait=5s")
-	require.Contains(t, page.body, "It is a row, ")
+	require.Contains(t, page.body, "It is applied, ")
 	require.Contains(t, page.body, "2009-09-28T19:03:12.123456Z")
 	require.NotContains(t, page.body, "http-equiv")
 
@@ -189,7 +192,7 @@ func TestPagesOfTickets(t *testing.T) {
 	db.Reject(t, 0, []byte(`<b>`), `{}`, "the value is <no> JSON")
 	db.Duplicate(t, 0)
 	for query, words := range map[string]string{
-		id.String(): "It is a row.",
+		id.String(): "It is applied.",
 		id.String() + "?position=timestamp.command.v1/0@1": "the value is &lt;no&gt; JSON",
 		id.String() + "?position=timestamp.command.v1/0@2": "the row of this ticket comes from <code>timestamp.command.v1/0@0</code>",
 		id.String() + "?position=timestamp.command.v1/0@9": "7 records to go",
@@ -215,7 +218,7 @@ func TestPagesOfRecordsAndDeadLetters(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
 	require.Contains(t, s.get(t, "/records").body, "There is no record")
-	require.Contains(t, s.get(t, "/dead-letters").body, "every record that came in could be projected")
+	require.Contains(t, s.get(t, "/dead-letters").body, "no record was rejected")
 	rows := make([]testdb.Row, 60)
 	for i := range rows {
 		rows[i] = testdb.Row{ID: uuid.Must(uuid.NewV7()), Stamp: stamp}

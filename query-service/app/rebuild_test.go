@@ -18,23 +18,20 @@ import (
 
 // theOthers answer as command-service and consumer-service do, and keep what changes they were asked for.
 type theOthers struct {
-	mu          sync.Mutex
-	generations string // what a list holds
-	status      int    // of the answer to a change
-	answer      string
-	asked       []string // method, path and body
-	header      http.Header
+	mu     sync.Mutex
+	status int // of the answer to a change
+	answer string
+	asked  []string // method, path and body
+	header http.Header
 }
 
 func (o *theOthers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case r.URL.Path == "/ready":
+	switch r.URL.Path {
+	case "/ready":
 		_, _ = io.WriteString(w, `{"status":"UP"}`)
-	case r.Method == http.MethodGet && r.URL.Path == "/api/v1/generations":
-		_, _ = io.WriteString(w, `{"generations":[`+o.generations+`]}`)
 	default:
 		o.asked = append(o.asked, strings.TrimSpace(r.Method+" "+r.URL.Path+" "+string(body)))
 		for name, values := range o.header {
@@ -55,14 +52,6 @@ func (o *theOthers) will(status int, answer string) {
 	o.status, o.answer, o.asked = status, answer, nil
 }
 
-// list sets the generations, and waits until no page shares the list before.
-func (o *theOthers) list(generations ...string) {
-	o.mu.Lock()
-	o.generations = strings.Join(generations, ",")
-	o.mu.Unlock()
-	time.Sleep(600 * time.Millisecond)
-}
-
 func (o *theOthers) was(t *testing.T, asked ...string) {
 	t.Helper()
 	o.mu.Lock()
@@ -79,85 +68,127 @@ func withOthers(t *testing.T) (*testdb.DB, *running, *theOthers) {
 	return db, s, o
 }
 
-// aGeneration is one as consumer-service tells it, with these members changed.
-func aGeneration(t *testing.T, number int, state string, changes map[string]any) string {
-	t.Helper()
-	g := map[string]any{
-		"generation": number, "state": state, "epoch": 7 + number, "group": fmt.Sprintf("group.g%d", number), "schema": fmt.Sprintf("tidemark_g%d", number),
-		"requested_at": time.Now(), "state_since": time.Now().Add(-42 * time.Second), "swap_wanted": false, "rate_limit": nil, "point": nil, "progress": nil, "proof": nil,
-	}
-	for name, value := range changes {
-		g[name] = value
-	}
-	text, err := json.Marshal(g)
-	require.NoError(t, err)
-	return string(text)
+// aGeneration is one of timestamps, as a test puts it into the database.
+type aGeneration struct {
+	number     int
+	state      string
+	swapWanted bool
+	point      string
+	proof      map[string]any
+	done, end  int64 // of one partition; no progress where end is 0
+	rate       float64
+	eta        float64 // 0 where there is none
+	stalled    bool
+	note       string
 }
 
-func progress(changes map[string]any) map[string]any {
-	p := map[string]any{"done": 4123456, "total": 10_000_000, "percent": 41.23, "lag": 5876544, "rate": 312_400.0, "eta_seconds": 18.8, "bottleneck": "postgres", "stalled_since": nil, "note": ""}
-	for name, value := range changes {
-		p[name] = value
+// setGenerations makes these the generations of timestamps. The one that serves has the tables that are
+// there.
+func setGenerations(t *testing.T, db *testdb.DB, list ...aGeneration) {
+	t.Helper()
+	db.Must(t, `DELETE FROM projection_generations WHERE projection = 'timestamps'`)
+	for _, g := range list {
+		schema, group := fmt.Sprintf("timestamps_g%d", g.number), any(nil)
+		if g.state == "serving" {
+			schema, group = "public", fmt.Sprintf("group.g%d", g.number)
+		}
+		var proof any
+		if g.proof != nil {
+			text, err := json.Marshal(g.proof)
+			require.NoError(t, err)
+			proof = string(text)
+		}
+		db.Must(t, `INSERT INTO projection_generations (projection, generation, schema_name, state, group_name, state_since, swap_wanted, point, proof)
+			VALUES ('timestamps', $1, $2, $3, $4, now() - interval '42 s', $5, nullif($6, ''), $7)`, g.number, schema, g.state, group, g.swapWanted, g.point, proof)
+		if g.end == 0 {
+			continue
+		}
+		db.Must(t, `DROP SCHEMA IF EXISTS `+schema+` CASCADE`)
+		db.Must(t, `CREATE SCHEMA `+schema)
+		db.Must(t, `CREATE TABLE `+schema+`.projection_progress (LIKE public.projection_progress INCLUDING ALL)`)
+		db.Must(t, `INSERT INTO `+schema+`.projection_progress (topic, partition, epoch, first_offset, next_offset, applied, log_end)
+			VALUES ('timestamp.command.v1', 0, 1, 0, $1, $1, $2)`, g.done, g.end)
+		db.Must(t, `INSERT INTO generation_progress (projection, generation, sampled_at, rate, eta_seconds, bottleneck, stalled_since, note)
+			VALUES ('timestamps', $1, now(), $2, nullif($3, 0.0::float8), 'postgres', CASE WHEN $4 THEN now() END, $5)`, g.number, g.rate, g.eta, g.stalled, g.note)
 	}
-	return p
 }
 
 const refresh = `<noscript><meta http-equiv="refresh"`
 
 func TestThePageOfARebuild(t *testing.T) {
 	t.Parallel()
-	_, s, o := withOthers(t)
-	serving := aGeneration(t, 0, "serving", nil)
+	db, s, _ := withOthers(t)
+	const at = "/projections/timestamps/rebuild"
+	serving := aGeneration{number: 0, state: "serving"}
 
-	o.list(serving)
-	page := s.page(t, "/rebuild")
+	setGenerations(t, db, serving)
+	page := s.page(t, at)
 	require.Equal(t, 200, page.status)
-	for _, words := range []string{"No rebuild is under way", "Generation 0 serves every read.", `<form method="post" action="/rebuild"`, "group.g0", `data-events="/api/v1/events?watch=generations"`} {
+	for _, words := range []string{"no rebuild is under way", "Generation 0 serves every read.", `<form method="post" action="/projections/timestamps/rebuild"`, "group.g0", `data-events="/api/v1/events?watch=generations&amp;projection=timestamps"`} {
 		require.Contains(t, page.body, words)
 	}
 	require.NotContains(t, page.body, refresh, "nothing changes by itself")
 
-	o.list(serving, aGeneration(t, 1, "filling", map[string]any{"swap_wanted": true, "progress": progress(nil)}))
-	page = s.page(t, "/rebuild")
+	filling := aGeneration{number: 1, state: "filling", swapWanted: true, done: 4_123_456, end: 10_000_000, rate: 312_400, eta: 18.8}
+	setGenerations(t, db, serving, filling)
+	page = s.page(t, at)
 	for _, words := range []string{
-		"Reading the log into new tables.", "4,123,456 of 10,000,000 records, 41.2%; 312,400 a second; level in about 19 s.", "Postgres: it does not take rows any faster",
+		"Reading the log into new tables.", "4,123,456 of 10,000,000 records, 41.2%; 312,400 a second; caught up in about 19 s.", "Postgres: it does not take rows any faster",
 		`aria-valuenow="41.23"`, "Cancel this rebuild…", refresh, `name="generation" value="1"`,
 	} {
 		require.Contains(t, page.body, words)
 	}
 	require.NotContains(t, page.body, "Start a rebuild", "one at a time")
-	require.NotContains(t, page.body, "Prove and swap", "it is still filling")
+	require.NotContains(t, page.body, "Verify and swap", "it is still filling")
 
-	o.list(serving, aGeneration(t, 1, "filling", map[string]any{
-		"point": "2026-11-03T00:00:00Z", "progress": progress(map[string]any{"rate": 0, "eta_seconds": nil, "stalled_since": time.Now(), "note": "Postgres: disk <full>"}),
-	}))
-	page = s.page(t, "/rebuild")
-	for _, words := range []string{"Generation 1, stalled", "Reading the log up to 2026-11-03T00:00:00Z.", "No record was taken since", "Postgres: disk &lt;full&gt;", "Hold<span"} {
+	filling.point, filling.rate, filling.eta, filling.stalled, filling.note = "2026-11-03T00:00:00Z", 0, 0, true, "Postgres: disk <full>"
+	setGenerations(t, db, serving, filling)
+	page = s.page(t, at)
+	for _, words := range []string{"generation 1, stalled", "Reading the log up to 2026-11-03T00:00:00Z.", "No record was taken since", "Postgres: disk &lt;full&gt;", "Hold<span"} {
 		require.Contains(t, page.body, words)
 	}
-	require.NotContains(t, page.body, "level in about")
+	require.NotContains(t, page.body, "caught up in about")
+
+	setGenerations(t, db, serving, aGeneration{number: 1, state: "queued", swapWanted: true})
+	require.Contains(t, s.page(t, at).body, "Waiting for the rebuild of another projection.")
 
 	proof := map[string]any{
 		"ok": false, "at": time.Now(), "took_ms": 4213, "against": 0, "vector": map[string]int{"timestamp.command.v1/3": 1234567}, "finding": "1 row is missing",
-		"tables":      []any{map[string]any{"table": "timestamp_records", "ok": false, "rows_serving": 1000, "rows_side": 999, "hash_serving": "aa", "hash_side": "bb"}, map[string]any{"table": "dead_letters", "ok": true, "rows_serving": 6, "rows_side": 6, "hash_serving": "cc", "hash_side": "cc"}},
-		"differences": []any{map[string]any{"table": "timestamp_records", "key": "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", "serving": "2009-09-28", "side": nil}},
+		"tables":      []any{map[string]any{"table": "timestamp_records", "ok": false, "rows_serving": 1000, "rows_candidate": 999, "hash_serving": "aa", "hash_candidate": "bb"}, map[string]any{"table": "dead_letters", "ok": true, "rows_serving": 6, "rows_candidate": 6, "hash_serving": "cc", "hash_candidate": "cc"}},
+		"differences": []any{map[string]any{"table": "timestamp_records", "key": "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", "serving": "2009-09-28", "candidate": nil}},
 	}
-	o.list(serving, aGeneration(t, 1, "ready", map[string]any{"proof": proof, "progress": progress(map[string]any{"lag": 0})}))
-	page = s.page(t, "/rebuild")
-	for _, words := range []string{"the proof found a difference.", "The proof failed", "1 row is missing", "differs", "1,000", "999", "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", "no row", "timestamp.command.v1/3@1,234,567", "Prove and swap", "Prove only"} {
+	setGenerations(t, db, serving, aGeneration{number: 1, state: "ready", proof: proof, done: 7, end: 7})
+	page = s.page(t, at)
+	for _, words := range []string{"the verification found a difference.", "The verification failed", "1 row is missing", "differs", "1,000", "999", "<code class=\"hash\">bb</code>", "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", "no row", "timestamp.command.v1/3@1,234,567", "Verify and swap", "Verify only"} {
 		require.Contains(t, page.body, words)
 	}
 	require.NotContains(t, page.body, refresh)
 
 	proof["ok"], proof["differences"] = true, []any{}
-	o.list(aGeneration(t, 1, "serving", nil), aGeneration(t, 2, "held", map[string]any{"point": "timestamp.command.v1/3@42"}),
-		aGeneration(t, 0, "standby", map[string]any{"proof": proof, "progress": progress(map[string]any{"lag": 3})}), aGeneration(t, 3, "dropping", nil))
-	page = s.page(t, "/rebuild")
-	for _, words := range []string{"Generation 1 serves every read.", "Swap back to it…", "the way back", "Proved: both hold the same", "3 records behind the log", "Holds the rows as they were", "timestamp.command.v1/3@42", "Drop generation 2", "Drop the standby first", refresh} {
+	setGenerations(t, db, aGeneration{number: 1, state: "serving"}, aGeneration{number: 2, state: "held", point: "timestamp.command.v1/3@42"},
+		aGeneration{number: 0, state: "standby", proof: proof, done: 4, end: 7}, aGeneration{number: 3, state: "dropping"})
+	page = s.page(t, at)
+	for _, words := range []string{"Generation 1 serves every read.", "Roll back to generation 0…", "Verified: both hold the same", "consumer lag: 3", "Holds the tables as they were", "timestamp.command.v1/3@42", "Drop generation 2", "Drop the standby first", refresh} {
 		require.Contains(t, page.body, words)
 	}
 	require.NotContains(t, page.body, "Drop generation 1<", "what serves is not to be dropped")
 	require.NotContains(t, page.body, "Drop generation 3<", "it is going already")
+
+	// The same as JSON.
+	list := s.get(t, "/api/v1/projections/timestamps/generations").object(t)
+	require.Equal(t, "timestamps", list["projection"])
+	var states []any
+	for _, g := range list["generations"].([]any) {
+		states = append(states, g.(map[string]any)["state"])
+	}
+	require.Equal(t, []any{"serving", "dropping", "held", "standby"}, states)
+	g := s.get(t, "/api/v1/projections/timestamps/generations/0").object(t)
+	require.Equal(t, "timestamps_g0", g["schema"])
+	require.Equal(t, "group.g1.g0", g["group"])
+	require.EqualValues(t, 3, g["progress"].(map[string]any)["lag"])
+	require.EqualValues(t, 999, g["proof"].(map[string]any)["tables"].([]any)[0].(map[string]any)["rows_candidate"])
+	require.Equal(t, 404, s.get(t, "/api/v1/projections/timestamps/generations/9").status)
+	require.Equal(t, 404, s.get(t, "/api/v1/projections/nowhere/generations/0").status)
 }
 
 func TestTheFormsOfARebuild(t *testing.T) {
@@ -173,38 +204,38 @@ func TestTheFormsOfARebuild(t *testing.T) {
 		{url.Values{"kind": {"point"}, "point": {"timestamp.command.v1/3@42"}}, `{"swap":false,"to":{"position":"timestamp.command.v1/3@42"}}`},
 	} {
 		o.will(202, `{}`)
-		a := s.post(t, "/rebuild", tc.form)
+		a := s.post(t, "/projections/timestamps/rebuild", tc.form)
 		require.Equal(t, 303, a.status, a.body)
-		require.Equal(t, "/rebuild?done=started", a.header.Get("Location"))
-		o.was(t, "POST /api/v1/generations "+tc.asked)
+		require.Equal(t, "/projections/timestamps/rebuild?done=started", a.header.Get("Location"))
+		o.was(t, "POST /api/v1/projections/timestamps/generations "+tc.asked)
 	}
-	require.Contains(t, s.page(t, "/rebuild?done=started").body, "The rebuild has been asked for.")
+	require.Contains(t, s.page(t, "/projections/timestamps/rebuild?done=started").body, "The rebuild has been asked for.")
 	for path, asked := range map[string]string{
-		"prove": "POST /api/v1/generations/1/proof", "swap": "POST /api/v1/generations/1/swap", "drop": "DELETE /api/v1/generations/1",
+		"verify": "POST /api/v1/projections/timestamps/generations/1/proof", "swap": "POST /api/v1/projections/timestamps/generations/1/swap", "drop": "DELETE /api/v1/projections/timestamps/generations/1",
 	} {
 		o.will(202, `{}`)
-		a := s.post(t, "/rebuild/"+path, url.Values{"generation": {"1"}})
+		a := s.post(t, "/projections/timestamps/rebuild/"+path, url.Values{"generation": {"1"}})
 		require.Equal(t, 303, a.status, a.body)
-		require.Equal(t, "/rebuild?done="+path, a.header.Get("Location"))
+		require.Equal(t, "/projections/timestamps/rebuild?done="+path, a.header.Get("Location"))
 		o.was(t, asked)
-		require.Contains(t, s.page(t, "/rebuild?done="+path).body, `role="status"`)
+		require.Contains(t, s.page(t, "/projections/timestamps/rebuild?done="+path).body, `role="status"`)
 	}
 
 	o.will(202, `{}`)
 	for words, form := range map[string]url.Values{
 		"needs the point": {"kind": {"point"}}, "is no rate limit": {"kind": {"swap"}, "rate_limit": {"fast"}}, "choose one of the three": {},
 	} {
-		a := s.post(t, "/rebuild", form)
+		a := s.post(t, "/projections/timestamps/rebuild", form)
 		requireSound(t, words, a)
 		require.Equal(t, 400, a.status)
 		require.Contains(t, a.body, words)
 	}
-	require.Equal(t, 400, s.post(t, "/rebuild/swap", url.Values{"generation": {"-1"}}).status)
+	require.Equal(t, 400, s.post(t, "/projections/timestamps/rebuild/swap", url.Values{"generation": {"-1"}}).status)
 	o.was(t)
 
 	for status, words := range map[int]string{409: "generation 1 is still &lt;filling&gt;, cancel it first.", 422: "generation 1 is still", 401: "wants an API key", 403: "takes one with a wider scope", 500: "generation 1 is still"} {
 		o.will(status, `{"status":409,"detail":"generation 1 is still <filling>, cancel it first"}`)
-		for _, path := range []string{"/rebuild", "/rebuild/swap"} {
+		for _, path := range []string{"/projections/timestamps/rebuild", "/projections/timestamps/rebuild/swap"} {
 			a := s.post(t, path, url.Values{"kind": {"point"}, "point": {"2026-11-03T00:00:00Z"}, "generation": {"1"}})
 			requireSound(t, path, a)
 			require.Equal(t, status, a.status)
@@ -218,21 +249,21 @@ func TestAnAuditIsAskedForOnThePage(t *testing.T) {
 	t.Parallel()
 	db, s, o := withOthers(t)
 	db.Must(t, `UPDATE projection_progress SET log_end = next_offset + 5 * partition, caught_up_at = now()`)
-	page := s.page(t, "/projection")
-	require.Contains(t, page.body, "Not run yet")
+	page := s.page(t, "/projections/timestamps")
+	require.Contains(t, page.body, "Pending: not run yet")
 	require.Contains(t, page.body, "Partitions")
 	o.will(200, `{"ok":true,"audited_at":"2026-11-03T00:00:00Z","partitions":[]}`)
-	a := s.post(t, "/projection/audit", nil)
+	a := s.post(t, "/projections/timestamps/audit", nil)
 	require.Equal(t, 303, a.status, a.body)
-	require.Equal(t, "/projection?audited=1#audit", a.header.Get("Location"))
-	o.was(t, "POST /api/v1/audits")
-	db.Must(t, `INSERT INTO projection_audits SELECT topic, partition, now(), 1.5, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, 2500, 3, 0, partition > 0, CASE partition WHEN 0 THEN '1 row is <missing>' ELSE '' END FROM projection_progress`)
-	page = s.page(t, "/projection?audited=1")
-	for _, words := range []string{"Audited just now", "1 hole", "Partition 0: 1 row is &lt;missing&gt;", "10,000 rows and 12 dead letters found", "1.5 ms", "2 min"} {
+	require.Equal(t, "/projections/timestamps?audited=1#audit", a.header.Get("Location"))
+	o.was(t, "POST /api/v1/projections/timestamps/audit")
+	db.Must(t, `INSERT INTO projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding) SELECT topic, partition, now(), 1.5, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, 2500, 3, 0, partition > 0, CASE partition WHEN 0 THEN '1 row is <missing>' ELSE '' END FROM projection_progress`)
+	page = s.page(t, "/projections/timestamps?audited=1")
+	for _, words := range []string{"Audited just now", "Failed in 1 partition", "timestamps, partition 0: 1 row is &lt;missing&gt;", "10,000 rows and 12 dead letters found", "1.5 ms", "2 min"} {
 		require.Contains(t, page.body, words)
 	}
 	o.will(404, `404 page not found`)
-	a = s.post(t, "/projection/audit", nil)
+	a = s.post(t, "/projections/timestamps/audit", nil)
 	requireSound(t, "refused audit", a)
 	require.Equal(t, 404, a.status)
 	require.Contains(t, a.body, "it is an older release of consumer-service, or CONSUMER_URL names something else")
@@ -244,12 +275,13 @@ func TestPagesSayWhatToDoWhereTheOthersAreAway(t *testing.T) {
 	db.Reject(t, 0, []byte("{"), `[]`, "broken")
 	s := startBeside(t, db.URL, "http://127.0.0.1:1")
 	s.awaitReady(t)
-	page := s.page(t, "/rebuild")
-	require.Equal(t, 503, page.status)
-	require.Contains(t, page.body, "consumer-service does not answer at http://127.0.0.1:1: start it, or set CONSUMER_URL to where it listens.")
+	page := s.page(t, "/projections/timestamps/rebuild")
+	require.Equal(t, 200, page.status, "what there is comes from the database")
+	require.Contains(t, page.body, "consumer-service is down: no rebuild can be started.")
+	require.Contains(t, page.body, "Generation 0 serves every read.")
 	require.Contains(t, page.body, refresh)
 	for path, words := range map[string]string{
-		"/rebuild": "consumer-service does not answer", "/projection/audit": "consumer-service does not answer",
+		"/projections/timestamps/rebuild": "consumer-service does not answer at http://127.0.0.1:1: start it, or set CONSUMER_URL to where it listens.", "/projections/timestamps/audit": "consumer-service does not answer",
 		"/dead-letters/discard": "command-service does not answer at http://127.0.0.1:1: start it, or set COMMAND_URL",
 		"/dead-letters/redrive": "command-service does not answer",
 	} {
@@ -262,23 +294,27 @@ func TestPagesSayWhatToDoWhereTheOthersAreAway(t *testing.T) {
 
 func TestThePagesOfNothing(t *testing.T) {
 	t.Parallel()
-	db, s, o := withOthers(t)
-	o.list()
+	db, s, _ := withOthers(t)
 	for path, words := range map[string]string{
-		"/": "The log is being read.", "/records": "There is no record yet.", "/dead-letters": "every record that came in could be projected",
-		"/projection": "the log is being read", "/tickets": "A ticket is the id that came back", "/rebuild": "No generation serves yet.",
+		"/": "The log is being read.", "/records": "There is no record yet.", "/dead-letters": "no record was rejected",
+		"/projections/timestamps": "the log is being read", "/projections": "off", "/projections/endpoints": "was never begun", "/tickets": "A ticket is the id that came back", "/projections/timestamps/rebuild": "Generation 0 serves every read.",
 	} {
 		a := s.page(t, path)
 		require.Equal(t, 200, a.status)
 		require.Contains(t, strings.ToLower(a.body), strings.ToLower(words), path)
 	}
 	db.Must(t, `DELETE FROM projection_progress`)
-	require.Contains(t, s.page(t, "/projection").body, "Nothing is projected yet.")
+	require.Contains(t, s.page(t, "/projections/timestamps").body, "Nothing is projected yet.")
 	db.Must(t, `ALTER TABLE projection_progress RENAME TO gone`)
-	for _, path := range []string{"/", "/projection"} {
+	for _, path := range []string{"/", "/projections"} {
 		a := s.page(t, path)
-		require.Contains(t, a.body, "The projection cannot be read.")
+		require.Contains(t, a.body, "The projections cannot be read.")
 		require.Contains(t, a.body, refresh)
 	}
 	require.Equal(t, 503, s.page(t, "/records").status)
+	require.Equal(t, 503, s.page(t, "/projections/timestamps").status)
+	require.Equal(t, 200, s.page(t, "/projections/endpoints").status, "another one is not concerned")
+	for path, to := range map[string]string{"/projection": "/projections/timestamps", "/rebuild": "/projections/timestamps/rebuild"} {
+		require.Equal(t, to, s.get(t, path).header.Get("Location"))
+	}
 }

@@ -230,7 +230,7 @@ func TestADatabaseThatIsAwayIsToldAndWaitedFor(t *testing.T) {
 	require.Equal(t, 200, s.get(t, "/health").status)
 	page := s.get(t, "/")
 	require.Equal(t, 200, page.status)
-	require.Contains(t, page.body, "The projection cannot be read.")
+	require.Contains(t, page.body, "The projections cannot be read.")
 	require.Equal(t, 503, s.get(t, "/records").status)
 
 	// A read that has patience gets its answer when the database is back.

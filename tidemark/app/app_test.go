@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/api/query"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/app"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
@@ -95,13 +96,13 @@ func start(t *testing.T, o app.Options) *up {
 	return u
 }
 
-func stamp(t *testing.T, u *up, instant string) client.Record {
+func stamp(t *testing.T, u *up, instant string) query.Timestamp {
 	t.Helper()
 	sent, err := u.client.Stamp(t.Context(), instant, "")
 	require.NoError(t, err)
-	record, err := u.client.Record(t.Context(), sent.ID, sent.Position, 20*time.Second)
+	record, err := u.client.Record(t.Context(), sent.Id, sent.Position, 20*time.Second)
 	require.NoError(t, err)
-	require.Equal(t, sent.ID, record.CommandID)
+	require.Equal(t, sent.Id, record.CommandId)
 	return record
 }
 
@@ -125,7 +126,7 @@ func TestUpStopAndUpAgain(t *testing.T) {
 
 	again := start(t, o)
 	require.Equal(t, u.Running, again.Running, "what joined it finds it again")
-	kept, err := again.client.Record(t.Context(), first.ID, "", 0)
+	kept, err := again.client.Record(t.Context(), first.Id, "", 0)
 	require.NoError(t, err)
 	require.Equal(t, first, kept)
 	stamp(t, again, "2009-09-28T19:03:13Z")
@@ -154,7 +155,7 @@ func TestAKilledUpComesBackWithItsData(t *testing.T) {
 	c := client.New(client.Services{URLs: found.Services})
 	defer c.Close()
 	killed := &up{Running: found, client: c}
-	var rows []client.Record
+	var rows []query.Timestamp
 	for i := range 5 {
 		rows = append(rows, stamp(t, killed, fmt.Sprintf("2009-09-28T19:03:1%dZ", i)))
 	}
@@ -167,11 +168,11 @@ func TestAKilledUpComesBackWithItsData(t *testing.T) {
 
 	u := start(t, o)
 	for _, row := range rows {
-		kept, err := u.client.Record(t.Context(), row.ID, "", 0)
+		kept, err := u.client.Record(t.Context(), row.Id, "", 0)
 		require.NoError(t, err)
 		require.Equal(t, row, kept)
 	}
-	_, err = u.client.Record(t.Context(), unread.ID, unread.Position, 20*time.Second)
+	_, err = u.client.Record(t.Context(), unread.Id, unread.Position, 20*time.Second)
 	require.NoError(t, err)
 	stamp(t, u, "2009-09-28T19:03:30Z")
 }

@@ -1,5 +1,5 @@
-// Package deadletter reads the records that could not be projected, by the position they have in the
-// log, and what was decided on them. What it hands out is bounded: a payload can be as large as Kafka
+// Package deadletter reads the dead letters of every projection, the records that it rejected, by the
+// position they have in the log, and what was decided on them. What it hands out is bounded: a payload can be as large as Kafka
 // lets a record be. So is what it looks through for one page.
 package deadletter
 
@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // ShownBytes is how much of a payload a list has; headers larger than that are left out. WholeBytes is
@@ -27,6 +28,7 @@ var ErrNotFound = errors.New("no dead letter is there")
 
 // DeadLetter is one record that ended as rejected.
 type DeadLetter struct {
+	Projection   string
 	Position     position.Position
 	Payload      []byte // as much of it as is shown; nil where the record had no value
 	PayloadBytes int    // of the whole
@@ -57,6 +59,13 @@ const (
 	Redriven  State = "redriven"
 	All       State = "all"
 )
+
+// Redrivable reports whether it can be redriven. A redrive is a new command, so command-service must be the
+// writer of the letter's topic; letters of other topics can only be discarded.
+func (d DeadLetter) Redrivable() bool {
+	spec, known := topic.ByName(d.Position.Topic)
+	return known && spec.Redrivable()
+}
 
 // State is how far the letter is dealt with.
 func (d DeadLetter) State() State {

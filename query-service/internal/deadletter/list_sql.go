@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +15,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -35,19 +38,19 @@ type row struct {
 	DecisionOffset    *int64     `db:"decision_offset"`
 }
 
-// columns shows so many bytes of payload and headers.
-func columns(shown int) string {
+// from selects letters of one projection, with so many bytes of payload and headers.
+func from(of projection.Served, shown int) string {
 	return fmt.Sprintf(`
 SELECT l.topic, l.partition, l."offset", substring(l.payload FOR %[1]d) AS payload, coalesce(octet_length(l.payload), 0) AS payload_bytes,
 	CASE WHEN octet_length(l.headers::text) <= %[1]d THEN l.headers::text END AS headers, l.reason_code, l.reason, l.first_seen_at,
 	k.decision, k.command_id, k.note, k.decided_by, k.decided_at, k.decision_partition, k.decision_offset
-FROM public.dead_letters l LEFT JOIN public.dead_letter_decisions k USING (topic, partition, "offset")`, shown)
+FROM %[2]s l LEFT JOIN public.dead_letter_decisions k USING (topic, partition, "offset")`, shown, of.Table(schema.DeadLetters))
 }
 
-func (r row) deadLetter() DeadLetter {
+func (r row) deadLetter(of projection.Served) DeadLetter {
 	d := DeadLetter{
-		Position: position.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset},
-		Payload:  r.Payload, PayloadBytes: r.PayloadBytes, Headers: r.Headers,
+		Projection: of.Name, Position: position.Position{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset},
+		Payload: r.Payload, PayloadBytes: r.PayloadBytes, Headers: r.Headers,
 		ReasonCode: r.ReasonCode, Reason: r.Reason, FirstSeenAt: r.FirstSeenAt,
 	}
 	if r.Decision != nil { // then all of its columns but command_id are there
@@ -59,7 +62,8 @@ func (r row) deadLetter() DeadLetter {
 	return d
 }
 
-// At returns the dead letter at p as a list shows it, or ErrNotFound.
+// At returns the dead letter at p as a list shows it, or ErrNotFound. The projection of its topic must be in
+// the snapshot's scope.
 func At(ctx context.Context, s *projection.Snapshot, p position.Position) (DeadLetter, error) {
 	return at(ctx, s, p, ShownBytes)
 }
@@ -70,98 +74,126 @@ func Whole(ctx context.Context, s *projection.Snapshot, p position.Position) (De
 }
 
 func at(ctx context.Context, s *projection.Snapshot, p position.Position, shown int) (DeadLetter, error) {
+	of, projected := s.OfTopic(p.Topic)
+	if !projected {
+		return DeadLetter{}, ErrNotFound
+	}
 	var r row
-	err := s.Get(ctx, &r, columns(shown)+` WHERE l.topic = $1 AND l.partition = $2 AND l."offset" = $3`, p.Topic, p.Partition, p.Offset)
+	err := s.Get(ctx, &r, from(of, shown)+` WHERE l.topic = $1 AND l.partition = $2 AND l."offset" = $3`, p.Topic, p.Partition, p.Offset)
 	if errors.Is(err, sql.ErrNoRows) {
 		return DeadLetter{}, ErrNotFound
 	}
 	if err != nil {
 		return DeadLetter{}, fmt.Errorf("read a dead letter: %w", err)
 	}
-	return r.deadLetter(), nil
+	return r.deadLetter(of), nil
 }
 
 // Filter says which dead letters are wanted. Its zero values want any, but for State.
 type Filter struct {
 	State      State
+	Projection string // its name; of every one where it is empty
 	Text       string // in the payload, as these bytes, or in the reason, in any case
 	ReasonCode string
 	Partition  *int32
 }
 
-// mostLooked is how many letters are looked at for one page. A search for what is rare goes on over
-// several pages, some of which may be empty.
+// Scope is the projections that a search with f reads.
+func (f Filter) Scope() projection.Scope {
+	if f.Projection == "" {
+		return projection.Every()
+	}
+	return projection.Of(f.Projection)
+}
+
+// mostLooked is how many letters of one projection are looked at for one page. A search for what is rare
+// goes on over several pages, some of which may be empty.
 const mostLooked = 10_000
 
 // Search returns up to limit of the dead letters above after that f asks for, in the order of topic,
 // partition and offset, and the position to go on after, nil where that was all. The zero position starts
-// at the beginning. A page may have fewer than limit, or none, and still another one after it.
+// at the beginning. A page may have fewer than limit, or none, and still another one after it. It reads
+// what is in the snapshot's scope.
 func Search(ctx context.Context, s *projection.Snapshot, f Filter, after position.Position, limit int) ([]DeadLetter, *position.Position, error) {
-	upTo := place{} // without an end
-	if f.Partition != nil {
-		if first := (position.Position{Topic: topic.TimestampCommand.Name, Partition: *f.Partition, Offset: -1}); before(after, first) {
-			after = first
+	scope := slices.SortedFunc(slices.Values(s.Served()), func(a, b projection.Served) int { return strings.Compare(a.Topic, b.Topic) })
+	letters := make([]DeadLetter, 0, limit)
+	for _, of := range scope {
+		if of.Topic < after.Topic {
+			continue
 		}
-		upTo = placed(position.Position{Topic: topic.TimestampCommand.Name, Partition: *f.Partition, Offset: math.MaxInt64})
+		found, edge, err := searchOne(ctx, s, of, f, after, limit+1-len(letters))
+		if err != nil {
+			return nil, nil, err
+		}
+		letters = append(letters, found...)
+		if len(letters) > limit {
+			letters = letters[:limit]
+			return letters, &letters[limit-1].Position, nil
+		}
+		if edge != nil {
+			return letters, edge, nil
+		}
 	}
-	edge, err := edge(ctx, s, f, after, upTo)
+	return letters, nil, nil
+}
+
+// searchOne returns up to most letters of one projection, and where its look ended, nil where that was all.
+func searchOne(ctx context.Context, s *projection.Snapshot, of projection.Served, f Filter, after position.Position, most int) ([]DeadLetter, *position.Position, error) {
+	// Of the topic's letters, those above one place and up to another.
+	above := position.Position{Topic: of.Topic, Offset: -1}
+	upTo := position.Position{Topic: of.Topic, Partition: math.MaxInt32, Offset: math.MaxInt64}
+	if f.Partition != nil {
+		above.Partition, upTo.Partition = *f.Partition, *f.Partition
+	}
+	if before(above, after) {
+		above = after
+	}
+	edge, err := lookUpTo(ctx, s, of, f, above, upTo)
 	if err != nil {
 		return nil, nil, err
 	}
 	if edge != nil {
-		upTo = placed(*edge)
+		upTo = *edge
 	}
 	var text []byte
 	if f.Text != "" {
 		text = []byte(f.Text)
 	}
 	var rows []row
-	err = s.Select(ctx, &rows, columns(ShownBytes)+`
-WHERE (l.topic, l.partition, l."offset") > ($1, $2, $3) AND ($4::text IS NULL OR (l.topic, l.partition, l."offset") <= ($4, $5, $6))
-	AND ($7 = 'all' OR $7 = CASE k.decision WHEN 'redrive' THEN 'redriven' WHEN 'discard' THEN 'discarded' ELSE 'open' END)
-	AND ($8 = '' OR l.reason_code = $8)
-	AND ($9::bytea IS NULL OR position($9 IN l.payload) > 0 OR position(lower($10) IN lower(l.reason)) > 0)
-ORDER BY l.topic, l.partition, l."offset" LIMIT $11`,
-		after.Topic, after.Partition, after.Offset, upTo.topic, upTo.partition, upTo.offset, string(f.State), f.ReasonCode, text, f.Text, limit+1)
+	err = s.Select(ctx, &rows, from(of, ShownBytes)+`
+WHERE l.topic = $1 AND (l.partition, l."offset") > ($2, $3) AND (l.partition, l."offset") <= ($4, $5)
+	AND ($6 = 'all' OR $6 = CASE k.decision WHEN 'redrive' THEN 'redriven' WHEN 'discard' THEN 'discarded' ELSE 'open' END)
+	AND ($7 = '' OR l.reason_code = $7)
+	AND ($8::bytea IS NULL OR position($8 IN l.payload) > 0 OR position(lower($9) IN lower(l.reason)) > 0)
+ORDER BY l.topic, l.partition, l."offset" LIMIT $10`,
+		of.Topic, above.Partition, above.Offset, upTo.Partition, upTo.Offset, string(f.State), f.ReasonCode, text, f.Text, most)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list dead letters: %w", err)
+		return nil, nil, fmt.Errorf("list dead letters of %s: %w", of.Name, err)
 	}
-	letters := make([]DeadLetter, 0, limit)
-	for _, r := range rows[:min(len(rows), limit)] {
-		letters = append(letters, r.deadLetter())
-	}
-	if len(rows) > limit {
-		return letters, &letters[limit-1].Position, nil
+	letters := make([]DeadLetter, len(rows))
+	for i, r := range rows {
+		letters[i] = r.deadLetter(of)
 	}
 	return letters, edge, nil
 }
 
-// place is a position as a parameter, or none.
-type place struct {
-	topic     *string
-	partition *int32
-	offset    *int64
-}
-
-func placed(p position.Position) place { return place{&p.Topic, &p.Partition, &p.Offset} }
-
-// edge is how far one page looks, nil where it looks at all there is. Without a filter every row is a hit,
-// and the limit is bound enough.
-func edge(ctx context.Context, s *projection.Snapshot, f Filter, after position.Position, upTo place) (*position.Position, error) {
+// lookUpTo is how far one page looks, nil where it looks at all there is. Without a filter every row is a
+// hit, and the limit is bound enough.
+func lookUpTo(ctx context.Context, s *projection.Snapshot, of projection.Served, f Filter, above, upTo position.Position) (*position.Position, error) {
 	if f.State == All && f.Text == "" && f.ReasonCode == "" {
 		return nil, nil
 	}
 	var at row
 	err := s.Get(ctx, &at, `
-SELECT l.topic, l.partition, l."offset" FROM public.dead_letters l
-WHERE (l.topic, l.partition, l."offset") > ($1, $2, $3) AND ($4::text IS NULL OR (l.topic, l.partition, l."offset") <= ($4, $5, $6))
-ORDER BY l.topic, l.partition, l."offset" OFFSET $7 LIMIT 1`, // so many keys of the index
-		after.Topic, after.Partition, after.Offset, upTo.topic, upTo.partition, upTo.offset, mostLooked-1)
+SELECT l.topic, l.partition, l."offset" FROM `+of.Table(schema.DeadLetters)+` l
+WHERE l.topic = $1 AND (l.partition, l."offset") > ($2, $3) AND (l.partition, l."offset") <= ($4, $5)
+ORDER BY l.topic, l.partition, l."offset" OFFSET $6 LIMIT 1`, // so many keys of the index
+		of.Topic, above.Partition, above.Offset, upTo.Partition, upTo.Offset, mostLooked-1)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("bound a page of dead letters: %w", err)
+		return nil, fmt.Errorf("bound a page of dead letters of %s: %w", of.Name, err)
 	}
 	return &position.Position{Topic: at.Topic, Partition: at.Partition, Offset: at.Offset}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/generation"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/query-service/internal/ticket"
@@ -46,15 +47,21 @@ func link(list, side, cursor string, limit int) *string {
 
 func ticketState(t ticket.Ticket) api.Ticket {
 	a := api.Ticket{
-		Id: t.ID.String(), State: api.TicketState(t.State), Generation: t.Generation, Epoch: t.Epoch,
+		Id: t.ID.String(), State: api.TicketState(t.State), Projection: text(t.Projection),
 		Position: place(t.Position), Reached: place(t.Reached), AsOf: moment(t.AsOf), Reason: text(t.Reason), ReasonCode: text(t.ReasonCode),
+	}
+	if t.Projection != "" {
+		a.Generation, a.Epoch = &t.Generation, &t.Epoch
 	}
 	if t.Letter != "" {
 		letter := api.TicketDeadLetter(t.Letter)
 		a.DeadLetter, a.RedrivenAs = &letter, id(t.RedrivenAs)
 	}
 	if t.Row != nil {
-		a.EventTimestamp, a.CreatedAt = moment(&t.Row.EventTimestamp), moment(&t.Row.CreatedAt)
+		a.CreatedAt = moment(t.Row.CreatedAt)
+		if r := t.Row.Record; r != nil {
+			a.EventTimestamp = moment(&r.EventTimestamp)
+		}
 		if t.State == ticket.Duplicate {
 			a.RowPosition = place(&t.Row.Position)
 		}
@@ -72,6 +79,9 @@ func searchPage(letters []deadletter.DeadLetter, next *position.Position, f dead
 		return page
 	}
 	q := url.Values{"state": {string(f.State)}, "after": {next.String()}, "limit": {strconv.Itoa(limit)}}
+	if f.Projection != "" {
+		q.Set("projection", f.Projection)
+	}
 	if f.Text != "" {
 		q.Set("q", f.Text)
 	}
@@ -87,6 +97,7 @@ func searchPage(letters []deadletter.DeadLetter, next *position.Position, f dead
 
 func deadLetter(l deadletter.DeadLetter) api.DeadLetter {
 	a := api.DeadLetter{
+		Projection: l.Projection, Redrivable: l.Redrivable(),
 		Position: l.Position.String(), Topic: l.Position.Topic, Partition: l.Position.Partition, Offset: l.Position.Offset,
 		PayloadEncoding: api.Utf8, PayloadBytes: l.PayloadBytes, PayloadTruncated: l.Truncated(),
 		ReasonCode: l.ReasonCode, Reason: l.Reason, FirstSeenAt: instant.Format(l.FirstSeenAt), State: api.DeadLetterState(l.State()),
@@ -109,12 +120,29 @@ func deadLetter(l deadletter.DeadLetter) api.DeadLetter {
 	return a
 }
 
+func projectionList(all []projection.Status) api.ProjectionList {
+	list := api.ProjectionList{Projections: make([]api.ProjectionSummary, len(all))}
+	for i, s := range all {
+		totals, audited := s.Totals(), s.Audited()
+		list.Projections[i] = api.ProjectionSummary{
+			Projection: s.Name, Topic: s.Topic, State: api.ProjectionState(s.State()), Running: s.Running, Refusal: s.Refusal,
+			Generation: s.Generation, Epoch: s.Epoch, CaughtUpAt: moment(s.CaughtUpAt()), Lag: totals.Lag, DeadLetters: totals.Rejected,
+			AuditOk: audited.OK, AuditedAt: moment(audited.LastRun), ReadAt: instant.Format(s.ReadAt),
+		}
+	}
+	return list
+}
+
 func projectionStatus(s projection.Status) api.Projection {
 	totals, replay, audited := s.Totals(), s.Replay(), s.Audited()
 	a := api.Projection{
+		Projection: s.Name, Topic: s.Topic, Schema: s.Schema, State: api.ProjectionState(s.State()), Running: s.Running, Refusal: s.Refusal,
 		Generation: s.Generation, Epoch: s.Epoch, Group: s.Group, StartedAt: moment(s.StartedAt), ReadAt: instant.Format(s.ReadAt),
 		CatchingUp: s.CatchingUp(), CaughtUpAt: moment(s.CaughtUpAt()),
-		Totals:     api.Counts{Applied: totals.Applied, Duplicate: totals.Duplicate, Rejected: totals.Rejected, Skipped: totals.Skipped, Lag: totals.Lag},
+		Totals: api.Counts{
+			Applied: totals.Applied, Duplicate: totals.Duplicate, Rejected: totals.Rejected,
+			Expired: totals.Expired, Skipped: totals.Skipped, Dropped: totals.Dropped, Lag: totals.Lag,
+		},
 		Replay:     api.Replay{Done: replay.Done, Total: replay.Total, Percent: replay.Percent, Rate: replay.Rate},
 		Audit:      api.Audit{Ok: audited.OK, LastRun: moment(audited.LastRun), Missing: audited.Missing, Partitions: make([]api.PartitionAudit, len(s.Audits))},
 		Partitions: make([]api.Partition, len(s.Partitions)),
@@ -126,7 +154,7 @@ func projectionStatus(s projection.Status) api.Projection {
 	for i, p := range s.Partitions {
 		a.Partitions[i] = api.Partition{
 			Topic: p.Topic, Partition: p.Partition, Epoch: p.Epoch, FirstOffset: p.FirstOffset, NextOffset: p.NextOffset,
-			Applied: p.Applied, Duplicate: p.Duplicate, Rejected: p.Rejected, Skipped: p.Skipped,
+			Applied: p.Applied, Duplicate: p.Duplicate, Rejected: p.Rejected, Expired: p.Expired, Skipped: p.Skipped, Dropped: p.Dropped,
 			LogEnd: p.LogEnd, Lag: p.Lag(), LogEndAt: moment(p.LogEndAt), CaughtUpAt: moment(p.CaughtUpAt), UpdatedAt: instant.Format(p.UpdatedAt),
 		}
 	}
@@ -134,9 +162,45 @@ func projectionStatus(s projection.Status) api.Projection {
 		a.Audit.Partitions[i] = api.PartitionAudit{
 			Topic: p.Topic, Partition: p.Partition, AuditedAt: instant.Format(p.AuditedAt), TookMs: p.TookMS, Epoch: p.Epoch,
 			FirstOffset: p.FirstOffset, NextOffset: p.NextOffset,
-			Applied: p.Applied, Duplicate: p.Duplicate, Rejected: p.Rejected, Skipped: p.Skipped,
+			Applied: p.Applied, Duplicate: p.Duplicate, Rejected: p.Rejected, Expired: p.Expired, Skipped: p.Skipped, Dropped: p.Dropped,
 			RowsFound: p.RowsFound, DeadLettersFound: p.DeadLettersFound, RowsAhead: p.RowsAhead, Ok: p.OK, Finding: p.Finding,
 		}
+	}
+	return a
+}
+
+func generationList(of string, list []generation.Generation) api.GenerationList {
+	a := api.GenerationList{Projection: of, Generations: make([]api.Generation, len(list))}
+	for i, g := range list {
+		a.Generations[i] = generationOf(g)
+	}
+	return a
+}
+
+func generationOf(g generation.Generation) api.Generation {
+	p := g.Progress
+	a := api.Generation{
+		Projection: g.Projection, Generation: g.Number, State: api.GenerationState(g.State), Epoch: g.Epoch, Group: g.Group, Schema: g.Schema,
+		RequestedAt: instant.Format(g.RequestedAt), StateSince: instant.Format(g.StateSince), SwapWanted: g.SwapWanted, RateLimit: g.RateLimit, Point: g.Point,
+		Progress: api.Progress{
+			Done: p.Done, Total: p.Total, Percent: p.Percent(), Lag: p.Lag(), Rate: p.Rate, EtaSeconds: p.ETASeconds,
+			Bottleneck: api.ProgressBottleneck(p.Bottleneck), StalledSince: moment(p.Stalled), Note: p.Note,
+		},
+	}
+	if g.Proof == nil {
+		return a
+	}
+	a.Proof = &api.Proof{
+		Ok: g.Proof.OK, At: instant.Format(g.Proof.At), TookMs: g.Proof.TookMS, Against: g.Proof.Against, Vector: g.Proof.Vector, Finding: g.Proof.Finding,
+		Tables: make([]api.TableProof, len(g.Proof.Tables)), Differences: make([]api.Difference, len(g.Proof.Differences)),
+	}
+	for i, t := range g.Proof.Tables {
+		a.Proof.Tables[i] = api.TableProof{
+			Table: t.Table, Ok: t.OK, RowsServing: t.RowsServing, RowsCandidate: t.RowsCandidate, HashServing: t.HashServing, HashCandidate: t.HashCandidate,
+		}
+	}
+	for i, d := range g.Proof.Differences {
+		a.Proof.Differences[i] = api.Difference{Table: d.Table, Key: d.Key, Serving: d.Serving, Candidate: d.Candidate}
 	}
 	return a
 }

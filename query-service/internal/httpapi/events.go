@@ -14,12 +14,11 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/tidemark/tidemark/query-service/internal/peer"
+	"github.com/tidemark/tidemark/query-service/internal/generation"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/recent"
 	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	api "github.com/tidemark/tidemark/shared/api/query"
-	"github.com/tidemark/tidemark/shared/problem"
 )
 
 const (
@@ -93,6 +92,13 @@ func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
 		generations: slices.Contains(watch, api.StreamEventsParamsWatchGenerations),
 		last:        map[string][]byte{},
 	}
+	if p.Projection != nil {
+		if _, err := s.catalog.Named(c.Request.Context(), *p.Projection); err != nil {
+			s.done(c, "events", "", err)
+			return
+		}
+		st.of = *p.Projection
+	}
 	if p.Ticket != nil {
 		id, ok := s.id(c, *p.Ticket)
 		if !ok {
@@ -130,17 +136,19 @@ func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
 type stream struct {
 	server                  *Server
 	projection, generations bool
+	of                      string // the only projection that it tells of; empty for all
 	ticket                  *uuid.UUID
 	want                    projection.Want
 	out                     gin.ResponseWriter
 	ctl                     *http.ResponseController
-	last                    map[string][]byte // what was sent of each event
+	last                    map[string][]byte // what was sent of each event, by name and subject
 }
 
 // event is one to send; a nil body is a heartbeat.
 type event struct {
-	name string
-	body any
+	name    string
+	subject string // the projection that it is about, where there are several events of the name
+	body    any
 }
 
 func (st *stream) run(ctx context.Context) {
@@ -186,40 +194,47 @@ func (st *stream) run(ctx context.Context) {
 	}
 }
 
-// look sends what has changed of the projection and the generations.
+// look sends what has changed of the projections and the generations.
 func (st *stream) look(ctx context.Context) error {
 	if st.projection {
-		status, err := st.server.status.Get(ctx)
-		if err := st.send(st.told(ctx, "projection", projectionStatus(status), err)); err != nil {
-			return err
+		statuses, err := st.server.statuses.Get(ctx)
+		if err != nil {
+			return st.send(st.trouble(ctx, err))
+		}
+		for _, s := range statuses {
+			if st.of != "" && st.of != s.Name {
+				continue
+			}
+			s.Pace = st.server.pacer.Pace(s.Name)
+			if err := st.send(event{"projection", s.Name, projectionStatus(s)}); err != nil {
+				return err
+			}
 		}
 	}
 	if st.generations {
-		list, err := st.server.peers.Generations(ctx)
-		e := event{"generations", map[string]any{"generations": orNone(list)}}
-		var refused *peer.Refusal
-		if errors.As(err, &refused) {
-			e = event{"trouble", problem.Problem{Status: refused.Status, Detail: refused.Detail}}
-		} else if err != nil {
-			e = st.told(ctx, "", nil, err)
+		list, err := st.server.generations.Get(ctx)
+		if err != nil {
+			return st.send(st.trouble(ctx, err))
 		}
-		return st.send(e)
+		for len(list) > 0 { // they come by projection
+			name := list[0].Projection
+			end := slices.IndexFunc(list, func(g generation.Generation) bool { return g.Projection != name })
+			if end < 0 {
+				end = len(list)
+			}
+			if st.of == "" || st.of == name {
+				if err := st.send(event{"generations", name, generationList(name, list[:end])}); err != nil {
+					return err
+				}
+			}
+			list = list[end:]
+		}
 	}
 	return nil
 }
 
-func orNone(list []peer.Generation) []peer.Generation {
-	if list == nil {
-		return []peer.Generation{}
-	}
-	return list
-}
-
-func (st *stream) told(ctx context.Context, name string, body any, err error) event {
-	if err != nil {
-		return event{"trouble", st.server.failures.Of(ctx, err).Problem}
-	}
-	return event{name, body}
+func (st *stream) trouble(ctx context.Context, err error) event {
+	return event{name: "trouble", body: st.server.failures.Of(ctx, err).Problem}
 }
 
 // follow hands on each state of the ticket, until it is an outcome.
@@ -232,10 +247,13 @@ func (st *stream) follow(ctx context.Context, out chan<- event) {
 		if errors.Is(err, projection.ErrStopping) || ctx.Err() != nil {
 			return
 		}
-		events := []event{st.told(ctx, "ticket", ticketState(t), err)}
+		events := []event{{name: "ticket", body: ticketState(t)}}
+		if err != nil {
+			events[0] = st.trouble(ctx, err)
+		}
 		settled := err == nil && t.State != ticket.Pending && (t.State != ticket.Unknown || st.want.Asked())
 		if settled {
-			events = append(events, event{"end", struct{}{}})
+			events = append(events, event{name: "end", body: struct{}{}})
 		}
 		for _, e := range events {
 			select {
@@ -257,21 +275,22 @@ func (st *stream) follow(ctx context.Context, out chan<- event) {
 	}
 }
 
-// send writes an event unless the last one of its name was the same.
+// send writes an event unless the last one of its name and subject was the same.
 func (st *stream) send(e event) error {
 	body, err := json.Marshal(e.body) // one line: JSON escapes what would break it
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(body, st.last[e.name]) {
+	which := e.name + " " + e.subject
+	if bytes.Equal(body, st.last[which]) {
 		return nil
 	}
 	if e.name == "trouble" { // so that the end of it is told, too
 		clear(st.last)
 	} else {
-		delete(st.last, "trouble")
+		delete(st.last, "trouble ")
 	}
-	st.last[e.name] = body
+	st.last[which] = body
 	return st.write("event: " + e.name + "\ndata: " + string(body) + "\n\n")
 }
 
@@ -283,14 +302,19 @@ func (st *stream) write(text string) error {
 	return st.ctl.Flush()
 }
 
-// sharedStatus is what streams read of the projection, all of them once.
-func sharedStatus(reader *projection.Reader, pacer *projection.Pacer) *recent.Value[projection.Status] {
-	return &recent.Value[projection.Status]{For: eventsEvery / 2, Patience: 6 * time.Second, Read: func(ctx context.Context) (status projection.Status, err error) {
-		err = reader.Read(ctx, projection.Want{}, func(ctx context.Context, s *projection.Snapshot) (err error) {
-			status, err = projection.ReadStatus(ctx, s)
-			return err
-		})
-		status.Pace = pacer.Pace()
-		return status, err
-	}}
+// shared makes of a reading one that all streams have together.
+func shared[T any](read func(context.Context) (T, error)) *recent.Value[T] {
+	return &recent.Value[T]{For: eventsEvery / 2, Patience: 6 * time.Second, Read: read}
+}
+
+func (s *Server) readStatuses(ctx context.Context) (all []projection.Status, err error) {
+	err = s.reader.Read(ctx, projection.Want{}, projection.Every(), func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		all, err = projection.ReadStatuses(ctx, snap)
+		return err
+	})
+	return all, err
+}
+
+func (s *Server) readGenerations(ctx context.Context) ([]generation.Generation, error) {
+	return generation.List(ctx, s.reader, projection.Want{}, projection.Every())
 }

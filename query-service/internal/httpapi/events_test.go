@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,47 +16,40 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tidemark/tidemark/query-service/internal/peer"
+	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/testdb"
 	api "github.com/tidemark/tidemark/shared/api/query"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// streaming is a server of event streams about generations, which consumer-service lists as list says. Its
-// bounds on reading and writing are shorter than any stream here lasts.
+// streaming is a server of event streams about the generations of a database. Its bounds on reading and
+// writing are shorter than any stream here lasts.
 type streaming struct {
 	*Server
-	url  string
-	list atomic.Value
+	url string
+	db  *testdb.DB
 }
 
 func newStreaming(t *testing.T) *streaming {
 	t.Helper()
-	s := &streaming{}
-	s.list.Store(`{"generations":[{"generation":0,"state":"serving"}]}`)
-	consumer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		text := s.list.Load().(string)
-		if text == "" {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-		_, _ = io.WriteString(w, text)
-	}))
-	t.Cleanup(consumer.Close)
-	peers, err := peer.NewClient(peer.Options{CommandURL: consumer.URL, ConsumerURL: consumer.URL, Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(peers.Close)
-	registry := prometheus.NewRegistry()
+	s := &streaming{db: testdb.New(t)}
+	log, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	catalog := projection.NewCatalog(s.db.DB)
+	watch := projection.NewWatch(projection.NextOffsets(s.db.DB, catalog), catalog.Label, registry, log)
 	s.Server = &Server{
-		peers: peers, streams: NewStreams(registry), failures: NewFailures(slog.New(slog.DiscardHandler)),
+		catalog: catalog, reader: projection.NewReader(s.db.DB, catalog, watch), streams: NewStreams(registry), failures: NewFailures(log),
 		reads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "reads"}, []string{"read", "outcome"}),
 	}
+	s.generations = shared(s.readGenerations)
 	s.streams.beat = 30 * time.Millisecond
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.ContextWithFallback = true
 	e.GET("/events", func(c *gin.Context) {
 		watch := []api.StreamEventsParamsWatch{api.StreamEventsParamsWatchGenerations}
-		s.StreamEvents(c, api.StreamEventsParams{Watch: &watch})
+		of := "timestamps"
+		s.StreamEvents(c, api.StreamEventsParams{Watch: &watch, Projection: &of})
 	})
 	server := httptest.NewUnstartedServer(e)
 	server.Config.ReadTimeout, server.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
@@ -115,18 +107,19 @@ func TestAStreamOutlivesTheServersBoundsAndBeats(t *testing.T) {
 	next(t, r, "retry: ")
 	next(t, r, "event: generations")
 	data, _ := next(t, r, "data: ")
+	require.Contains(t, data, `"projection":"timestamps"`)
 	require.Contains(t, data, `"state":"serving"`)
 
-	s.list.Store(`{"generations":[{"generation":1,"state":"filling"}]}`)
+	s.db.Must(t, `INSERT INTO projection_generations (projection, generation, schema_name, state) VALUES ('timestamps', 1, 'timestamps_g1', 'filling')`)
 	data, beats := next(t, r, "data: ")
 	require.Contains(t, data, `"state":"filling"`)
 	require.Greater(t, beats, 3, "nothing between takes a quiet connection for dead")
 
-	s.list.Store("")
+	s.db.Must(t, `ALTER TABLE projection_audits RENAME TO gone`)
 	next(t, r, "event: trouble")
 	data, _ = next(t, r, "data: ")
-	require.Contains(t, data, "consumer-service answered with status 503")
-	s.list.Store(`{"generations":[{"generation":1,"state":"filling"}]}`)
+	require.Contains(t, data, "the database does not answer, or has no schema yet")
+	s.db.Must(t, `ALTER TABLE gone RENAME TO projection_audits`)
 	next(t, r, "event: generations") // the end of the trouble is told, though nothing else has changed
 }
 

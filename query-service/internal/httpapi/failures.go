@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/generation"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/position"
@@ -41,11 +43,27 @@ func NewFailures(log *slog.Logger) *Failures { return &Failures{log: log} }
 // Of is the one table of this service.
 func (f *Failures) Of(ctx context.Context, err error) Failure {
 	var behind *projection.NotReachedError
+	var unknown *projection.UnknownError
+	var wrong *projection.WantError
+	var refused *projection.RefusedError
+	var rebuilding *projection.RebuildingError
 	switch {
+	case errors.As(err, &wrong):
+		return Failure{problem.Problem{Status: http.StatusBadRequest, Detail: wrong.Detail}, "wrong", ""}
+	case errors.As(err, &unknown):
+		return Failure{problem.Problem{Status: http.StatusNotFound, Detail: unknown.Error()}, "absent", ""}
+	case errors.As(err, &refused):
+		return Failure{problem.Problem{
+			Type: "/problems/projection-refused", Title: "Projection stopped", Status: http.StatusServiceUnavailable,
+			Detail: fmt.Sprintf("the projection %s has stopped before it came to the position: %s", refused.Projection, refused.Reason),
+			Extra:  map[string]string{"projection": refused.Projection},
+		}, "refused", "10"}
+	case errors.As(err, &rebuilding):
+		return Failure{rebuildingProblem(rebuilding), "rebuilding", "5"}
 	case errors.As(err, &behind):
 		return Failure{problem.Problem{
 			Type: "/problems/position-not-reached", Title: "Position not reached", Status: http.StatusGatewayTimeout,
-			Detail: fmt.Sprintf("the projection did not pass %s within %s, it is at %s: ask again, or see /api/v1/projection", behind.Want.Position, behind.Want.Wait, behind.ReachedWord()),
+			Detail: fmt.Sprintf("the projection did not pass %s within %s, it is at %s: ask again, or see /api/v1/projections", behind.Want.Position, behind.Want.Wait, behind.ReachedWord()),
 			Extra:  map[string]string{"position": behind.Want.Position.String(), "reached": behind.ReachedWord()},
 		}, "not_reached", "1"}
 	case errors.Is(err, record.ErrNotFound):
@@ -53,6 +71,8 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 			Status: http.StatusNotFound,
 			Detail: "no record has this id; one that was accepted may still come: send its " + position.Header + " to wait for it",
 		}, "absent", ""}
+	case errors.Is(err, generation.ErrNotFound):
+		return Failure{problem.Problem{Status: http.StatusNotFound, Detail: "the projection has no generation of this number"}, "absent", ""}
 	case errors.Is(err, deadletter.ErrNotFound):
 		return Failure{problem.Problem{
 			Status: http.StatusNotFound,
@@ -63,7 +83,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	case errors.Is(err, projection.ErrTooManyWaits):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many reads are waiting for their position: ask again"}, "too_many_waits", "2"}
 	case errors.Is(err, errTooManyStreams):
-		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many event streams are open here: connect again later, or read /api/v1/projection now and then"}, "too_many_streams", "5"}
+		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many event streams are open here: connect again later, or read /api/v1/projections now and then"}, "too_many_streams", "5"}
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return Failure{problem.Problem{Status: statusClientGone}, "client_gone", ""}
 	case broken(err):
@@ -78,6 +98,19 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 		Type: "/problems/database-away", Title: "Database away", Status: http.StatusServiceUnavailable,
 		Detail: "the database does not answer, or has no schema yet; the service goes on by itself once it does: ask again",
 	}, "away", "2"}
+}
+
+// rebuildingProblem tells how far a derived table is that is not shown yet.
+func rebuildingProblem(r *projection.RebuildingError) problem.Problem {
+	p := problem.Problem{
+		Type: "/problems/rebuilding", Title: "Rebuilding", Status: http.StatusServiceUnavailable,
+		Detail: fmt.Sprintf("the projection %s has not caught up with its log since it was started over, so what it shows now would be a part only: %s", r.Projection, r.HowFar()),
+		Extra:  map[string]string{"projection": r.Projection, "done": strconv.FormatInt(r.Done, 10)},
+	}
+	if r.Total != nil {
+		p.Extra["total"], p.Extra["percent"] = strconv.FormatInt(*r.Total, 10), strconv.FormatFloat(*r.Percent, 'f', 1, 64)
+	}
+	return p
 }
 
 // broken reports whether the server understood the query and refused it, which a newer try will not

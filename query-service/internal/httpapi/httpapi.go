@@ -4,7 +4,6 @@ package httpapi
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"unicode/utf8"
@@ -14,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
-	"github.com/tidemark/tidemark/query-service/internal/peer"
+	"github.com/tidemark/tidemark/query-service/internal/generation"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/recent"
 	"github.com/tidemark/tidemark/query-service/internal/record"
@@ -30,32 +29,34 @@ const defaultLimit = 50
 
 // Options of the API. All are required.
 type Options struct {
+	Catalog  *projection.Catalog
 	Reader   *projection.Reader
 	Pacer    *projection.Pacer
 	Failures *Failures
 	Registry prometheus.Registerer
 	Streams  *Streams
-	Peers    *peer.Client
 }
 
 // Server answers the routes of the specification.
 type Server struct {
-	reader   *projection.Reader
-	pacer    *projection.Pacer
-	failures *Failures
-	reads    *prometheus.CounterVec
-	streams  *Streams
-	peers    *peer.Client
-	status   *recent.Value[projection.Status] // for streams
+	catalog     *projection.Catalog
+	reader      *projection.Reader
+	pacer       *projection.Pacer
+	failures    *Failures
+	reads       *prometheus.CounterVec
+	streams     *Streams
+	statuses    *recent.Value[[]projection.Status]     // for streams
+	generations *recent.Value[[]generation.Generation] // for streams
 }
 
 var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. The context is needed only while the specification is read.
 func Mount(ctx context.Context, e *gin.Engine, o Options) error {
-	s := &Server{reader: o.Reader, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, peers: o.Peers, status: sharedStatus(o.Reader, o.Pacer), reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+	s := &Server{catalog: o.Catalog, reader: o.Reader, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
 	}, []string{"read", "outcome"})}
+	s.statuses, s.generations = shared(s.readStatuses), shared(s.readGenerations)
 	o.Registry.MustRegister(s.reads)
 	validated, err := manners.Validated(ctx, api.Spec)
 	if err != nil {
@@ -85,7 +86,7 @@ func (s *Server) GetTimestamp(c *gin.Context, id string, p api.GetTimestampParam
 		return
 	}
 	var found record.Record
-	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+	err := s.reader.Read(c.Request.Context(), want, projection.Of(record.Projection), func(ctx context.Context, snap *projection.Snapshot) (err error) {
 		found, err = record.ByID(ctx, snap, key)
 		return err
 	})
@@ -120,7 +121,7 @@ func (s *Server) ListTimestamps(c *gin.Context, p api.ListTimestampsParams) {
 	}
 	limit := orElse(p.Limit, defaultLimit)
 	var page record.Page
-	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+	err := s.reader.Read(c.Request.Context(), want, projection.Of(record.Projection), func(ctx context.Context, snap *projection.Snapshot) (err error) {
 		page, err = record.List(ctx, snap, at, limit)
 		return err
 	})
@@ -149,8 +150,8 @@ func (s *Server) GetTicket(c *gin.Context, id string, p api.GetTicketParams) {
 // SearchDeadLetters answers a page of those that are wanted.
 func (s *Server) SearchDeadLetters(c *gin.Context, p api.SearchDeadLettersParams) {
 	f := deadletter.Filter{
-		State: deadletter.State(orElse(p.State, api.SearchDeadLettersParamsStateOpen)),
-		Text:  orElse(p.Q, ""), ReasonCode: orElse(p.ReasonCode, ""), Partition: p.Partition,
+		State:      deadletter.State(orElse(p.State, api.SearchDeadLettersParamsStateOpen)),
+		Projection: orElse(p.Projection, ""), Text: orElse(p.Q, ""), ReasonCode: orElse(p.ReasonCode, ""), Partition: p.Partition,
 	}
 	if !utf8.ValidString(f.Text) || strings.ContainsRune(f.Text, 0) {
 		s.refuse(c, "q: it is no text")
@@ -171,7 +172,7 @@ func (s *Server) SearchDeadLetters(c *gin.Context, p api.SearchDeadLettersParams
 	limit := orElse(p.Limit, defaultLimit)
 	var letters []deadletter.DeadLetter
 	var next *position.Position
-	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+	err := s.reader.Read(c.Request.Context(), want, f.Scope(), func(ctx context.Context, snap *projection.Snapshot) (err error) {
 		letters, next, err = deadletter.Search(ctx, snap, f, after, limit)
 		return err
 	})
@@ -192,7 +193,7 @@ func (s *Server) GetDeadLetter(c *gin.Context, letter string, p api.GetDeadLette
 		return
 	}
 	var found deadletter.DeadLetter
-	err = s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
+	err = s.reader.Read(c.Request.Context(), want, projection.OfTopic(at.Topic), func(ctx context.Context, snap *projection.Snapshot) (err error) {
 		found, err = deadletter.Whole(ctx, snap, at)
 		return err
 	})
@@ -201,20 +202,60 @@ func (s *Server) GetDeadLetter(c *gin.Context, letter string, p api.GetDeadLette
 	}
 }
 
-// GetProjection answers the projection's status.
-func (s *Server) GetProjection(c *gin.Context, p api.GetProjectionParams) {
+// ListProjections answers how each projection is, in short.
+func (s *Server) ListProjections(c *gin.Context, p api.ListProjectionsParams) {
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	var all []projection.Status
+	err := s.reader.Read(c.Request.Context(), want, projection.Every(), func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		all, err = projection.ReadStatuses(ctx, snap)
+		return err
+	})
+	if s.done(c, "projections", "found", err) {
+		c.PureJSON(http.StatusOK, projectionList(all))
+	}
+}
+
+// GetProjection answers the status of one projection.
+func (s *Server) GetProjection(c *gin.Context, name string, p api.GetProjectionParams) {
 	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
 	if !ok {
 		return
 	}
 	var status projection.Status
-	err := s.reader.Read(c.Request.Context(), want, func(ctx context.Context, snap *projection.Snapshot) (err error) {
-		status, err = projection.ReadStatus(ctx, snap)
+	err := s.reader.Read(c.Request.Context(), want, projection.Of(name), func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		status, err = projection.ReadStatus(ctx, snap, snap.Of(name))
 		return err
 	})
-	status.Pace = s.pacer.Pace()
+	status.Pace = s.pacer.Pace(name)
 	if s.done(c, "projection", "found", err) {
 		c.PureJSON(http.StatusOK, projectionStatus(status))
+	}
+}
+
+// ListGenerations answers the generations of one projection.
+func (s *Server) ListGenerations(c *gin.Context, name string, p api.ListGenerationsParams) {
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	list, err := generation.List(c.Request.Context(), s.reader, want, projection.Of(name))
+	if s.done(c, "generations", "found", err) {
+		c.PureJSON(http.StatusOK, generationList(name, list))
+	}
+}
+
+// GetGeneration answers one generation.
+func (s *Server) GetGeneration(c *gin.Context, name string, number int32, p api.GetGenerationParams) {
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	g, err := generation.Get(c.Request.Context(), s.reader, want, name, int(number))
+	if s.done(c, "generation", "found", err) {
+		c.PureJSON(http.StatusOK, generationOf(g))
 	}
 }
 
@@ -227,9 +268,10 @@ func (s *Server) id(c *gin.Context, text string) (uuid.UUID, bool) {
 }
 
 func (s *Server) want(c *gin.Context, header, query, wait *string) (projection.Want, bool) {
-	w, err := projection.ParseWant(orElse(header, ""), orElse(query, ""), orElse(wait, ""), projection.DefaultWait)
+	ctx := c.Request.Context()
+	w, err := s.reader.Want(ctx, orElse(header, ""), orElse(query, ""), orElse(wait, ""), projection.DefaultWait)
 	if err != nil {
-		s.refuse(c, err.Error())
+		s.fail(c, s.failures.Of(ctx, err))
 	}
 	return w, err == nil
 }
@@ -246,15 +288,19 @@ func (s *Server) done(c *gin.Context, read, outcome string, err error) bool {
 	}
 	f := s.failures.Of(c.Request.Context(), err)
 	s.reads.WithLabelValues(read, f.Outcome).Inc()
+	s.fail(c, f)
+	return false
+}
+
+func (s *Server) fail(c *gin.Context, f Failure) {
 	if f.RetryAfter != "" {
 		c.Header("Retry-After", f.RetryAfter)
 	}
-	if errors.Is(err, context.Canceled) && c.Request.Context().Err() != nil {
+	if f.Status == statusClientGone {
 		c.AbortWithStatus(statusClientGone)
-		return false
+		return
 	}
 	manners.Fail(c, f.Problem)
-	return false
 }
 
 func orElse[T any](p *T, otherwise T) T {

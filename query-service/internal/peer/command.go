@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 
 	"github.com/google/uuid"
 
+	command "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/position"
 	ids "github.com/tidemark/tidemark/shared/ticket"
 )
@@ -22,66 +22,62 @@ type Accepted struct {
 // Stamp posts a timestamp command for at (now where it is empty) under key, a UUIDv7, which becomes the
 // ticket. With a key of our own even a broken connection leaves something to ask after.
 func (c *Client) Stamp(ctx context.Context, at string, key uuid.UUID) (Accepted, error) {
-	target := c.CommandURL + "/api/v1/timestamp"
-	if at != "" {
-		target += "/" + url.PathEscape(at)
-	}
-	var got struct {
-		ID string `json:"id"`
-	}
-	header, err := c.send(ctx, request{service: command, method: http.MethodPost, url: target, key: key.String()}, &got)
+	return c.accept(ctx, key, func(ctx context.Context, key string) (*http.Response, error) {
+		if at == "" {
+			return c.command.Stamp(ctx, &command.StampParams{IdempotencyKey: &key}, command.Stamp{})
+		}
+		return c.command.StampInstant(ctx, at, &command.StampInstantParams{IdempotencyKey: &key})
+	})
+}
+
+// accept sends a command under key and reads the ticket that comes back.
+func (c *Client) accept(ctx context.Context, key uuid.UUID, send func(context.Context, string) (*http.Response, error)) (Accepted, error) {
+	var got command.Ticket
+	header, err := c.call(ctx, CommandService, &got, func(ctx context.Context) (*http.Response, error) { return send(ctx, key.String()) })
 	var id uuid.UUID
 	if err == nil {
-		id, err = ids.Parse(got.ID)
+		id, err = ids.Parse(got.Id)
 	}
 	var refused *Refusal
 	switch {
 	case err == nil:
 		return Accepted{ID: id, Position: header.Get(position.Header)}, nil
-	case errors.As(err, &refused) && !refused.Away:
+	case errors.As(err, &refused) && !refused.Down:
 		return Accepted{}, refused
 	default:
 		return Accepted{}, &Refusal{
-			Status: http.StatusServiceUnavailable, Away: true, Ticket: key.String(), Key: key.String(),
+			Status: http.StatusServiceUnavailable, Down: true, Ticket: key.String(), Key: key.String(),
 			Detail: fmt.Sprintf("command-service at %s gave no answer, so nobody knows whether the command is in the log", c.CommandURL),
 		}
 	}
 }
 
-// Letter is a dead letter to be re-issued with this payload.
-type Letter struct {
-	Position string `json:"position"`
-	Payload  string `json:"payload"`
-}
-
-// Decided is what became of one dead letter: the positions of the records that say so.
-type Decided struct {
-	Position string `json:"position"`
-	Ticket   string `json:"ticket"`
-	Command  string `json:"command"`
-	Decision string `json:"decision"`
-}
-
-// Decision is the answer to a redrive or a discard. Position is that of the last record written.
+// Decision is the answer to a redrive or a discard.
 type Decision struct {
-	Results  []Decided `json:"results"`
-	Position string    `json:"-"`
+	command.Decisions
+	Position string // of the last record written
 }
 
 // Redrive re-issues up to 1,000 dead letters as new commands. Where one is still broken nothing is
 // written, and the Refusal names each. They are the read side's, so their records may be readable.
-func (c *Client) Redrive(ctx context.Context, letters []Letter, note string) (Decision, error) {
-	return c.decide(ctx, "redrive", map[string]any{"letters": letters, "note": note, "readable": true})
+func (c *Client) Redrive(ctx context.Context, letters []command.Letter, note string) (Decision, error) {
+	readable := true
+	return c.decide(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.command.RedriveDeadLetters(ctx, command.Redrive{Letters: letters, Note: &note, Readable: &readable})
+	})
 }
 
 // Discard closes up to 1,000 dead letters without a command.
 func (c *Client) Discard(ctx context.Context, positions []string, note string) (Decision, error) {
-	return c.decide(ctx, "discard", map[string]any{"positions": positions, "note": note, "readable": true})
+	readable := true
+	return c.decide(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.command.DiscardDeadLetters(ctx, command.Discard{Positions: positions, Note: &note, Readable: &readable})
+	})
 }
 
-func (c *Client) decide(ctx context.Context, what string, body any) (Decision, error) {
+func (c *Client) decide(ctx context.Context, send func(context.Context) (*http.Response, error)) (Decision, error) {
 	var d Decision
-	header, err := c.send(ctx, request{service: command, method: http.MethodPost, url: c.CommandURL + "/api/v1/deadletters/" + what, body: body}, &d)
+	header, err := c.call(ctx, CommandService, &d.Decisions, send)
 	if err != nil {
 		return Decision{}, err
 	}

@@ -23,7 +23,7 @@ const (
 type Part struct {
 	Name  string
 	What  string
-	State string // up, unready, away, or asked while there was no answer yet
+	State string // up, unready, down, or asked while there was no answer yet
 	Words string // why it is not up
 	URL   string // of its own documents; empty for the database
 }
@@ -38,7 +38,7 @@ type health struct {
 	now    chan struct{} // a page wants it, and it is old
 }
 
-// firstLook is how long a page waits for an answer that is not seconds old: an old "away" is no news.
+// firstLook is how long a page waits for an answer that is not seconds old: an old "down" is no news.
 const firstLook = 200 * time.Millisecond
 
 // Parts returns the state of the two peers as it was some seconds ago at most. Only the first page after a
@@ -71,8 +71,8 @@ func (c *Client) known() ([]Part, time.Time, <-chan struct{}) {
 
 func (c *Client) peers() []Part {
 	return []Part{
-		{Name: command, What: "takes commands in", URL: c.CommandURL, State: "asked"},
-		{Name: consumer, What: "turns the log into rows", URL: c.ConsumerURL, State: "asked"},
+		{Name: CommandService, What: "takes commands in", URL: c.CommandURL, State: "asked"},
+		{Name: ConsumerService, What: "turns the log into tables", URL: c.ConsumerURL, State: "asked"},
 	}
 }
 
@@ -115,7 +115,7 @@ func (c *Client) WatchHealth(ctx context.Context) {
 }
 
 func (c *Client) ask(ctx context.Context, part *Part) {
-	part.State, part.Words = "away", "it does not answer at "+part.URL
+	part.State, part.Words = "down", "it does not answer at "+part.URL
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, part.URL+"/ready", nil)
 	if err != nil {
 		return

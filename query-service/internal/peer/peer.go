@@ -2,16 +2,16 @@
 // browser needs one address only: it stamps, decides on dead letters, rebuilds and audits by their
 // HTTP APIs, and knows whether they are there.
 //
-// Every call goes out through one method, send. An answer that is no success is a *Refusal, whose words
+// Every call goes out through the generated clients of shared/api and one method, call. An answer that is no success is a *Refusal, whose words
 // are the peer's own where it gave some and say what to do where it did not answer. What an answer
 // means for a page is the page's business.
 package peer
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,7 +19,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tidemark/tidemark/query-service/internal/recent"
+	command "github.com/tidemark/tidemark/shared/api/command"
+	consumer "github.com/tidemark/tidemark/shared/api/consumer"
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/certs"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
@@ -38,8 +39,9 @@ type Client struct {
 	ConsumerURL string
 	log         *slog.Logger
 	http        *http.Client
+	command     *command.Client
+	consumer    *consumer.Client
 	health      health
-	generations *recent.Value[[]Generation]
 }
 
 // Options of a Client. All are required but CAFile.
@@ -67,9 +69,11 @@ func NewClient(o Options) (*Client, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
-	c.generations = &recent.Value[[]Generation]{For: sharedFor, Patience: readPatience, Read: c.readGenerations}
+	var wrong, worse error
+	c.command, wrong = command.NewClient(c.CommandURL, command.WithHTTPClient(c.http), command.WithRequestEditorFn(onBehalf))
+	c.consumer, worse = consumer.NewClient(c.ConsumerURL, consumer.WithHTTPClient(c.http), consumer.WithRequestEditorFn(onBehalf))
 	c.health.now, c.health.next = make(chan struct{}, 1), make(chan struct{})
-	return c, nil
+	return c, errors.Join(wrong, worse)
 }
 
 // Close drops idle connections.
@@ -79,88 +83,61 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 type Refusal struct {
 	Status int    // of the answer; 503 where there was none
 	Detail string // what to tell a person, without a full stop at its end
-	Away   bool   // there was no answer, or none of the peer's own
+	Down   bool   // there was no answer, or none of the peer's own
 	// Ticket and Key are set where nobody knows whether a command is in the log: sending the same key
 	// again finds out, and cannot double it.
 	Ticket, Key string
-	Errors      []LetterError // of a redrive, one for each letter that is still broken
+	Letters     []command.LetterError // of a redrive, one for each letter that is still broken
 }
 
 func (r *Refusal) Error() string { return r.Detail }
 
-// LetterError says what is wrong with one dead letter of a redrive.
-type LetterError struct {
-	Position string `json:"position"`
-	Reason   string `json:"reason"`
+// onBehalf gives a request the key of the caller that it is done for, and its correlation id.
+func onBehalf(ctx context.Context, req *http.Request) error {
+	req.Header.Set("Accept", "application/json")
+	auth.PassOn(req)
+	req.Header.Set(manners.CorrelationHeader, telemetry.CorrelationID(ctx))
+	return nil
 }
 
-type request struct {
-	service string // whom to name when there is no answer
-	method  string
-	url     string
-	key     string // Idempotency-Key, or empty
-	body    any    // as JSON; nil for none
-}
-
-// send is the one way out. It decodes a success into answer, which may be nil, and returns its headers.
-// Any other end is a *Refusal.
-func (c *Client) send(ctx context.Context, r request, answer any) (http.Header, error) {
+// call is the one way out: send is a method of a generated client. It decodes a success into answer, which
+// may be nil, and returns its headers. Any other end is a *Refusal.
+func (c *Client) call(ctx context.Context, service string, answer any, send func(context.Context) (*http.Response, error)) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var body io.Reader
-	if r.body != nil {
-		b, err := json.Marshal(r.body)
-		if err != nil {
-			return nil, fmt.Errorf("write a request: %w", err)
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, r.method, r.url, body)
-	if err != nil {
-		return nil, &Refusal{Status: http.StatusBadGateway, Away: true, Detail: fmt.Sprintf("the address of %s is none that can be called: %q", r.service, r.url)}
-	}
-	if r.body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	if r.key != "" {
-		req.Header.Set("Idempotency-Key", r.key)
-	}
-	req.Header.Set("Accept", "application/json")
-	auth.PassOn(req) // the key of the caller that this is done for
-	req.Header.Set(manners.CorrelationHeader, telemetry.CorrelationID(ctx))
-	res, err := c.http.Do(req)
+	res, err := send(ctx)
 	if err != nil {
 		if ctx.Err() == nil { // else the page's reader has left, or the log would say so each second
-			c.log.DebugContext(ctx, "another service did not answer", "peer", r.service, "err", err)
+			c.log.DebugContext(ctx, "another service did not answer", "peer", service, "err", err)
 		}
-		return nil, c.away(r.service)
+		return nil, c.down(service)
 	}
 	defer func() { _ = res.Body.Close() }()
 	content, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer))
 	if err != nil {
-		return nil, c.away(r.service)
+		return nil, c.down(service)
 	}
 	if res.StatusCode/100 == 2 {
 		if answer == nil {
 			return res.Header, nil
 		}
 		if err := json.Unmarshal(content, answer); err != nil {
-			return nil, &Refusal{Status: http.StatusBadGateway, Away: true, Detail: fmt.Sprintf("what answers at %s is not %s: see that %s names it", c.base(r.service), r.service, c.setting(r.service))}
+			return nil, &Refusal{Status: http.StatusBadGateway, Down: true, Detail: fmt.Sprintf("what answers at %s is not %s: see that %s names it", c.base(service), service, c.setting(service))}
 		}
 		return res.Header, nil
 	}
-	return nil, c.refusal(r.service, res.StatusCode, content)
+	return nil, c.refusal(service, res.StatusCode, content)
 }
 
 func (c *Client) refusal(service string, status int, content []byte) *Refusal {
 	var told struct {
-		Detail   string        `json:"detail"`
-		Ticket   string        `json:"ticket"`
-		RetryKey string        `json:"retry_key"`
-		Errors   []LetterError `json:"errors"`
+		Detail   string                `json:"detail"`
+		Ticket   string                `json:"ticket"`
+		RetryKey string                `json:"retry_key"`
+		Errors   []command.LetterError `json:"errors"`
 	}
 	isProblem := json.Unmarshal(content, &told) == nil && told.Detail != ""
-	r := &Refusal{Status: status, Detail: strings.TrimSuffix(told.Detail, "."), Ticket: told.Ticket, Key: told.RetryKey, Errors: told.Errors}
+	r := &Refusal{Status: status, Detail: strings.TrimSuffix(told.Detail, "."), Ticket: told.Ticket, Key: told.RetryKey, Letters: told.Errors}
 	switch {
 	case status == http.StatusUnauthorized:
 		r.Detail = fmt.Sprintf("%s wants an API key for this, and none that it knows came with the request", service)
@@ -168,35 +145,36 @@ func (c *Client) refusal(service string, status int, content []byte) *Refusal {
 		r.Detail = fmt.Sprintf("%s does not let this API key do that: it takes one with a wider scope", service)
 	case isProblem:
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
-		r.Away, r.Detail = true, fmt.Sprintf("what answers at %s cannot do this: it is an older release of %s, or %s names something else", c.base(service), service, c.setting(service))
+		r.Down, r.Detail = true, fmt.Sprintf("what answers at %s cannot do this: it is an older release of %s, or %s names something else", c.base(service), service, c.setting(service))
 	default:
 		r.Detail = fmt.Sprintf("%s answered with status %d and no reason", service, status)
 	}
 	return r
 }
 
+// Names of the peers.
 const (
-	command  = "command-service"
-	consumer = "consumer-service"
+	CommandService  = "command-service"
+	ConsumerService = "consumer-service"
 )
 
 func (c *Client) base(service string) string {
-	if service == command {
+	if service == CommandService {
 		return c.CommandURL
 	}
 	return c.ConsumerURL
 }
 
 func (c *Client) setting(service string) string {
-	if service == command {
+	if service == CommandService {
 		return "COMMAND_URL"
 	}
 	return "CONSUMER_URL"
 }
 
-func (c *Client) away(service string) *Refusal {
+func (c *Client) down(service string) *Refusal {
 	return &Refusal{
-		Status: http.StatusServiceUnavailable, Away: true,
+		Status: http.StatusServiceUnavailable, Down: true,
 		Detail: fmt.Sprintf("%s does not answer at %s: start it, or set %s to where it listens", service, c.base(service), c.setting(service)),
 	}
 }

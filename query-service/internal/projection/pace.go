@@ -3,10 +3,14 @@ package projection
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 const (
@@ -16,19 +20,29 @@ const (
 	historySamples = 160
 )
 
-// Pace is how fast the projection goes, measured between two readings some seconds apart.
+// Pace is how fast a projection goes, measured between two readings some seconds apart.
 type Pace struct {
 	Known  bool
 	Done   float64 // offsets passed a second
 	Shrink float64 // offsets by which the lag shrinks a second; negative while it grows
 }
 
+// sample is one reading of one projection.
 type sample struct {
-	At         time.Time
+	At         time.Time // the database's clock
 	Epoch      int64
 	Done       int64
 	Lag        int64
 	Partitions []reading
+	vitals
+}
+
+// vitals are what the metrics tell of a projection.
+type vitals struct {
+	LagKnown   bool
+	CaughtUpAt *time.Time // nil where a partition has never caught up
+	Running    bool
+	taken      time.Time // by this process's clock
 }
 
 type reading struct {
@@ -50,72 +64,172 @@ type History struct {
 	ByPartition map[Place][]Moment
 }
 
-// Pacer keeps the readings of the last two minutes. It is safe for concurrent use.
+// Pacer keeps the readings of the last two minutes of each projection, and tells the newest as metrics. It
+// is safe for concurrent use.
 type Pacer struct {
 	db      *sqlx.DB
+	catalog *Catalog
 	mu      sync.Mutex
-	samples []sample // oldest first, all of one epoch
+	series  map[string]*series // by projection
 }
 
-// NewPacer reads from db whenever Sample is called.
-func NewPacer(db *sqlx.DB) *Pacer { return &Pacer{db: db} }
+// NewPacer reads from db whenever Sample is called, and registers the metrics.
+func NewPacer(db *sqlx.DB, catalog *Catalog, registry prometheus.Registerer) *Pacer {
+	p := &Pacer{db: db, catalog: catalog, series: map[string]*series{}}
+	registry.MustRegister(p)
+	return p
+}
 
-// Sample takes one reading. It is called about once a second.
+// Sample takes one reading of every projection. It is called about once a second.
 func (p *Pacer) Sample(ctx context.Context) error {
-	var rows []struct {
-		At        time.Time `db:"at"`
-		Epoch     int64     `db:"epoch"`
-		Topic     *string   `db:"topic"`
-		Partition *int32    `db:"partition"`
-		Done      int64     `db:"done"`
-		Lag       int64     `db:"lag"`
+	known, err := p.catalog.All(ctx)
+	if err != nil {
+		return err
 	}
-	err := p.db.SelectContext(ctx, &rows, `
-		SELECT clock_timestamp() AS at, g.epoch, p.topic, p.partition, coalesce(p.next_offset - p.first_offset, 0) AS done,
-			coalesce(greatest(p.log_end - p.next_offset, 0), 0) AS lag
-		FROM public.generations g LEFT JOIN public.projection_progress p ON true WHERE g.state IN ('serving', 'swapping') ORDER BY p.topic, p.partition`)
+	parts := make([]string, len(known))
+	for i, d := range known {
+		parts[i] = fmt.Sprintf(`
+SELECT d.projection, d.run_at, g.epoch, p.topic, p.partition, p.first_offset, p.next_offset, p.log_end, p.caught_up_at
+FROM public.projections d JOIN public.projection_generations g USING (projection) LEFT JOIN %s p ON true
+WHERE d.projection = %s AND g.state IN ('serving', 'swapping')`, d.Table(schema.Progress), literal(d.Name))
+	}
+	var rows []struct {
+		Projection string     `db:"projection"`
+		Running    bool       `db:"running"`
+		At         time.Time  `db:"at"`
+		Epoch      int64      `db:"epoch"`
+		Topic      *string    `db:"topic"`
+		Partition  *int32     `db:"partition"`
+		Done       int64      `db:"done"`
+		Lag        *int64     `db:"lag"`
+		CaughtUpAt *time.Time `db:"caught_up_at"`
+	}
+	err = p.db.SelectContext(ctx, &rows, `
+SELECT projection, coalesce(run_at > now() - interval '10 seconds', false) AS running, clock_timestamp() AS at, epoch, topic, partition,
+	coalesce(next_offset - first_offset, 0) AS done, greatest(log_end - next_offset, 0) AS lag, caught_up_at
+FROM (`+strings.Join(parts, " UNION ALL ")+`) AS s ORDER BY projection, topic, partition`)
 	if err != nil {
 		return fmt.Errorf("sample the progress: %w", err)
 	}
-	if len(rows) == 0 {
-		return nil // no generation serves at this moment
-	}
-	s := sample{At: rows[0].At, Epoch: rows[0].Epoch, Partitions: make([]reading, 0, len(rows))}
+	samples := map[string]*sample{}
 	for _, r := range rows {
-		if r.Topic == nil {
+		s := samples[r.Projection]
+		if s == nil {
+			s = &sample{At: r.At, Epoch: r.Epoch, vitals: vitals{LagKnown: r.Partition != nil, CaughtUpAt: r.CaughtUpAt, Running: r.Running, taken: time.Now()}}
+			samples[r.Projection] = s
+		}
+		if r.Partition == nil {
 			continue
 		}
 		s.Done += r.Done
-		s.Lag += r.Lag
-		s.Partitions = append(s.Partitions, reading{Place{*r.Topic, *r.Partition}, r.Done, r.Lag})
+		one := reading{Place: Place{*r.Topic, *r.Partition}, Done: r.Done}
+		if r.Lag != nil {
+			one.Lag = *r.Lag
+		}
+		s.Lag += one.Lag
+		s.LagKnown = s.LagKnown && r.Lag != nil
+		if r.CaughtUpAt == nil || s.CaughtUpAt != nil && r.CaughtUpAt.Before(*s.CaughtUpAt) {
+			s.CaughtUpAt = r.CaughtUpAt
+		}
+		s.Partitions = append(s.Partitions, one)
 	}
-	p.add(s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, s := range samples {
+		if p.series[name] == nil {
+			p.series[name] = &series{}
+		}
+		p.series[name].add(*s)
+	}
 	return nil
 }
 
-func (p *Pacer) add(s sample) {
+// Pace compares the newest reading of a projection with the oldest of the last ten seconds.
+func (p *Pacer) Pace(projection string) Pace {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.samples); n > 0 && (p.samples[n-1].Epoch != s.Epoch || p.samples[n-1].Done > s.Done || !s.At.After(p.samples[n-1].At)) {
-		p.samples = nil // started over, or the clock was set: what was before is no measure of it
+	if s := p.series[projection]; s != nil {
+		return s.pace()
 	}
-	p.samples = append(p.samples, s)
-	for len(p.samples) > historySamples || len(p.samples) > 2 && s.At.Sub(p.samples[0].At) > historyWindow {
-		p.samples = p.samples[1:]
+	return Pace{}
+}
+
+// History returns the lag and the rate of a projection at each reading of the last two minutes but the
+// first.
+func (p *Pacer) History(projection string) History {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.series[projection]; s != nil {
+		return s.history()
+	}
+	return History{}
+}
+
+var (
+	lagMetric = prometheus.NewDesc("tidemark_query_projection_lag",
+		"Offsets that are not projected yet; missing where the log's end is not known.", []string{"projection"}, nil)
+	watermarkMetric = prometheus.NewDesc("tidemark_query_projection_watermark_age_seconds",
+		"How long ago everything that was accepted was projected, by the database's clock; missing while a partition has never caught up.", []string{"projection"}, nil)
+	runningMetric = prometheus.NewDesc("tidemark_query_projection_running",
+		"Whether a process that runs the projection was there within the last 10 s.", []string{"projection"}, nil)
+)
+
+var _ prometheus.Collector = (*Pacer)(nil)
+
+// Describe names the metrics.
+func (p *Pacer) Describe(out chan<- *prometheus.Desc) {
+	out <- lagMetric
+	out <- watermarkMetric
+	out <- runningMetric
+}
+
+// Collect tells the newest reading of each projection. The watermark's age goes on while the database
+// cannot be read.
+func (p *Pacer) Collect(out chan<- prometheus.Metric) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, s := range p.series {
+		newest := s.samples[len(s.samples)-1]
+		gauge := func(d *prometheus.Desc, value float64) {
+			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, name)
+		}
+		if newest.LagKnown {
+			gauge(lagMetric, float64(newest.Lag))
+		}
+		if at := newest.CaughtUpAt; at != nil {
+			gauge(watermarkMetric, max(newest.At.Sub(*at)+time.Since(newest.taken), 0).Seconds())
+		}
+		running := 0.0
+		if newest.Running {
+			running = 1
+		}
+		gauge(runningMetric, running)
 	}
 }
 
-// Pace compares the newest reading with the oldest of the last ten seconds.
-func (p *Pacer) Pace() Pace {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.samples) < 2 {
+// series is the readings of one projection.
+type series struct {
+	samples []sample // oldest first, all of one epoch
+}
+
+func (s *series) add(one sample) {
+	if n := len(s.samples); n > 0 && (s.samples[n-1].Epoch != one.Epoch || s.samples[n-1].Done > one.Done || !one.At.After(s.samples[n-1].At)) {
+		s.samples = nil // started over, or the clock was set: what was before is no measure of it
+	}
+	s.samples = append(s.samples, one)
+	for len(s.samples) > historySamples || len(s.samples) > 2 && one.At.Sub(s.samples[0].At) > historyWindow {
+		s.samples = s.samples[1:]
+	}
+}
+
+func (s *series) pace() Pace {
+	if len(s.samples) < 2 {
 		return Pace{}
 	}
-	newest := p.samples[len(p.samples)-1]
-	oldest := p.samples[len(p.samples)-2]
-	for i := len(p.samples) - 3; i >= 0 && newest.At.Sub(p.samples[i].At) <= paceWindow; i-- {
-		oldest = p.samples[i]
+	newest := s.samples[len(s.samples)-1]
+	oldest := s.samples[len(s.samples)-2]
+	for i := len(s.samples) - 3; i >= 0 && newest.At.Sub(s.samples[i].At) <= paceWindow; i-- {
+		oldest = s.samples[i]
 	}
 	seconds := newest.At.Sub(oldest.At).Seconds()
 	return Pace{
@@ -125,25 +239,22 @@ func (p *Pacer) Pace() Pace {
 	}
 }
 
-// History returns the lag and the rate at each reading of the last two minutes but the first.
-func (p *Pacer) History() History {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (s *series) history() History {
 	h := History{ByPartition: map[Place][]Moment{}}
-	for i := 1; i < len(p.samples); i++ {
-		before, s := p.samples[i-1], p.samples[i]
-		seconds := s.At.Sub(before.At).Seconds()
-		h.All = append(h.All, Moment{s.At, s.Lag, float64(s.Done-before.Done) / seconds})
+	for i := 1; i < len(s.samples); i++ {
+		before, now := s.samples[i-1], s.samples[i]
+		seconds := now.At.Sub(before.At).Seconds()
+		h.All = append(h.All, Moment{now.At, now.Lag, float64(now.Done-before.Done) / seconds})
 		done := make(map[Place]int64, len(before.Partitions))
 		for _, r := range before.Partitions {
 			done[r.Place] = r.Done
 		}
-		for _, r := range s.Partitions {
+		for _, r := range now.Partitions {
 			rate := 0.0
 			if was, known := done[r.Place]; known {
 				rate = float64(r.Done-was) / seconds
 			}
-			h.ByPartition[r.Place] = append(h.ByPartition[r.Place], Moment{s.At, r.Lag, rate})
+			h.ByPartition[r.Place] = append(h.ByPartition[r.Place], Moment{now.At, r.Lag, rate})
 		}
 	}
 	return h

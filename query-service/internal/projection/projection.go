@@ -1,10 +1,11 @@
 // Package projection reads the tables that consumer-service computes from the log, in snapshots, and
-// knows how far they are.
+// knows how far they are. Which projections there are is said by the table projections alone (Catalog).
 //
-// A read may name a position of the log that must have been passed: it is then answered from a
-// snapshot in which the projection is past it, or not at all. Each try is one new transaction, so that
-// progress and rows are of one moment; none is held open while waiting, or it would keep old rows
-// alive and block a swap of generations.
+// A read names the projections whose tables it reads (Scope): these tables it locks, and no others. It may
+// also name a position of the log that must have been passed; the position's topic says by which
+// projection. It is then answered from a snapshot in which that projection is past it, or not at all. Each
+// try is one new transaction, so that progress and rows are of one moment; none is held open while
+// waiting, or it would keep old rows alive and block a swap of generations.
 //
 //	Reader.Read ── hint says not yet ──▶ Watch.Await ── a poll saw it pass ──┐
 //	     │                                                                  ▼
@@ -14,18 +15,21 @@
 // What a poll saw is only ever a reason to look; the snapshot decides. So a projection that is started
 // over between the two is waited for, not answered from.
 //
-// The package leaves what a row means to record, ticket and deadletter.
+// Nothing is summed over projections. What a row means is left to record, endpoint, ticket and deadletter.
 package projection
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // tryTimeout bounds one transaction, the wait for a connection included.
@@ -40,9 +44,26 @@ type Want struct {
 // Asked reports whether a position was named.
 func (w Want) Asked() bool { return w.Position.Topic != "" }
 
+// Scope is the projections whose tables a read names.
+type Scope struct {
+	names []string
+	topic string
+	every bool
+}
+
+// Of is the named projections; *UnknownError comes of a name that none has.
+func Of(names ...string) Scope { return Scope{names: names} }
+
+// OfTopic is the projection that reads the topic; *UnknownError comes of a topic that none reads.
+func OfTopic(topic string) Scope { return Scope{topic: topic} }
+
+// Every is all projections there are.
+func Every() Scope { return Scope{every: true} }
+
 // NotReachedError says that the wait ended before the projection passed the position.
 type NotReachedError struct {
 	Want       Want
+	Projection string             // that was waited for; empty where decisions on dead letters were
 	Reached    *position.Position // the last one passed in that partition; nil where there is none
 	Generation int
 	Epoch      int64
@@ -58,6 +79,34 @@ func (e *NotReachedError) ReachedWord() string {
 		return "none"
 	}
 	return e.Reached.String()
+}
+
+// RefusedError says that the projection stopped by itself, and why; nothing more is projected until
+// somebody has acted on it.
+type RefusedError struct {
+	Projection string
+	Reason     string // without a full stop at its end
+}
+
+func (e *RefusedError) Error() string { return e.Projection + " has stopped: " + e.Reason }
+
+// RebuildingError says that a derived table is being computed for the first time in this epoch: what it
+// holds is a part of what there is, and is not shown as the whole.
+type RebuildingError struct {
+	Projection string
+	Done       int64
+	Total      *int64   // nil where a log's end is not known
+	Percent    *float64 // nil where Total is
+}
+
+func (e *RebuildingError) Error() string { return e.Projection + " is being rebuilt: " + e.HowFar() }
+
+// HowFar says it in words.
+func (e *RebuildingError) HowFar() string {
+	if e.Total == nil {
+		return fmt.Sprintf("%d offsets are done, of a number that is not known yet", e.Done)
+	}
+	return fmt.Sprintf("%.1f%%, %d of %d offsets are done", *e.Percent, e.Done, *e.Total)
 }
 
 var (
@@ -80,12 +129,41 @@ type Progress struct {
 	NextOffset  int64 // all below it are projected
 }
 
-// Snapshot is one moment of the serving generation. It is valid inside the function that Read calls.
-type Snapshot struct {
+// Served is the generation of one projection that a snapshot is of.
+type Served struct {
+	Definition
 	Generation int
 	Epoch      int64
-	conn       *sqlx.Conn
-	at         *Progress // of the partition that was asked for
+}
+
+// Snapshot is one moment of the serving generations. It is valid inside the function that Read calls.
+type Snapshot struct {
+	served []Served // that were read for, by name
+	conn   *sqlx.Conn
+	at     *Progress // of the partition that was asked for
+	waited Served    // the projection of that partition
+}
+
+// Served returns the projections in the read's scope, by name.
+func (s *Snapshot) Served() []Served { return s.served }
+
+// Of returns one of them; the zero value where it is not in the scope.
+func (s *Snapshot) Of(name string) Served {
+	for _, d := range s.served {
+		if d.Name == name {
+			return d
+		}
+	}
+	return Served{}
+}
+
+// OfTopic returns the one that reads the topic, where it is in the scope.
+func (s *Snapshot) OfTopic(topic string) (Served, bool) {
+	i := slices.IndexFunc(s.served, func(d Served) bool { return d.Topic == topic })
+	if i < 0 {
+		return Served{}, false
+	}
+	return s.served[i], true
 }
 
 // Progress is how far the partition of the wanted position is; zero where none was asked for.
@@ -108,18 +186,22 @@ func (s *Snapshot) Select(ctx context.Context, dest any, query string, args ...a
 
 // Reader opens snapshots, after waiting where a read asks for it. It is safe for concurrent use.
 type Reader struct {
-	db    *sqlx.DB
-	watch *Watch
+	db      *sqlx.DB
+	catalog *Catalog
+	watch   *Watch
 }
 
-// NewReader reads from db and lets watch do the waiting.
-func NewReader(db *sqlx.DB, watch *Watch) *Reader { return &Reader{db: db, watch: watch} }
+// NewReader reads from db what catalog knows of, and lets watch do the waiting.
+func NewReader(db *sqlx.DB, catalog *Catalog, watch *Watch) *Reader {
+	return &Reader{db: db, catalog: catalog, watch: watch}
+}
 
-// Read calls fn with a snapshot in which want holds. It returns *NotReachedError when the wait ends
-// first, fn's error as it is, and any other error where the database could not be read.
-func (r *Reader) Read(ctx context.Context, want Want, fn func(context.Context, *Snapshot) error) error {
+// Read calls fn with a snapshot of the projections in scope in which want holds. It returns
+// *NotReachedError when the wait ends first, *RefusedError where the projection has stopped by itself
+// before it came there, fn's error as it is, and any other error where the database could not be read.
+func (r *Reader) Read(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) error {
 	if !want.Asked() {
-		return r.try(ctx, want, fn)
+		return r.try(ctx, want, scope, fn)
 	}
 	deadline := time.Now().Add(want.Wait)
 	waiting, cancel := context.WithDeadline(ctx, deadline)
@@ -136,7 +218,7 @@ func (r *Reader) Read(ctx context.Context, want Want, fn func(context.Context, *
 			}
 			// Passed, or the wait is over: look either way, the snapshot has the last word.
 		}
-		err := r.try(ctx, want, fn)
+		err := r.try(ctx, want, scope, fn)
 		var behind *NotReachedError
 		if !errors.As(err, &behind) || !time.Now().Before(deadline) {
 			return err
@@ -147,10 +229,18 @@ func (r *Reader) Read(ctx context.Context, want Want, fn func(context.Context, *
 
 // try is one transaction. Its first statement takes the locks, in the order in which a swap of
 // generations takes them, before the snapshot is chosen: so either side of a swap is seen whole.
-func (r *Reader) try(ctx context.Context, want Want, fn func(context.Context, *Snapshot) error) (err error) {
+func (r *Reader) try(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	s, err := r.open(ctx, want.Position)
+	read, err := r.resolve(ctx, scope)
+	if err != nil {
+		return err
+	}
+	awaited, err := r.awaited(ctx, want)
+	if err != nil {
+		return err
+	}
+	s, err := r.open(ctx, read, awaited, want.Position)
 	if err != nil {
 		return err
 	}
@@ -160,7 +250,10 @@ func (r *Reader) try(ctx context.Context, want Want, fn func(context.Context, *S
 		}
 	}()
 	if at := want.Position; want.Asked() && (s.at == nil || s.at.NextOffset <= at.Offset) {
-		behind := &NotReachedError{Want: want, Generation: s.Generation, Epoch: s.Epoch}
+		if err := s.refusal(ctx); err != nil {
+			return err
+		}
+		behind := &NotReachedError{Want: want, Projection: awaited.Name, Generation: s.waited.Generation, Epoch: s.waited.Epoch}
 		if s.at != nil && s.at.NextOffset > s.at.FirstOffset {
 			at.Offset = s.at.NextOffset - 1
 			behind.Reached = &at
@@ -168,4 +261,39 @@ func (r *Reader) try(ctx context.Context, want Want, fn func(context.Context, *S
 		return behind
 	}
 	return fn(ctx, s)
+}
+
+// resolve returns the projections in scope, by name.
+func (r *Reader) resolve(ctx context.Context, scope Scope) ([]Definition, error) {
+	if scope.every {
+		return r.catalog.All(ctx)
+	}
+	if scope.topic != "" {
+		d, err := r.catalog.OfTopic(ctx, scope.topic)
+		return []Definition{d}, err
+	}
+	out := make([]Definition, 0, len(scope.names))
+	for _, name := range slices.Sorted(slices.Values(scope.names)) {
+		d, err := r.catalog.Named(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// awaited is the projection that must have passed the wanted position; the zero value where none is
+// wanted, or where it is one of decisions on dead letters, which belong to no projection.
+func (r *Reader) awaited(ctx context.Context, want Want) (Definition, error) {
+	if !want.Asked() || want.Position.Topic == topic.DeadLetterCommand.Name {
+		return Definition{}, nil
+	}
+	d, err := r.catalog.OfTopic(ctx, want.Position.Topic)
+	var unknown *UnknownError
+	if errors.As(err, &unknown) {
+		topics := append(unknown.Topics, topic.DeadLetterCommand.Name)
+		return d, &WantError{fmt.Sprintf("%q is in a topic that is not projected: these are %s", want.Position, strings.Join(topics, ", "))}
+	}
+	return d, err
 }

@@ -19,6 +19,9 @@ import (
 	"github.com/tidemark/tidemark/shared/postgres"
 )
 
+// timestamps is what most of these tests read.
+var timestamps = Of("timestamps")
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pool opens the database as the service does.
@@ -35,12 +38,13 @@ func pool(t *testing.T, db *testdb.DB) *sqlx.DB {
 func newReader(t *testing.T, db *testdb.DB) *Reader {
 	t.Helper()
 	own := pool(t, db)
-	w := NewWatch(NextOffsets(own), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	catalog := NewCatalog(own)
+	w := NewWatch(NextOffsets(own, catalog), catalog.Label, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); w.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	return NewReader(own, w)
+	return NewReader(own, catalog, w)
 }
 
 func TestReadWaitsForItsPosition(t *testing.T) {
@@ -54,12 +58,12 @@ func TestReadWaitsForItsPosition(t *testing.T) {
 
 	var n int
 	read := func(ctx context.Context, s *Snapshot) error { return count(ctx, s, &n) }
-	require.NoError(t, r.Read(t.Context(), Want{}, read))
+	require.NoError(t, r.Read(t.Context(), Want{}, timestamps, read))
 	require.Zero(t, n)
 
 	var behind *NotReachedError
 	start := time.Now()
-	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(1, 0), 60 * time.Millisecond}, read), &behind)
+	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(1, 0), 60 * time.Millisecond}, timestamps, read), &behind)
 	require.GreaterOrEqual(t, time.Since(start), 60*time.Millisecond)
 	require.Nil(t, behind.Reached)
 	require.Equal(t, "none", behind.ReachedWord())
@@ -69,18 +73,18 @@ func TestReadWaitsForItsPosition(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	require.NoError(t, r.Read(t.Context(), Want{testdb.At(1, 0), 5 * time.Second}, read))
+	require.NoError(t, r.Read(t.Context(), Want{testdb.At(1, 0), 5 * time.Second}, timestamps, read))
 	require.Equal(t, 1, n)
 
-	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(1, 1), 0}, read), &behind)
+	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(1, 1), 0}, timestamps, read), &behind)
 	require.Equal(t, testdb.At(1, 0), *behind.Reached)
-	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(99, 0), 10 * time.Millisecond}, read), &behind, "a partition without progress is not reached")
+	require.ErrorAs(t, r.Read(t.Context(), Want{testdb.At(99, 0), 10 * time.Millisecond}, timestamps, read), &behind, "a partition without progress is not reached")
 
 	stop := errors.New("the caller's own")
-	require.ErrorIs(t, r.Read(t.Context(), Want{}, func(context.Context, *Snapshot) error { return stop }), stop)
+	require.ErrorIs(t, r.Read(t.Context(), Want{}, timestamps, func(context.Context, *Snapshot) error { return stop }), stop)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	require.ErrorIs(t, r.Read(ctx, Want{testdb.At(1, 1), 5 * time.Second}, read), context.DeadlineExceeded)
+	require.ErrorIs(t, r.Read(ctx, Want{testdb.At(1, 1), 5 * time.Second}, timestamps, read), context.DeadlineExceeded)
 }
 
 func TestNoTransactionIsOpenWhileWaiting(t *testing.T) {
@@ -90,7 +94,7 @@ func TestNoTransactionIsOpenWhileWaiting(t *testing.T) {
 	done := make(chan error, 20)
 	for range 20 {
 		go func() {
-			done <- r.Read(t.Context(), Want{testdb.At(0, 0), 5 * time.Second}, func(context.Context, *Snapshot) error { return nil })
+			done <- r.Read(t.Context(), Want{testdb.At(0, 0), 5 * time.Second}, timestamps, func(context.Context, *Snapshot) error { return nil })
 		}()
 	}
 	var open int
@@ -117,12 +121,12 @@ func TestASwapIsSeenWhole(t *testing.T) {
 	require.NoError(t, db.Project(t.Context(), 0, testdb.Row{ID: id, Stamp: time.Now()}))
 	db.Must(t, `CREATE SCHEMA other`)
 	db.Must(t, `CREATE SCHEMA aside`)
-	for _, table := range []string{"projection_progress", "timestamp_records", "dead_letters"} {
+	for _, table := range []string{"projection_progress", "timestamp_records", "dead_letters", "projection_audits"} {
 		db.Must(t, `CREATE TABLE other.`+table+` (LIKE public.`+table+` INCLUDING ALL)`)
 		db.Must(t, `INSERT INTO other.`+table+` SELECT * FROM public.`+table)
 	}
 	// The two sides differ in epoch, progress and row, all by 1000.
-	db.Must(t, `UPDATE generations SET epoch = 1`)
+	db.Must(t, `UPDATE projection_generations SET epoch = 1 WHERE projection = 'timestamps'`)
 	db.Must(t, `UPDATE public.projection_progress SET epoch = 1`)
 	db.Must(t, `UPDATE other.projection_progress SET epoch = 1001, next_offset = next_offset + 1000, skipped = skipped + 1000`)
 	db.Must(t, `UPDATE other.timestamp_records SET "offset" = "offset" + 1000`)
@@ -138,13 +142,13 @@ func TestASwapIsSeenWhole(t *testing.T) {
 			case <-time.After(time.Millisecond):
 			}
 			tx := db.MustBegin()
-			tx.MustExec(`LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters IN ACCESS EXCLUSIVE MODE`)
-			for _, table := range []string{"projection_progress", "timestamp_records", "dead_letters"} {
+			tx.MustExec(`LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters, public.projection_audits IN ACCESS EXCLUSIVE MODE`)
+			for _, table := range []string{"projection_progress", "timestamp_records", "dead_letters", "projection_audits"} {
 				tx.MustExec(`ALTER TABLE public.` + table + ` SET SCHEMA aside`)
 				tx.MustExec(`ALTER TABLE other.` + table + ` SET SCHEMA public`)
 				tx.MustExec(`ALTER TABLE aside.` + table + ` SET SCHEMA other`)
 			}
-			tx.MustExec(`UPDATE generations SET epoch = 1002 - epoch`)
+			tx.MustExec(`UPDATE projection_generations SET epoch = 1002 - epoch WHERE projection = 'timestamps'`)
 			if err := tx.Commit(); err != nil {
 				t.Error(err)
 				return
@@ -154,16 +158,17 @@ func TestASwapIsSeenWhole(t *testing.T) {
 	})
 	seen := map[int64]int{}
 	for begin := time.Now(); (seen[1] <= 20 || seen[1001] <= 20) && time.Since(begin) < time.Minute; {
-		err := r.Read(t.Context(), Want{Position: testdb.At(0, 0)}, func(ctx context.Context, s *Snapshot) error {
+		err := r.Read(t.Context(), Want{Position: testdb.At(0, 0)}, timestamps, func(ctx context.Context, s *Snapshot) error {
 			var at int64
 			if err := s.Get(ctx, &at, `SELECT "offset" FROM public.timestamp_records WHERE id = $1`, id); err != nil {
 				return err
 			}
 			p := s.Progress()
-			if p.Epoch != s.Epoch || p.NextOffset != s.Epoch || at != s.Epoch-1 {
-				t.Errorf("mixed: generation's epoch %d, progress %+v, row at %d", s.Epoch, p, at)
+			epoch := s.Of("timestamps").Epoch
+			if p.Epoch != epoch || p.NextOffset != epoch || at != epoch-1 {
+				t.Errorf("mixed: generation's epoch %d, progress %+v, row at %d", epoch, p, at)
 			}
-			seen[s.Epoch]++
+			seen[epoch]++
 			return nil
 		})
 		require.NoError(t, err)
@@ -183,7 +188,7 @@ func TestALockThatIsNotGivenIsAnErrorSoon(t *testing.T) {
 	defer func() { _ = tx.Rollback() }()
 	tx.MustExec(`TRUNCATE timestamp_records`)
 	start := time.Now()
-	err := r.Read(t.Context(), Want{}, func(context.Context, *Snapshot) error { return nil })
+	err := r.Read(t.Context(), Want{}, timestamps, func(context.Context, *Snapshot) error { return nil })
 	require.Equal(t, "55P03", postgres.State(err))
 	require.Less(t, time.Since(start), 4*time.Second)
 }
@@ -198,7 +203,7 @@ func TestConnectionsThatARestartBrokeAreNoticed(t *testing.T) {
 		inside.Add(8)
 		for range 8 { // all inside at once, so that the pool holds that many
 			done.Go(func() {
-				if err := r.Read(t.Context(), Want{}, func(context.Context, *Snapshot) error {
+				if err := r.Read(t.Context(), Want{}, timestamps, func(context.Context, *Snapshot) error {
 					inside.Done()
 					inside.Wait()
 					return nil
@@ -213,5 +218,5 @@ func TestConnectionsThatARestartBrokeAreNoticed(t *testing.T) {
 	var ended int
 	require.NoError(t, db.Get(&ended, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'test'`))
 	require.GreaterOrEqual(t, ended, 8)
-	require.NoError(t, r.Read(t.Context(), Want{}, nothing))
+	require.NoError(t, r.Read(t.Context(), Want{}, timestamps, nothing))
 }

@@ -7,66 +7,124 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
-// All of it travels in one message: of what a read costs, most is messages. LOCK TABLE takes no
-// snapshot, so the one that follows is chosen with the locks held. A message of several statements takes
-// no parameters; what is put in is a number and a topic, whose characters position.Parse has checked.
-const (
-	begin = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters IN ACCESS SHARE MODE;
-SELECT g.generation, g.epoch, `
-	projected = `p.epoch, p.first_offset, p.next_offset FROM public.generations g LEFT JOIN public.projection_progress p ON `
-	// Decisions belong to no generation, and are read from their log's start.
-	decided = `CASE WHEN p.partition IS NOT NULL THEN g.epoch END, 0::bigint, p.next_offset
-FROM public.generations g LEFT JOIN public.decision_progress p ON `
-	noPartition  = `false`
-	onePartition = `p.topic = '%s' AND p.partition = %d`
-	serving      = ` WHERE g.state IN ('serving', 'swapping')`
-)
+// beginning is the first message of a snapshot: it begins, locks the tables of the projections that are
+// read and the progress of the one that is waited for, and reads the serving generations and the wanted
+// partition's progress. All of it travels in one message: of what a read costs, most is messages. LOCK
+// TABLE takes no snapshot, so the one that follows is chosen with the locks held. ONLY, since the days of
+// a partitioned table never move. A message of several statements takes no parameters; what is put in are
+// names from the table projections, quoted, and a position, whose characters position.Parse has checked.
+func beginning(read []Definition, awaited Definition, at position.Position) string {
+	var locks, names []string
+	lock := func(d Definition, tables []string) {
+		for _, t := range tables {
+			locks = append(locks, "ONLY "+d.Table(t))
+		}
+		names = append(names, literal(d.Name))
+	}
+	read = slices.Clone(read)
+	if awaited.Name != "" && !slices.ContainsFunc(read, func(d Definition) bool { return d.Name == awaited.Name }) {
+		awaited.Tables = nil // only its progress is read
+		read = append(read, awaited)
+		slices.SortFunc(read, func(a, b Definition) int { return strings.Compare(a.Name, b.Name) })
+	}
+	for _, d := range read {
+		if d.Name == awaited.Name && d.Tables == nil {
+			lock(d, []string{schema.Progress})
+			continue
+		}
+		lock(d, schema.LockOrder(d.Tables))
+	}
+	progress := `NULL::bigint, NULL::bigint, NULL::bigint FROM public.projection_generations g`
+	switch {
+	case awaited.Name != "":
+		progress = fmt.Sprintf(`p.epoch, p.first_offset, p.next_offset FROM public.projection_generations g
+LEFT JOIN %s p ON g.projection = %s AND p.topic = '%s' AND p.partition = %d`, awaited.Table(schema.Progress), literal(awaited.Name), at.Topic, at.Partition)
+	case at.Topic != "": // decisions belong to no generation, and are read from their log's start
+		progress = fmt.Sprintf(`CASE WHEN p.partition IS NOT NULL THEN g.epoch END, 0::bigint, p.next_offset FROM public.projection_generations g
+LEFT JOIN public.decision_progress p ON p.partition = %d`, at.Partition)
+	}
+	return `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+LOCK TABLE ` + strings.Join(locks, ", ") + ` IN ACCESS SHARE MODE;
+SELECT g.projection, g.generation, g.epoch, ` + progress + `
+WHERE g.state IN ('serving', 'swapping') AND g.projection IN (` + strings.Join(names, ", ") + `)`
+}
+
+// literal prints a text as it stands in a statement.
+func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 // staleConnections is more than a pool keeps: after a restart of the database each of them fails once.
 const staleConnections = 100
 
 // open takes a connection and begins. The pool finds out that a connection is broken only when it is
 // used; then the next one is taken, since nothing has happened yet.
-func (r *Reader) open(ctx context.Context, at position.Position) (*Snapshot, error) {
-	which := projected + noPartition
-	switch at.Topic {
-	case "":
-	case topic.DeadLetterCommand.Name:
-		which = fmt.Sprintf(decided+`p.partition = %d`, at.Partition)
-	default:
-		which = fmt.Sprintf(projected+onePartition, at.Topic, at.Partition)
+func (r *Reader) open(ctx context.Context, read []Definition, awaited Definition, at position.Position) (*Snapshot, error) {
+	if len(read) == 0 {
+		return nil, errors.New("no projection is read")
 	}
+	begin := beginning(read, awaited, at)
 	for try := 1; ; try++ {
 		conn, err := r.db.Connx(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("connect: %w", err)
 		}
-		s := &Snapshot{conn: conn}
-		var epoch, first, next *int64
-		err = conn.QueryRowxContext(ctx, begin+which+serving).Scan(&s.Generation, &s.Epoch, &epoch, &first, &next)
+		s, err := openOn(ctx, conn, begin, read, awaited)
 		if err == nil {
-			if epoch != nil {
-				s.at = &Progress{*epoch, *first, *next}
-			}
 			return s, nil
 		}
 		_ = end(ctx, conn) // the error that counts is known
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			return nil, errors.New("no generation is serving")
-		case !broken(err) || try == staleConnections:
+		if !broken(err) || try == staleConnections {
 			return nil, fmt.Errorf("open a snapshot: %w", err)
 		}
 	}
+}
+
+func openOn(ctx context.Context, conn *sqlx.Conn, begin string, read []Definition, awaited Definition) (*Snapshot, error) {
+	rows, err := conn.QueryContext(ctx, begin)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // its error is that of Err below
+	s := &Snapshot{conn: conn}
+	serving := map[string]Served{}
+	for rows.Next() {
+		var d Served
+		var epoch, first, next *int64
+		if err := rows.Scan(&d.Name, &d.Generation, &d.Epoch, &epoch, &first, &next); err != nil {
+			return nil, err
+		}
+		if epoch != nil {
+			s.at = &Progress{*epoch, *first, *next}
+		}
+		serving[d.Name] = d
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	for _, d := range read {
+		g, serves := serving[d.Name]
+		if !serves {
+			return nil, fmt.Errorf("no generation of %s is serving", d.Name)
+		}
+		g.Definition = d
+		s.served = append(s.served, g)
+	}
+	s.waited = s.served[0] // for decisions, any: they belong to none
+	if awaited.Name != "" {
+		s.waited = serving[awaited.Name]
+		s.waited.Definition = awaited
+	}
+	return s, nil
 }
 
 func broken(err error) bool {
@@ -86,23 +144,83 @@ func end(ctx context.Context, conn *sqlx.Conn) error {
 	return nil
 }
 
-// CaughtUpAt is the instant up to which everything accepted on topic is projected: the least over its
-// partitions, nil where one was never level with its log or none is known.
-func (s *Snapshot) CaughtUpAt(ctx context.Context, topic string) (*time.Time, error) {
+// refusal returns *RefusedError where the projection that is waited for has stopped by itself: a process
+// has written why since the last watermark.
+func (s *Snapshot) refusal(ctx context.Context) error {
+	if s.waited.Schema == "" {
+		return nil
+	}
+	var reason string
+	err := s.Get(ctx, &reason, fmt.Sprintf(standingRefusal, s.waited.Table(schema.Progress)), s.waited.Name)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read why %s has stopped: %w", s.waited.Name, err)
+	}
+	return &RefusedError{Projection: s.waited.Name, Reason: strings.TrimSuffix(reason, ".")}
+}
+
+// standingRefusal is the refusal of projection $1 that no process has made obsolete since.
+const standingRefusal = `
+SELECT refusal FROM public.projections
+WHERE projection = $1 AND refusal <> '' AND refused_at > coalesce((SELECT max(caught_up_at) FROM %s), '-infinity')`
+
+// CaughtUpAt is the instant up to which everything accepted on the projection's topic is projected: the
+// least over its partitions, nil where one has never caught up or none is known.
+func (s *Snapshot) CaughtUpAt(ctx context.Context, of Served) (*time.Time, error) {
 	var least *time.Time
-	err := s.Get(ctx, &least, `SELECT CASE WHEN count(*) = count(caught_up_at) THEN min(caught_up_at) END FROM public.projection_progress WHERE topic = $1`, topic)
+	err := s.Get(ctx, &least, `SELECT CASE WHEN count(*) = count(caught_up_at) THEN min(caught_up_at) END FROM `+of.Table(schema.Progress))
 	if err != nil {
-		return nil, fmt.Errorf("read the watermark: %w", err)
+		return nil, fmt.Errorf("read the watermark of %s: %w", of.Name, err)
 	}
 	return least, nil
 }
 
-// NextOffsets reads how far each partition is, for a Watch: a hint, outside any snapshot.
-func NextOffsets(db *sqlx.DB) func(context.Context) (map[Place]int64, error) {
+// Complete returns *RebuildingError while the epoch of the projection has not caught up once: its derived
+// tables then hold a part. Whoever reads one asks first.
+func (s *Snapshot) Complete(ctx context.Context, of Served) error {
+	var sum struct {
+		Partitions int    `db:"partitions"`
+		CaughtUp   int    `db:"caught_up"`
+		Done       int64  `db:"done"`
+		Total      *int64 `db:"total"`
+	}
+	err := s.Get(ctx, &sum, `
+SELECT count(*) AS partitions, count(caught_up_at) AS caught_up, coalesce(sum(next_offset - first_offset), 0)::bigint AS done,
+	CASE WHEN count(*) = count(log_end) THEN sum(greatest(log_end, next_offset) - first_offset)::bigint END AS total
+FROM `+of.Table(schema.Progress))
+	switch {
+	case err != nil:
+		return fmt.Errorf("read how far %s is: %w", of.Name, err)
+	case sum.Partitions > 0 && sum.CaughtUp == sum.Partitions:
+		return nil
+	}
+	rebuilding := &RebuildingError{Projection: of.Name, Done: sum.Done, Total: sum.Total}
+	if sum.Total != nil {
+		percent := 100.0
+		if *sum.Total > 0 {
+			percent = 100 * float64(sum.Done) / float64(*sum.Total)
+		}
+		rebuilding.Percent = &percent
+	}
+	return rebuilding
+}
+
+// NextOffsets reads how far each partition of every projection is, for a Watch: a hint, outside any
+// snapshot, in one query.
+func NextOffsets(db *sqlx.DB, catalog *Catalog) func(context.Context) (map[Place]int64, error) {
 	return func(ctx context.Context) (map[Place]int64, error) {
-		rows, err := db.QueryContext(ctx, `
-SELECT topic, partition, next_offset FROM public.projection_progress
-UNION ALL SELECT '`+topic.DeadLetterCommand.Name+`', partition, next_offset FROM public.decision_progress`)
+		known, err := catalog.All(ctx)
+		if err != nil {
+			return nil, err
+		}
+		query := `SELECT ` + literal(topic.DeadLetterCommand.Name) + `::text, partition, next_offset FROM public.decision_progress`
+		for _, d := range known {
+			query += `
+UNION ALL SELECT topic, partition, next_offset FROM ` + d.Table(schema.Progress)
+		}
+		rows, err := db.QueryContext(ctx, query)
 		if err != nil {
 			return nil, fmt.Errorf("poll the progress: %w", err)
 		}
@@ -118,4 +236,16 @@ UNION ALL SELECT '`+topic.DeadLetterCommand.Name+`', partition, next_offset FROM
 		}
 		return next, rows.Err()
 	}
+}
+
+// Began reports whether the projection was ever begun: some partition had a watermark, or a process runs it.
+func (s *Snapshot) Began(ctx context.Context, of Served) (bool, error) {
+	var began bool
+	err := s.Get(ctx, &began, `
+SELECT EXISTS (SELECT FROM `+of.Table(schema.Progress)+` WHERE caught_up_at IS NOT NULL OR log_end_at IS NOT NULL)
+	OR EXISTS (SELECT FROM public.projections WHERE projection = $1 AND run_at > now() - interval '10 seconds')`, of.Name)
+	if err != nil {
+		return false, fmt.Errorf("read whether %s was begun: %w", of.Name, err)
+	}
+	return began, nil
 }

@@ -5,17 +5,34 @@ import (
 	"time"
 )
 
-// levelFor is how old the last moment of being level with the log may be before a partition that is
-// behind counts as catching up. The consumer looks each second; the rest is for clocks that differ.
-const levelFor = 10 * time.Second
+// caughtUpFor is how old the last watermark may be before a partition that is behind counts as catching
+// up. The consumer looks each second; the rest is for clocks that differ.
+const caughtUpFor = 10 * time.Second
 
-// Status is how far the projection is and whether it is whole, all of one snapshot.
+// State is what a projection is doing, in one word.
+type State string
+
+// The states, the worst first.
+const (
+	Refused    State = "refused"     // a process stopped it, since going on would make the tables wrong
+	Down       State = "down"        // it was projected before, and no process runs it now
+	Rebuilding State = "rebuilding"  // its epoch has not caught up with the log once
+	CatchingUp State = "catching_up" // some partition has been behind for a while
+	Serving    State = "serving"     // it keeps up with the log
+	Off        State = "off"         // it was never begun, and no process runs it: no fault
+)
+
+// States returns all of them, the worst first.
+func States() []State { return []State{Refused, Down, Rebuilding, CatchingUp, Serving, Off} }
+
+// Status is how far one projection is and whether its tables are complete, all of one snapshot.
 type Status struct {
-	Generation int
-	Epoch      int64
+	Served
 	Group      *string
 	StartedAt  *time.Time
 	ReadAt     time.Time // the database's clock
+	Running    bool      // a process that runs it was there within 10 s
+	Refusal    string    // why it has stopped by itself; empty where it has not
 	Partitions []Partition
 	Audits     []Audit
 	Pace       Pace
@@ -31,7 +48,9 @@ type Partition struct {
 	Applied     int64      `db:"applied"`
 	Duplicate   int64      `db:"duplicate"`
 	Rejected    int64      `db:"rejected"`
+	Expired     int64      `db:"expired"`
 	Skipped     int64      `db:"skipped"`
+	Dropped     int64      `db:"dropped"` // of Applied: rows that went with their day
 	LogEnd      *int64     `db:"log_end"`
 	LogEndAt    *time.Time `db:"log_end_at"`
 	CaughtUpAt  *time.Time `db:"caught_up_at"`
@@ -53,7 +72,7 @@ func (p Partition) Done() int64 { return p.NextOffset - p.FirstOffset }
 
 func (p Partition) catchingUp(now time.Time) bool {
 	lag := p.Lag()
-	return (lag == nil || *lag > 0) && (p.CaughtUpAt == nil || now.Sub(*p.CaughtUpAt) > levelFor)
+	return (lag == nil || *lag > 0) && (p.CaughtUpAt == nil || now.Sub(*p.CaughtUpAt) > caughtUpFor)
 }
 
 // Audit is the newest comparison of one partition's counts with what its tables hold.
@@ -68,7 +87,9 @@ type Audit struct {
 	Applied          int64     `db:"applied"`
 	Duplicate        int64     `db:"duplicate"`
 	Rejected         int64     `db:"rejected"`
+	Expired          int64     `db:"expired"`
 	Skipped          int64     `db:"skipped"`
+	Dropped          int64     `db:"dropped"`
 	RowsFound        int64     `db:"rows_found"`
 	DeadLettersFound int64     `db:"dead_letters_found"`
 	RowsAhead        int64     `db:"rows_ahead"`
@@ -76,10 +97,32 @@ type Audit struct {
 	Finding          string    `db:"finding"` // empty where OK
 }
 
-// Counts are sums over partitions.
+// State is the worst that is true of it.
+func (s Status) State() State {
+	began, caughtUp := false, len(s.Partitions) > 0
+	for _, p := range s.Partitions {
+		began = began || p.CaughtUpAt != nil || p.LogEndAt != nil
+		caughtUp = caughtUp && p.CaughtUpAt != nil
+	}
+	switch {
+	case s.Refusal != "":
+		return Refused
+	case !s.Running && !began:
+		return Off
+	case !s.Running:
+		return Down
+	case !caughtUp:
+		return Rebuilding
+	case s.CatchingUp():
+		return CatchingUp
+	}
+	return Serving
+}
+
+// Counts are sums over the partitions of one projection.
 type Counts struct {
-	Applied, Duplicate, Rejected, Skipped int64
-	Lag                                   *int64 // nil where one partition's is not known
+	Applied, Duplicate, Rejected, Expired, Skipped, Dropped int64
+	Lag                                                     *int64 // nil where one partition's is not known
 }
 
 // Totals adds the partitions up.
@@ -91,7 +134,9 @@ func (s Status) Totals() Counts {
 		c.Applied += p.Applied
 		c.Duplicate += p.Duplicate
 		c.Rejected += p.Rejected
+		c.Expired += p.Expired
 		c.Skipped += p.Skipped
+		c.Dropped += p.Dropped
 		if l := p.Lag(); l != nil {
 			lag += *l
 		} else {
@@ -104,13 +149,13 @@ func (s Status) Totals() Counts {
 	return c
 }
 
-// CatchingUp reports whether some partition is behind and has not been level for a while.
+// CatchingUp reports whether some partition is behind and has not caught up for a while.
 func (s Status) CatchingUp() bool {
 	return slices.ContainsFunc(s.Partitions, func(p Partition) bool { return p.catchingUp(s.ReadAt) })
 }
 
-// CaughtUpAt is the instant up to which everything accepted is projected; nil where a partition was
-// never level with its log.
+// CaughtUpAt is the instant up to which everything accepted is projected; nil where a partition
+// has never caught up.
 func (s Status) CaughtUpAt() *time.Time {
 	var least *time.Time
 	for _, p := range s.Partitions {
@@ -130,7 +175,7 @@ type Replay struct {
 	Total   *int64         // nil where a log's end is not known
 	Percent *float64       // 100 where there is nothing to read
 	Rate    *float64       // records a second, lately
-	ETA     *time.Duration // nil where the lag does not shrink, or is not known; 0 when level
+	ETA     *time.Duration // nil where the lag does not shrink, or is not known; 0 when caught up
 }
 
 // Replay measures it, with the rates of Pace.

@@ -109,20 +109,20 @@ func TestAuditsCountOnlyInTheirEpoch(t *testing.T) {
 
 func TestPaceIsMeasuredBetweenTwoReadings(t *testing.T) {
 	t.Parallel()
-	p := &Pacer{}
+	p := &series{}
 	at := func(seconds int, epoch, done, lag int64) sample {
 		return sample{At: noon.Add(time.Duration(seconds) * time.Second), Epoch: epoch, Done: done, Lag: lag, Partitions: []reading{{Place{"t", 0}, done, lag}}}
 	}
 	p.add(at(0, 1, 1000, 5000))
-	require.False(t, p.Pace().Known)
+	require.False(t, p.pace().Known)
 	p.add(at(2, 1, 1400, 4700))
-	require.Equal(t, Pace{true, 200, 150}, p.Pace())
+	require.Equal(t, Pace{true, 200, 150}, p.pace())
 	for i := 3; i <= 60; i++ {
 		p.add(at(i, 1, 1400, 4700))
 	}
-	require.Equal(t, Pace{true, 0, 0}, p.Pace(), "what is older than the window is forgotten")
+	require.Equal(t, Pace{true, 0, 0}, p.pace(), "what is older than the window is forgotten")
 	p.add(at(61, 2, 0, 6100))
-	require.False(t, p.Pace().Known, "a new epoch is measured anew")
+	require.False(t, p.pace().Known, "a new epoch is measured anew")
 	p.add(at(60, 2, 10, 6000))
-	require.False(t, p.Pace().Known, "so is what a clock that was set back says")
+	require.False(t, p.pace().Known, "so is what a clock that was set back says")
 }

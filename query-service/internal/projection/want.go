@@ -1,14 +1,13 @@
 package projection
 
 import (
+	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tidemark/tidemark/shared/position"
-	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Waits of a read that names a position.
@@ -17,13 +16,20 @@ const (
 	LongestWait = 30 * time.Second
 )
 
-// Topics that are projected; a position in any other can never be passed.
-var Topics = []string{topic.TimestampCommand.Name, topic.DeadLetterCommand.Name}
-
 // WantError says what is wrong with a position or a wait, for whoever sent it.
 type WantError struct{ Detail string }
 
 func (e *WantError) Error() string { return e.Detail }
+
+// Want reads what a request wants: ParseWant, with the position's topic checked against the projections
+// there are. A refusal is a *WantError; any other error is the database's.
+func (r *Reader) Want(ctx context.Context, header, query, wait string, unless time.Duration) (Want, error) {
+	w, err := ParseWant(header, query, wait, unless)
+	if err == nil {
+		_, err = r.awaited(ctx, w)
+	}
+	return w, err
+}
 
 // ParseWant reads a position that may come as header, as query parameter or as both if they agree, and
 // a wait that is a duration or a number of seconds, unless when it is empty. Every refusal is a *WantError.
@@ -48,9 +54,6 @@ func ParseWant(header, query, wait string, unless time.Duration) (Want, error) {
 	at, err := position.Parse(header)
 	if err != nil {
 		return Want{}, &WantError{err.Error()}
-	}
-	if !slices.Contains(Topics, at.Topic) {
-		return Want{}, &WantError{fmt.Sprintf("%q is in a topic that is not projected: these are %s", at, strings.Join(Topics, ", "))}
 	}
 	w.Position = at
 	return w, nil

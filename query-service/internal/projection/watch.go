@@ -32,7 +32,8 @@ type Watch struct {
 	stop    chan struct{} // closed by Release
 	kick    chan struct{} // somebody has begun to wait
 
-	waiting prometheus.Gauge
+	of      func(topic string) string // the projection's name, for the metrics
+	waiting *prometheus.GaugeVec
 	seconds *prometheus.HistogramVec
 }
 
@@ -43,18 +44,19 @@ type waiter struct {
 	passed chan struct{}
 }
 
-// NewWatch polls by read, which returns the next offset of each partition. Run must be called.
-func NewWatch(read func(context.Context) (map[Place]int64, error), registry prometheus.Registerer, log *slog.Logger) *Watch {
+// NewWatch polls by read, which returns the next offset of each partition. The metrics name what is waited
+// for by of, which is given the topic. Run must be called.
+func NewWatch(read func(context.Context) (map[Place]int64, error), of func(topic string) string, registry prometheus.Registerer, log *slog.Logger) *Watch {
 	w := &Watch{
-		read: read, log: log,
+		read: read, of: of, log: log,
 		waiters: map[*waiter]struct{}{}, stop: make(chan struct{}), kick: make(chan struct{}, 1),
-		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "tidemark_query_waiters", Help: "Reads that wait for the projection to pass their position.",
-		}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tidemark_query_waiters", Help: "Reads that wait for the projection to pass their position; decisions are waited for too.",
+		}, []string{"projection"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "tidemark_query_wait_seconds", Help: "How long reads waited for their position, by how it ended.",
+			Name: "tidemark_query_wait_seconds", Help: "How long reads waited for their position, by projection and how it ended.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-		}, []string{"end"}),
+		}, []string{"projection", "end"}),
 	}
 	registry.MustRegister(w.waiting, w.seconds)
 	return w
@@ -82,13 +84,15 @@ func (w *Watch) Await(ctx context.Context, p position.Position) error {
 	}
 	w.waiters[me] = struct{}{}
 	w.mu.Unlock()
-	w.waiting.Inc()
-	defer w.waiting.Dec()
+	projection := w.of(p.Topic)
+	waiting := w.waiting.WithLabelValues(projection)
+	waiting.Inc()
+	defer waiting.Dec()
 	select {
 	case w.kick <- struct{}{}:
 	default: // a kick is pending already
 	}
-	end := func(how string) { w.seconds.WithLabelValues(how).Observe(time.Since(me.since).Seconds()) }
+	end := func(how string) { w.seconds.WithLabelValues(projection, how).Observe(time.Since(me.since).Seconds()) }
 	select {
 	case <-me.passed:
 		end("passed")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -38,7 +39,7 @@ func offset(n int64) position.Position {
 }
 
 func newWatch(t *testing.T, f *fakeLog) *Watch {
-	w := NewWatch(f.read, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	w := NewWatch(f.read, strings.ToUpper, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); w.Run(ctx) }()

@@ -17,6 +17,9 @@ import (
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
+// Projection is the one whose rows these are.
+const Projection = "timestamps"
+
 // ErrNotFound says that no record bears the id, in the snapshot that was read.
 var ErrNotFound = errors.New("no record has this id")
 

@@ -1,4 +1,4 @@
-// Package testdb gives each test a database of its own with the projection's schema, and plays the
+// Package testdb gives each test a database of its own with this release's schema, and plays the
 // consumer: it writes rows and moves progress in one transaction, as the promise to readers is.
 package testdb
 
@@ -47,12 +47,34 @@ func Empty(t *testing.T) *DB {
 	return &DB{db, address}
 }
 
-// Migrate brings the database to this release's schema, and gives each partition its progress row.
+// Migrate brings the database to this release's schema, and gives each partition of timestamps its progress
+// row. Of the other projections none is begun.
 func (db *DB) Migrate(t *testing.T) {
 	t.Helper()
 	require.NoError(t, schema.Apply(t.Context(), db.DB))
+	db.Run(t, "timestamps")
 	db.Must(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset)
 		SELECT $1, p, g.epoch, 0, 0 FROM projection_generations g, generate_series(0, $2 - 1) p WHERE g.projection = 'timestamps'`, topic.TimestampCommand.Name, Partitions)
+}
+
+// Run makes a projection look as if a process ran it for the next hour.
+func (db *DB) Run(t *testing.T, projection string) {
+	t.Helper()
+	db.Must(t, `UPDATE projections SET run_at = now() + interval '1 hour' WHERE projection = $1`, projection)
+}
+
+// Define makes a projection that no release knows: a schema, a main table, and the rows that say so, with
+// progress of two partitions from the start. Nothing runs it yet.
+func (db *DB) Define(t *testing.T, name string) (topic string) {
+	t.Helper()
+	topic = name + ".event.v1"
+	db.Must(t, `SELECT make_projection_schema($1)`, name)
+	db.Must(t, `CREATE TABLE `+name+`.all_`+name+` (event_id uuid PRIMARY KEY, colour text, created_at timestamptz NOT NULL, partition integer NOT NULL, "offset" bigint NOT NULL)`)
+	db.Must(t, `INSERT INTO projections (projection, topic, schema_name, tables, main_table, ticket_column) VALUES ($1, $2, $1, ARRAY['all_' || $1], 'all_' || $1, 'event_id')`, name, topic)
+	db.Must(t, `INSERT INTO projection_generations (projection, generation, schema_name, state, group_name) VALUES ($1, 0, $1, 'serving', 'group.' || $1)`, name)
+	db.Must(t, `INSERT INTO `+name+`.projection_progress (topic, partition, epoch, first_offset, next_offset)
+		SELECT $2, p, g.epoch, 0, 0 FROM projection_generations g, generate_series(0, 1) p WHERE g.projection = $1`, name, topic)
+	return topic
 }
 
 // Must executes a statement.

@@ -1,11 +1,13 @@
-// Package ticket says what became of an accepted command. It promises to be exact where the command's
-// position is known and to say how far it looked where it is not; it never guesses.
+// Package ticket says what became of an accepted command, whichever projection it is of. It promises to be
+// exact where the command's position is known and to say how far it looked where it is not; it never
+// guesses.
 package ticket
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,62 +32,98 @@ const (
 	Unknown   State = "unknown"
 )
 
+// Row is the row of a projection's main table that bears the ticket.
+type Row struct {
+	Position  position.Position
+	CreatedAt *time.Time     // the log's own time of its record; nil where the table has no such column
+	Columns   []Column       // what else it holds, in the table's order
+	Record    *record.Record // of a timestamp
+}
+
+// Column is one value of a row, as text. Null is empty.
+type Column struct{ Name, Value string }
+
+// Column returns the value of one column, empty where the row has none of that name.
+func (r *Row) Column(name string) string {
+	for _, c := range r.Columns {
+		if c.Name == name {
+			return c.Value
+		}
+	}
+	return ""
+}
+
 // Ticket is the state of one id, as of one snapshot.
 type Ticket struct {
 	ID         uuid.UUID
 	State      State
+	Projection string             // of the position or the row; empty where all were looked at
 	Position   *position.Position // asked about, or that of the row
-	Generation int
+	Generation int                // of Projection, where there is one
 	Epoch      int64
 	Reason     string             // words, for rejected and unknown
 	ReasonCode string             // for rejected
 	AsOf       *time.Time         // for unknown without a position: everything up to then was looked at
 	Reached    *position.Position // for pending: the last one passed in that partition
-	Row        *record.Record     // for applied and duplicate
+	Row        *Row               // for applied and duplicate
 	Letter     deadletter.State   // for rejected: how far the dead letter is dealt with
 	RedrivenAs *uuid.UUID         // for rejected: the ticket of the command in its place
 }
 
-// Reader opens snapshots of the projection.
+// Reader opens snapshots of projections.
 type Reader interface {
-	Read(context.Context, projection.Want, func(context.Context, *projection.Snapshot) error) error
+	Read(context.Context, projection.Want, projection.Scope, func(context.Context, *projection.Snapshot) error) error
 }
 
 var _ Reader = (*projection.Reader)(nil)
 
-// Find returns the state of id. A position that is not passed within the wait is no error here: the
-// ticket is then pending.
+// Find returns the state of id. A position says which projection the command is of; without one all that
+// have tickets are looked at. A position that is not passed within the wait is no error here: the ticket is
+// then pending.
 func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ticket, error) {
 	t := Ticket{ID: id}
-	if want.Position.Topic == topic.TimestampCommand.Name { // another one is waited for only
+	scope := projection.Every()
+	if want.Asked() && want.Position.Topic != topic.DeadLetterCommand.Name { // a decision is waited for only
 		t.Position = &want.Position
+		scope = projection.OfTopic(want.Position.Topic)
 	}
-	err := r.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) error {
-		t.Generation, t.Epoch = s.Generation, s.Epoch
-		row, err := record.ByID(ctx, s, id)
-		if err == nil {
-			t.Row = &row
-		} else if !errors.Is(err, record.ErrNotFound) {
+	err := r.Read(ctx, want, scope, func(ctx context.Context, s *projection.Snapshot) error {
+		rows, err := rowsOf(ctx, s, id)
+		if err != nil {
 			return err
 		}
 		if t.Position != nil {
-			return t.decide(ctx, s)
+			return t.decide(ctx, s, rows)
 		}
-		return t.look(ctx, s)
+		return t.look(ctx, s, rows)
 	})
 	var behind *projection.NotReachedError
 	if errors.As(err, &behind) {
-		t.State, t.Reached, t.Generation, t.Epoch = Pending, behind.Reached, behind.Generation, behind.Epoch
+		t.State, t.Reached = Pending, behind.Reached
+		if t.Position != nil {
+			t.Projection, t.Generation, t.Epoch = behind.Projection, behind.Generation, behind.Epoch
+		}
 		return t, nil
 	}
 	return t, err
 }
 
+func (t *Ticket) of(d projection.Served) {
+	t.Projection, t.Generation, t.Epoch = d.Name, d.Generation, d.Epoch
+}
+
 // decide is for a position that has been passed.
-func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot) error {
-	if t.Row != nil && t.Row.Position == *t.Position {
-		t.State = Applied
-		return nil
+func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot, rows []Row) error {
+	of, _ := s.OfTopic(t.Position.Topic)
+	t.of(of)
+	for i := range rows {
+		if rows[i].Position == *t.Position {
+			t.State, t.Row = Applied, &rows[i]
+			return nil
+		}
+	}
+	if len(rows) > 0 {
+		t.Row = &rows[0]
 	}
 	letter, err := deadletter.At(ctx, s, *t.Position)
 	switch {
@@ -123,16 +161,44 @@ func (t *Ticket) reject(letter deadletter.DeadLetter) {
 	}
 }
 
-// look is for a ticket whose position is not known.
-func (t *Ticket) look(ctx context.Context, s *projection.Snapshot) (err error) {
-	if t.Row != nil {
-		t.State, t.Position = Applied, &t.Row.Position
+// look is for a ticket whose position is not known. A projection that was never begun holds nothing and
+// hides nothing: it is left out.
+func (t *Ticket) look(ctx context.Context, s *projection.Snapshot, rows []Row) error {
+	if len(rows) > 0 {
+		t.State, t.Row, t.Position = Applied, &rows[0], &rows[0].Position
+		of, _ := s.OfTopic(t.Position.Topic)
+		t.of(of)
 		return nil
 	}
 	t.State = Unknown
-	t.Reason = "it is not among the records up to as_of; it may still come: its position gives an exact answer"
-	if t.AsOf, err = s.CaughtUpAt(ctx, topic.TimestampCommand.Name); t.AsOf == nil {
-		t.Reason = "it is not among the records read so far, and some partition was not read to its end yet; it may still come: its position gives an exact answer"
+	var names []string
+	known := true
+	for _, of := range s.Served() {
+		if of.TicketColumn == "" {
+			continue
+		}
+		at, err := s.CaughtUpAt(ctx, of)
+		if err != nil {
+			return err
+		}
+		if at == nil {
+			began, err := s.Began(ctx, of)
+			if err != nil {
+				return err
+			}
+			known = known && !began
+			continue
+		}
+		names = append(names, of.Name)
+		if t.AsOf == nil || at.Before(*t.AsOf) {
+			t.AsOf = at
+		}
 	}
-	return err
+	if !known || t.AsOf == nil {
+		t.AsOf = nil
+		t.Reason = "it is not among the records read so far, and some partition was not read to its end yet; it may still come: its position gives an exact answer"
+		return nil
+	}
+	t.Reason = fmt.Sprintf("it is not among the records of %s up to as_of; it may still come: its position gives an exact answer", strings.Join(names, " and "))
+	return nil
 }

@@ -31,11 +31,11 @@ func (c chart) Words() string {
 	if c.Line == "" {
 		return c.Name + ": not measured for long enough yet"
 	}
-	return fmt.Sprintf("%s over the last %s: %s now, %s at most", c.Name, c.Since, c.Now, c.Most)
+	return fmt.Sprintf("%s over the last %s: %s now, peak %s", c.Name, c.Since, c.Now, c.Most)
 }
 
 func lagChart(moments []projection.Moment) chart {
-	return draw("Lag", moments, func(m projection.Moment) float64 { return float64(m.Lag) })
+	return draw("Consumer lag", moments, func(m projection.Moment) float64 { return float64(m.Lag) })
 }
 
 func rateChart(moments []projection.Moment) chart {

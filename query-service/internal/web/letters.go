@@ -16,8 +16,10 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	command "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 const (
@@ -27,17 +29,21 @@ const (
 
 // letterFilter is the search above the list, as it stands in the address.
 type letterFilter struct {
-	State     deadletter.State
-	Text      string
-	Reason    string
-	Partition string // empty or a number
+	State      deadletter.State
+	Projection string
+	Text       string
+	Reason     string
+	Partition  string // empty or a number
 }
 
 var letterStates = []deadletter.State{deadletter.Open, deadletter.Redriven, deadletter.Discarded, deadletter.All}
 
 // readFilter leaves out what no letter can match by its form, as a byte that no text has.
 func readFilter(get func(string) string) letterFilter {
-	f := letterFilter{State: deadletter.State(get("state")), Text: get("q"), Reason: strings.TrimSpace(get("reason_code")), Partition: strings.TrimSpace(get("partition"))}
+	f := letterFilter{
+		State: deadletter.State(get("state")), Projection: get("projection"), Text: get("q"),
+		Reason: strings.TrimSpace(get("reason_code")), Partition: strings.TrimSpace(get("partition")),
+	}
 	if !slices.Contains(letterStates, f.State) {
 		f.State = deadletter.Open
 	}
@@ -50,7 +56,7 @@ func readFilter(get func(string) string) letterFilter {
 }
 
 func (f letterFilter) filter() deadletter.Filter {
-	wanted := deadletter.Filter{State: f.State, Text: f.Text, ReasonCode: f.Reason}
+	wanted := deadletter.Filter{State: f.State, Projection: f.Projection, Text: f.Text, ReasonCode: f.Reason}
 	if n, err := strconv.ParseInt(f.Partition, 10, 32); err == nil { // readFilter has seen to it, where there is any
 		partition := int32(n)
 		wanted.Partition = &partition
@@ -60,7 +66,7 @@ func (f letterFilter) filter() deadletter.Filter {
 
 func (f letterFilter) query() url.Values {
 	q := url.Values{}
-	for name, value := range map[string]string{"q": f.Text, "reason_code": f.Reason, "partition": f.Partition} {
+	for name, value := range map[string]string{"projection": f.Projection, "q": f.Text, "reason_code": f.Reason, "partition": f.Partition} {
 		if value != "" {
 			q.Set(name, value)
 		}
@@ -72,7 +78,9 @@ func (f letterFilter) query() url.Values {
 }
 
 // Searching reports whether anything but the state narrows the list.
-func (f letterFilter) Searching() bool { return f.Text != "" || f.Reason != "" || f.Partition != "" }
+func (f letterFilter) Searching() bool {
+	return f.Projection != "" || f.Text != "" || f.Reason != "" || f.Partition != ""
+}
 
 // Clear is the address of the list without the search.
 func (f letterFilter) Clear() string { return letterFilter{State: f.State}.With(f.State) }
@@ -106,6 +114,21 @@ func (l letterView) Open() bool { return l.Decision == nil }
 // Path is that of the letter's own page.
 func (l letterView) Path() string { return "/dead-letters/" + l.Position.String() }
 
+// Overrides reports whether a redriven command wins over later ones of the same thing: it is applied where
+// it is written, and an endpoint is as its last command says.
+func (l letterView) Overrides() bool { return l.Position.Topic == topic.EndpointCommand.Name }
+
+// Example is what a payload looks like.
+func (l letterView) Example() string {
+	switch l.Position.Topic {
+	case topic.TimestampCommand.Name:
+		return `{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2009-09-28T19:03:12Z"}`
+	case topic.EndpointCommand.Name:
+		return `{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","endpoint_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","kind":"delete","sent_by":""}`
+	}
+	return ""
+}
+
 // Editable reports whether what is shown is the whole payload, as text.
 func (l letterView) Editable() bool { return l.Encoding == "text" && !l.Truncated() }
 
@@ -133,6 +156,7 @@ func viewLetter(l deadletter.DeadLetter) letterView {
 
 type deadLettersView struct {
 	Filter  letterFilter
+	Names   []string // of all projections
 	States  []deadletter.State
 	Letters []letterView
 	First   bool
@@ -141,15 +165,20 @@ type deadLettersView struct {
 	Refused *peer.Refusal
 }
 
-// Choosing reports whether one of those shown can still be decided.
+// Choosing reports whether one of those shown is open.
 func (v deadLettersView) Choosing() bool { return slices.ContainsFunc(v.Letters, letterView.Open) }
+
+// Redriving reports whether one of those shown can be redriven.
+func (v deadLettersView) Redriving() bool {
+	return slices.ContainsFunc(v.Letters, func(l letterView) bool { return l.Open() && l.Redrivable() })
+}
 
 func (p *Pages) deadLetters(c *gin.Context) {
 	v := deadLettersView{}
 	if n, err := strconv.ParseInt(c.Query("count"), 10, 32); err == nil && n > 0 {
 		switch c.Query("done") {
 		case "redriven":
-			v.Done = plural(n, "dead letter was re-issued as a new command", "dead letters were re-issued as new commands")
+			v.Done = plural(n, "dead letter was redriven", "dead letters were redriven")
 		case "discarded":
 			v.Done = plural(n, "dead letter was discarded", "dead letters were discarded")
 		}
@@ -171,7 +200,7 @@ func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
 	if p.failed(c, err) {
 		return
 	}
-	v.First = after.Topic == ""
+	v.First, v.Names = after.Topic == "", p.names(c.Request.Context())
 	for _, l := range letters {
 		v.Letters = append(v.Letters, viewLetter(l))
 	}
@@ -185,7 +214,7 @@ func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
 
 type deadLetterView struct {
 	Letter  letterView
-	Payload string // to be re-issued, as it was sent where that was refused
+	Payload string // to be redriven, as it was sent where that was refused
 	Note    string
 	Refused *peer.Refusal
 }
@@ -201,7 +230,8 @@ func (p *Pages) showLetter(c *gin.Context, status int, at string, v deadLetterVi
 		return
 	}
 	letter, err := p.readLetter(c.Request.Context(), p.wantDecision(c), place)
-	if errors.Is(err, deadletter.ErrNotFound) {
+	var unknown *projection.UnknownError
+	if errors.Is(err, deadletter.ErrNotFound) || errors.As(err, &unknown) {
 		p.fail(c, problem.Problem{Status: http.StatusNotFound, Title: "No dead letter is there", Detail: fmt.Sprintf("the record at %s was not rejected, or has not been read yet; the list of dead letters has all that were", place)})
 		return
 	}
@@ -223,6 +253,8 @@ type reviewView struct {
 	Each          bool // each payload can be edited
 	Changed       int  // payloads that the replacement changes
 	Unseen        bool // it was sent with a replacement that had not been shown
+	Overrides     bool // one is of a kind whose redriven command wins over later ones
+	LeftOut       int  // letters that were chosen and can only be discarded
 	Refused       *peer.Refusal
 }
 
@@ -235,7 +267,7 @@ type reviewLetter struct {
 // More is how many are not shown.
 func (v reviewView) More() int { return len(v.Positions) - len(v.Letters) }
 
-// review shows what was chosen in the list with what it would be re-issued as: a form of its own, since
+// review shows what was chosen in the list with what it would be redriven as: a form of its own, since
 // a thousand payloads are not edited on a list.
 func (p *Pages) review(c *gin.Context) {
 	positions, ok := p.chosen(c)
@@ -253,14 +285,25 @@ func (p *Pages) showReview(c *gin.Context, status int, v reviewView, edited map[
 	if !ok {
 		return
 	}
+	redrivable := slices.DeleteFunc(slices.Clone(letters), func(l letterView) bool { return !l.Redrivable() })
+	if v.LeftOut = len(letters) - len(redrivable); v.LeftOut > 0 {
+		if letters, v.Positions = redrivable, nil; len(letters) == 0 {
+			p.refuse(c, "what is chosen can only be discarded: its topic is not written by command-service, so there is no command to redrive")
+			return
+		}
+		for _, l := range letters {
+			v.Positions = append(v.Positions, l.Position.String())
+		}
+	}
 	wrong := map[string]string{}
 	if v.Refused != nil {
-		for _, e := range v.Refused.Errors {
+		for _, e := range v.Refused.Letters {
 			wrong[e.Position] = e.Reason
 		}
 	}
 	v.Each = len(letters) <= mostEditable
 	for _, l := range letters {
+		v.Overrides = v.Overrides || l.Overrides()
 		r := reviewLetter{letterView: l, New: l.reissued(v.Find, v.Replace), Wrong: wrong[l.Position.String()]}
 		if l.Editable() && r.New != l.Shown {
 			v.Changed++
@@ -272,7 +315,7 @@ func (p *Pages) showReview(c *gin.Context, status int, v reviewView, edited map[
 			v.Letters = append(v.Letters, r)
 		}
 	}
-	p.render(c, status, "review", layout{Title: "Re-issue dead letters", Here: "/dead-letters", Body: v})
+	p.render(c, status, "review", layout{Title: "Redrive dead letters", Here: "/dead-letters", Body: v})
 }
 
 // chosen are the positions that the form names: those that were ticked, or all that the search finds.
@@ -312,7 +355,7 @@ func (p *Pages) read(c *gin.Context, positions []string) ([]letterView, bool) {
 		}
 	}
 	var missing position.Position
-	err := p.Reader.Read(c.Request.Context(), projection.Want{}, func(ctx context.Context, s *projection.Snapshot) error {
+	err := p.Reader.Read(c.Request.Context(), projection.Want{}, projection.Every(), func(ctx context.Context, s *projection.Snapshot) error {
 		for _, place := range places {
 			l, err := deadletter.At(ctx, s, place)
 			if err != nil {
@@ -330,7 +373,7 @@ func (p *Pages) read(c *gin.Context, positions []string) ([]letterView, bool) {
 	return views, !p.failed(c, err)
 }
 
-// redrive re-issues dead letters as new commands, with the payloads of the form or, where it has none
+// redrive issues dead letters again as new commands, with the payloads of the form or, where it has none
 // for a position, the letter's own after the replacement. One letter leads to its ticket, several to
 // the list.
 func (p *Pages) redrive(c *gin.Context) {
@@ -350,20 +393,20 @@ func (p *Pages) redrive(c *gin.Context) {
 	single := c.PostForm("single") != ""
 	if find != c.PostForm("applied_find") || replace != c.PostForm("applied_replace") {
 		p.showReview(c, http.StatusOK, reviewView{Positions: positions, Find: find, Replace: replace, Note: note, Unseen: true}, nil)
-		return // nothing is re-issued that was not shown before
+		return // nothing is redriven that was not shown before
 	}
-	letters := make([]peer.Letter, 0, len(positions))
+	letters := make([]command.Letter, 0, len(positions))
 	if len(edited) == 0 {
 		views, ok := p.read(c, positions)
 		if !ok {
 			return
 		}
 		for _, l := range views {
-			letters = append(letters, peer.Letter{Position: l.Position.String(), Payload: l.reissued(find, replace)})
+			letters = append(letters, command.Letter{Position: l.Position.String(), Payload: l.reissued(find, replace)})
 		}
 	} else {
 		for _, at := range positions {
-			letters = append(letters, peer.Letter{Position: at, Payload: edited[at]})
+			letters = append(letters, command.Letter{Position: at, Payload: edited[at]})
 		}
 	}
 	done, err := p.Peers.Redrive(ctx, letters, note)
@@ -375,9 +418,9 @@ func (p *Pages) redrive(c *gin.Context) {
 		p.showReview(c, refused.Status, reviewView{Positions: positions, Find: find, Replace: replace, Note: note, Refused: refused}, edited)
 		return
 	}
-	if len(done.Results) == 1 && done.Results[0].Ticket != "" {
+	if len(done.Results) == 1 && done.Results[0].Ticket != nil && done.Results[0].Command != nil {
 		r := done.Results[0]
-		c.Redirect(http.StatusSeeOther, "/tickets/"+url.PathEscape(r.Ticket)+"?position="+r.Command)
+		c.Redirect(http.StatusSeeOther, "/tickets/"+url.PathEscape(*r.Ticket)+"?position="+*r.Command)
 		return
 	}
 	c.Redirect(http.StatusSeeOther, afterDecision("redriven", len(letters), done.Position))
@@ -414,7 +457,7 @@ func afterDecision(done string, count int, at string) string {
 
 // wantDecision is the position of a decision that the page should show, with patience for it.
 func (p *Pages) wantDecision(c *gin.Context) projection.Want {
-	want, err := projection.ParseWant("", c.Query("position"), "", projection.DefaultWait)
+	want, err := p.Reader.Want(c.Request.Context(), "", c.Query("position"), "", projection.DefaultWait)
 	if err != nil {
 		return projection.Want{} // a page that shows what there is beats one that refuses
 	}
@@ -422,7 +465,7 @@ func (p *Pages) wantDecision(c *gin.Context) projection.Want {
 }
 
 func (p *Pages) listLetters(ctx context.Context, want projection.Want, f letterFilter, after position.Position, limit int) (letters []deadletter.DeadLetter, next *position.Position, err error) {
-	err = p.Reader.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) (err error) {
+	err = p.Reader.Read(ctx, want, f.filter().Scope(), func(ctx context.Context, s *projection.Snapshot) (err error) {
 		letters, next, err = deadletter.Search(ctx, s, f.filter(), after, limit)
 		return err
 	})
@@ -430,7 +473,7 @@ func (p *Pages) listLetters(ctx context.Context, want projection.Want, f letterF
 }
 
 func (p *Pages) readLetter(ctx context.Context, want projection.Want, at position.Position) (letter deadletter.DeadLetter, err error) {
-	err = p.Reader.Read(ctx, want, func(ctx context.Context, s *projection.Snapshot) (err error) {
+	err = p.Reader.Read(ctx, want, projection.OfTopic(at.Topic), func(ctx context.Context, s *projection.Snapshot) (err error) {
 		letter, err = deadletter.At(ctx, s, at)
 		return err
 	})

@@ -20,7 +20,7 @@ import (
 const latestRecords = 8
 
 type overviewView struct {
-	statusView
+	statusesView
 	Form       formView
 	Parts      []peer.Part
 	Latest     []record.Record
@@ -39,7 +39,7 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	ctx := c.Request.Context()
 	form.Example = instant.Example
 	v := overviewView{Form: form, CommandURL: p.Peers.CommandURL}
-	v.statusView = p.status(ctx, func(ctx context.Context, s *projection.Snapshot) error {
+	v.statusesView = p.statuses(ctx, func(ctx context.Context, s *projection.Snapshot) error {
 		page, err := record.List(ctx, s, record.Cursor{}, latestRecords)
 		v.Latest = page.Records
 		return err
@@ -48,15 +48,13 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Events: projectionEvents, Refresh: v.refresh(), Body: v})
 }
 
-const projectionEvents = "/api/v1/events?watch=projection"
-
 // parts is what runs, as it was seen last; a page never waits for it.
 func (p *Pages) parts() []peer.Part {
 	own := p.Ready.Reasons()
-	me := peer.Part{Name: "query-service", What: "reads the rows, shows this page", State: "up"}
-	db := peer.Part{Name: "database", What: "holds the rows", State: "up"}
-	if why, away := own["database"]; away {
-		db.State, db.Words = "away", why
+	me := peer.Part{Name: "query-service", What: "reads the tables, shows this page", State: "up"}
+	db := peer.Part{Name: "database", What: "holds the tables", State: "up"}
+	if why, down := own["database"]; down {
+		db.State, db.Words = "down", why
 		delete(own, "database")
 	}
 	if len(own) > 0 {

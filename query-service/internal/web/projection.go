@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,22 +13,29 @@ import (
 
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/record"
 )
 
-// statusView is how far and how whole the projection is, as two pages show it.
+// statusView is how far one projection is and whether its tables are complete.
 type statusView struct {
-	Trouble    string // why there is no status
-	Status     projection.Status
+	projection.Status
+	State      projection.State
 	Totals     projection.Counts
-	Behind     int64
-	BehindOK   bool // the lag is known
+	Lag        int64
+	LagKnown   bool
 	CaughtUpAt *time.Time
-	CatchingUp bool
 	Replay     replayView
 	Audit      projection.AuditSummary
-	Findings   []projection.Audit
+	Findings   []findingView
 	Rows       []partitionRow
-	Lag, Rate  chart
+	LagChart   chart
+	RateChart  chart
+}
+
+// findingView is an audit that failed.
+type findingView struct {
+	projection.Audit
+	Projection string
 }
 
 type replayView struct {
@@ -38,72 +47,66 @@ type replayView struct {
 
 type partitionRow struct {
 	projection.Partition
-	Width     string // of the lag's bar, against the largest lag
 	Audit     *projection.Audit
 	Current   bool // the audit is of this epoch
 	LagChart  chart
 	RateChart chart
 }
 
-// status reads the status, and more by also in the same snapshot. What goes wrong is told in Trouble.
-func (p *Pages) status(ctx context.Context, also func(context.Context, *projection.Snapshot) error) statusView {
-	var v statusView
-	err := p.Reader.Read(ctx, projection.Want{}, func(ctx context.Context, s *projection.Snapshot) (err error) {
-		if v.Status, err = projection.ReadStatus(ctx, s); err != nil || also == nil {
-			return err
-		}
-		return also(ctx, s)
-	})
-	if err != nil {
-		v.Trouble = p.Problem(ctx, err).Detail
-	}
-	v.Status.Pace = p.Pacer.Pace()
-	v.fill(p.Pacer.History())
-	return v
+// Path is that of the projection's page.
+func (v statusView) Path() string { return projectionPath(v.Name) }
+
+// Word is its state as pages write it.
+func (v statusView) Word() string {
+	return map[projection.State]string{
+		projection.Refused: "Stopped", projection.Down: "Down", projection.Rebuilding: "Rebuilding", projection.CatchingUp: "Catching up",
+		projection.Serving: "Caught up", projection.Off: "Off",
+	}[v.State]
+}
+
+// Mood is the colour of its state.
+func (v statusView) Mood() string {
+	return map[projection.State]string{
+		projection.Refused: "bad", projection.Down: "bad", projection.Rebuilding: "wait", projection.CatchingUp: "wait", projection.Serving: "good",
+	}[v.State]
 }
 
 // refresh is how soon a browser without script should look again: only while something is under way.
 func (v statusView) refresh() int {
-	if v.Trouble != "" || v.CatchingUp || len(v.Rows) == 0 {
-		return 3
+	if v.State == projection.Serving || v.State == projection.Off {
+		return 0
 	}
-	return 0
+	return 3
 }
 
-func (v *statusView) fill(history projection.History) {
-	s := v.Status
-	v.Totals, v.CaughtUpAt, v.CatchingUp, v.Audit = s.Totals(), s.CaughtUpAt(), s.CatchingUp(), s.Audited()
+func projectionPath(name string) string { return "/projections/" + url.PathEscape(name) }
+
+func (p *Pages) viewStatus(s projection.Status) statusView {
+	s.Pace = p.Pacer.Pace(s.Name)
+	history := p.Pacer.History(s.Name)
+	v := statusView{Status: s, State: s.State(), Totals: s.Totals(), CaughtUpAt: s.CaughtUpAt(), Audit: s.Audited(), Replay: viewReplay(s.Replay())}
 	if v.Totals.Lag != nil {
-		v.Behind, v.BehindOK = *v.Totals.Lag, true
+		v.Lag, v.LagKnown = *v.Totals.Lag, true
 	}
-	v.Replay = replay(s.Replay())
-	v.Lag, v.Rate = lagChart(history.All), rateChart(history.All)
-	var most int64
-	for _, p := range s.Partitions {
-		if lag := p.Lag(); lag != nil {
-			most = max(most, *lag)
-		}
-	}
-	for _, p := range s.Partitions {
-		row := partitionRow{Partition: p, Width: "0"}
-		if lag := p.Lag(); lag != nil && most > 0 {
-			row.Width = fmt.Sprintf("%.1f", 100*float64(*lag)/float64(most))
-		}
-		moments := history.ByPartition[projection.Place{Topic: p.Topic, Partition: p.Partition}]
+	v.LagChart, v.RateChart = lagChart(history.All), rateChart(history.All)
+	for _, part := range s.Partitions {
+		row := partitionRow{Partition: part}
+		moments := history.ByPartition[projection.Place{Topic: part.Topic, Partition: part.Partition}]
 		row.LagChart, row.RateChart = lagChart(coarse(moments, sparkPoints)), rateChart(coarse(moments, sparkPoints))
 		for _, a := range s.Audits {
-			if a.Topic == p.Topic && a.Partition == p.Partition {
-				row.Audit, row.Current = &a, a.Epoch == p.Epoch
+			if a.Topic == part.Topic && a.Partition == part.Partition {
+				row.Audit, row.Current = &a, a.Epoch == part.Epoch
 				if row.Current && !a.OK {
-					v.Findings = append(v.Findings, a)
+					v.Findings = append(v.Findings, findingView{a, s.Name})
 				}
 			}
 		}
 		v.Rows = append(v.Rows, row)
 	}
+	return v
 }
 
-func replay(r projection.Replay) replayView {
+func viewReplay(r projection.Replay) replayView {
 	v := replayView{Replay: r, Width: "0"}
 	if r.Percent != nil {
 		v.Width = fmt.Sprintf("%.2f", *r.Percent)
@@ -115,7 +118,7 @@ func replay(r projection.Replay) replayView {
 	}
 	switch {
 	case r.ETA != nil && *r.ETA > 0:
-		words = append(words, "level in about "+span(*r.ETA))
+		words = append(words, "caught up in about "+span(*r.ETA))
 	case r.ETA == nil && r.Rate != nil && r.Total != nil:
 		words = append(words, "the lag does not shrink")
 	}
@@ -123,35 +126,127 @@ func replay(r projection.Replay) replayView {
 	return v
 }
 
+// statusesView is every projection, and which one a headline is about.
+type statusesView struct {
+	Trouble     string // why nothing can be read
+	Projections []statusView
+	Worst       *statusView // nil where all that were begun keep up
+	CaughtUpAt  *time.Time  // of those that were begun, the least
+	Begun       bool        // one was
+}
+
+// statuses reads every projection, and more by also in the same snapshot. What goes wrong is told in
+// Trouble.
+func (p *Pages) statuses(ctx context.Context, also func(context.Context, *projection.Snapshot) error) statusesView {
+	var v statusesView
+	var all []projection.Status
+	err := p.Reader.Read(ctx, projection.Want{}, projection.Every(), func(ctx context.Context, s *projection.Snapshot) (err error) {
+		if all, err = projection.ReadStatuses(ctx, s); err != nil || also == nil {
+			return err
+		}
+		return also(ctx, s)
+	})
+	if err != nil {
+		v.Trouble = p.Problem(ctx, err).Detail
+		return v
+	}
+	for _, s := range all {
+		v.Projections = append(v.Projections, p.viewStatus(s))
+	}
+	rank := func(s projection.State) int { return slices.Index(projection.States(), s) }
+	for i, s := range v.Projections {
+		if s.State == projection.Off {
+			continue
+		}
+		v.Begun = true
+		if s.State != projection.Serving && (v.Worst == nil || rank(s.State) < rank(v.Worst.State)) {
+			v.Worst = &v.Projections[i]
+		}
+		if s.CaughtUpAt != nil && (v.CaughtUpAt == nil || s.CaughtUpAt.Before(*v.CaughtUpAt)) {
+			v.CaughtUpAt = s.CaughtUpAt
+		}
+	}
+	return v
+}
+
+// Findings are those of every projection.
+func (v statusesView) Findings() []findingView {
+	var all []findingView
+	for _, s := range v.Projections {
+		all = append(all, s.Findings...)
+	}
+	return all
+}
+
+func (v statusesView) refresh() int {
+	if v.Trouble != "" || v.Worst != nil || !v.Begun {
+		return 3
+	}
+	return 0
+}
+
+func (p *Pages) projections(c *gin.Context) {
+	v := p.statuses(c.Request.Context(), nil)
+	p.render(c, http.StatusOK, "projections", layout{Title: "Projections", Here: "/projections", Events: projectionEvents, Refresh: v.refresh(), Body: v})
+}
+
+const projectionEvents = "/api/v1/events?watch=projection"
+
 type projectionView struct {
 	statusView
-	Audited bool // the form has just been answered
+	Names   []string // of all projections
+	Audited bool     // the form has just been answered
 	Refused *peer.Refusal
 	// AuditRows and AuditLetters are what the audits found, of this epoch.
 	AuditRows, AuditLetters int64
 }
+
+// HasRecords reports whether a page lists the rows.
+func (v projectionView) HasRecords() bool { return v.Name == record.Projection }
 
 func (p *Pages) projection(c *gin.Context) {
 	p.showProjection(c, http.StatusOK, projectionView{Audited: c.Query("audited") != ""})
 }
 
 func (p *Pages) showProjection(c *gin.Context, status int, v projectionView) {
-	v.statusView = p.status(c.Request.Context(), nil)
+	ctx, name := c.Request.Context(), c.Param("name")
+	var s projection.Status
+	err := p.Reader.Read(ctx, projection.Want{}, projection.Of(name), func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		s, err = projection.ReadStatus(ctx, snap, snap.Of(name))
+		return err
+	})
+	if p.failed(c, err) {
+		return
+	}
+	v.statusView, v.Names = p.viewStatus(s), p.names(ctx)
 	for _, r := range v.Rows {
 		if r.Audit != nil && r.Current {
 			v.AuditRows += r.Audit.RowsFound
 			v.AuditLetters += r.Audit.DeadLettersFound
 		}
 	}
-	p.render(c, status, "projection", layout{Title: "Projection", Here: "/projection", Events: projectionEvents, Refresh: v.refresh(), Body: v})
+	p.render(c, status, "projection", layout{Title: "Projection " + name, Here: "/projections", Events: projectionEvents + "&projection=" + url.QueryEscape(name), Refresh: v.refresh(), Body: v})
+}
+
+// names of all projections; none where they cannot be read, which the rest of the page says.
+func (p *Pages) names(ctx context.Context) []string {
+	known, err := p.Catalog.All(ctx)
+	if err != nil {
+		return nil
+	}
+	names := make([]string, len(known))
+	for i, d := range known {
+		names[i] = d.Name
+	}
+	return names
 }
 
 // audit has consumer-service compare counts and tables now.
 func (p *Pages) audit(c *gin.Context) {
-	ctx := c.Request.Context()
-	if refused := p.refusal(ctx, p.Peers.Audit(ctx)); refused != nil {
+	ctx, name := c.Request.Context(), c.Param("name")
+	if refused := p.refusal(ctx, p.Peers.Audit(ctx, name)); refused != nil {
 		p.showProjection(c, refused.Status, projectionView{Refused: refused})
 		return
 	}
-	c.Redirect(http.StatusSeeOther, "/projection?audited=1#audit")
+	c.Redirect(http.StatusSeeOther, projectionPath(name)+"?audited=1#audit")
 }

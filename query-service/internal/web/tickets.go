@@ -56,9 +56,8 @@ func (p *Pages) ticket(c *gin.Context) {
 		p.showLookUp(c, http.StatusBadRequest, lookUpView{ID: c.Param("id"), Wrong: err.Error()})
 		return
 	}
-	want, err := projection.ParseWant(c.GetHeader(position.Header), c.Query("position"), c.Query("wait"), 0)
-	if err != nil {
-		p.refuse(c, err.Error())
+	want, err := p.Reader.Want(ctx, c.GetHeader(position.Header), c.Query("position"), c.Query("wait"), 0)
+	if p.failed(c, err) {
 		return
 	}
 	t, err := ticket.Find(ctx, p.Reader, id, want)
@@ -148,7 +147,7 @@ func (p *Pages) records(c *gin.Context) {
 		at = record.Cursor{ID: id, Newer: newer}
 	}
 	var page record.Page
-	err := p.Reader.Read(c.Request.Context(), projection.Want{}, func(ctx context.Context, s *projection.Snapshot) (err error) {
+	err := p.Reader.Read(c.Request.Context(), projection.Want{}, projection.Of(record.Projection), func(ctx context.Context, s *projection.Snapshot) (err error) {
 		page, err = record.List(ctx, s, at, pageLimit)
 		return err
 	})

@@ -1,6 +1,6 @@
-// Package web is the pages of Tidemark: what is running, how far and how whole the projection is, a form
-// that stamps a time and shows its ticket becoming a row, records, dead letters with what can be done
-// about them, and rebuilds with their proof.
+// Package web is the pages of Tidemark: what is running, how far and how complete each projection is, a
+// form that stamps a time and shows its ticket becoming a row, records, dead letters with what can be done
+// about them, and rebuilds with their verification.
 //
 // Pages are rendered here and are complete without script: every form is an ordinary POST to this
 // service that ends in a redirect, and a page with something under way renews itself. The little script
@@ -25,6 +25,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/journey"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/auth"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -38,6 +39,7 @@ var assets embed.FS
 
 // Options of the pages. All are required.
 type Options struct {
+	Catalog  *projection.Catalog
 	Reader   *projection.Reader
 	Pacer    *projection.Pacer
 	Peers    *peer.Client
@@ -58,7 +60,7 @@ type Pages struct {
 // Mount adds the pages to the engine.
 func Mount(o Options) (*Pages, error) {
 	p := &Pages{Options: o, pages: map[string]*template.Template{}}
-	for _, name := range []string{"overview", "ticket", "tickets", "records", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "error"} {
+	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("read the page %s: %w", name, err)
@@ -84,20 +86,23 @@ func Mount(o Options) (*Pages, error) {
 	e.GET("/tickets", p.lookUp)
 	e.GET("/tickets/:id", p.ticket)
 	e.GET("/records", p.records)
-	e.GET("/projection", p.projection)
+	e.GET("/projections", p.projections)
+	e.GET("/projections/:name", p.projection)
+	e.GET("/projections/:name/rebuild", p.rebuild)
+	e.GET("/projection", func(c *gin.Context) { c.Redirect(http.StatusSeeOther, projectionPath(record.Projection)) })
+	e.GET("/rebuild", func(c *gin.Context) { c.Redirect(http.StatusSeeOther, rebuildPath(record.Projection)) })
 	e.GET("/dead-letters", p.deadLetters)
 	e.GET("/dead-letters/:topic/:place", p.deadLetter)
-	e.GET("/rebuild", p.rebuild)
 	for path, handle := range map[string]gin.HandlerFunc{
-		"/stamp":                p.stamp,
-		"/projection/audit":     p.audit,
-		"/dead-letters/review":  p.review,
-		"/dead-letters/redrive": p.redrive,
-		"/dead-letters/discard": p.discard,
-		"/rebuild":              p.startRebuild,
-		"/rebuild/prove":        p.onGeneration(p.Peers.Prove),
-		"/rebuild/swap":         p.onGeneration(p.Peers.Swap),
-		"/rebuild/drop":         p.onGeneration(p.Peers.Drop),
+		"/stamp":                            p.stamp,
+		"/projections/:name/audit":          p.audit,
+		"/dead-letters/review":              p.review,
+		"/dead-letters/redrive":             p.redrive,
+		"/dead-letters/discard":             p.discard,
+		"/projections/:name/rebuild":        p.startRebuild,
+		"/projections/:name/rebuild/verify": p.onGeneration(p.Peers.Prove),
+		"/projections/:name/rebuild/swap":   p.onGeneration(p.Peers.Swap),
+		"/projections/:name/rebuild/drop":   p.onGeneration(p.Peers.Drop),
 	} {
 		e.POST(path, p.form, handle)
 	}

@@ -123,7 +123,7 @@ type Difference struct {
 type Generation struct {
 	Projection string `json:"projection"`
 
-	// Generation Its number. No generation of another projection has the same one.
+	// Generation Its number, which no other generation of the projection ever had.
 	Generation int `json:"generation"`
 
 	// State `serving` (`swapping` for the moment of a swap): everyone reads it. `queued`: it waits for the rebuild of another
@@ -296,7 +296,7 @@ type Rebuild struct {
 		Position *string `json:"position,omitempty"`
 	} `json:"to,omitempty"`
 
-	// ReplaceStandby Drop the standby where there is one. Without this
+	// ReplaceStandby Drop the standby where there is one. Without this, a standby refuses the rebuild.
 	ReplaceStandby *bool `json:"replace_standby,omitempty"`
 }
 
@@ -308,7 +308,7 @@ type RebuildAll struct {
 	// RateLimit Most records a second.
 	RateLimit *int `json:"rate_limit,omitempty"`
 
-	// ReplaceStandby Drop the standbys where there are some. Without this
+	// ReplaceStandby Drop the standbys where there are some. Without this, one standby refuses the request.
 	ReplaceStandby *bool `json:"replace_standby,omitempty"`
 }
 

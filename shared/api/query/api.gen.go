@@ -73,6 +73,102 @@ func (e DecisionDecision) Valid() bool {
 	}
 }
 
+// Defines values for GenerationState.
+const (
+	GenerationStateDropping GenerationState = "dropping"
+	GenerationStateFilling  GenerationState = "filling"
+	GenerationStateHeld     GenerationState = "held"
+	GenerationStateIndexing GenerationState = "indexing"
+	GenerationStateQueued   GenerationState = "queued"
+	GenerationStateReady    GenerationState = "ready"
+	GenerationStateServing  GenerationState = "serving"
+	GenerationStateStandby  GenerationState = "standby"
+	GenerationStateSwapping GenerationState = "swapping"
+)
+
+// Valid indicates whether the value is a known member of the GenerationState enum.
+func (e GenerationState) Valid() bool {
+	switch e {
+	case GenerationStateDropping:
+		return true
+	case GenerationStateFilling:
+		return true
+	case GenerationStateHeld:
+		return true
+	case GenerationStateIndexing:
+		return true
+	case GenerationStateQueued:
+		return true
+	case GenerationStateReady:
+		return true
+	case GenerationStateServing:
+		return true
+	case GenerationStateStandby:
+		return true
+	case GenerationStateSwapping:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ProgressBottleneck.
+const (
+	Consumer ProgressBottleneck = "consumer"
+	Kafka    ProgressBottleneck = "kafka"
+	None     ProgressBottleneck = "none"
+	Postgres ProgressBottleneck = "postgres"
+	Throttle ProgressBottleneck = "throttle"
+)
+
+// Valid indicates whether the value is a known member of the ProgressBottleneck enum.
+func (e ProgressBottleneck) Valid() bool {
+	switch e {
+	case Consumer:
+		return true
+	case Kafka:
+		return true
+	case None:
+		return true
+	case Postgres:
+		return true
+	case Throttle:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ProjectionState.
+const (
+	ProjectionStateCatchingUp ProjectionState = "catching_up"
+	ProjectionStateDown       ProjectionState = "down"
+	ProjectionStateOff        ProjectionState = "off"
+	ProjectionStateRebuilding ProjectionState = "rebuilding"
+	ProjectionStateRefused    ProjectionState = "refused"
+	ProjectionStateServing    ProjectionState = "serving"
+)
+
+// Valid indicates whether the value is a known member of the ProjectionState enum.
+func (e ProjectionState) Valid() bool {
+	switch e {
+	case ProjectionStateCatchingUp:
+		return true
+	case ProjectionStateDown:
+		return true
+	case ProjectionStateOff:
+		return true
+	case ProjectionStateRebuilding:
+		return true
+	case ProjectionStateRefused:
+		return true
+	case ProjectionStateServing:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for StatusStatus.
 const (
 	DOWN StatusStatus = "DOWN"
@@ -201,8 +297,14 @@ type Counts struct {
 	// Rejected Dead letters.
 	Rejected int64 `json:"rejected"`
 
+	// Expired Records that are older than the projection keeps.
+	Expired int64 `json:"expired"`
+
 	// Skipped Offsets that hold no record.
 	Skipped int64 `json:"skipped"`
+
+	// Dropped Of the applied ones, those whose rows went with their day.
+	Dropped int64 `json:"dropped"`
 
 	// Lag Records not projected yet; null where the log's end is not known.
 	Lag *int64 `json:"lag"`
@@ -210,10 +312,16 @@ type Counts struct {
 
 // DeadLetter defines model for DeadLetter.
 type DeadLetter struct {
-	Position  string `json:"position"`
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	Offset    int64  `json:"offset"`
+	Position string `json:"position"`
+
+	// Projection The projection that rejected the record.
+	Projection string `json:"projection"`
+	Topic      string `json:"topic"`
+	Partition  int32  `json:"partition"`
+	Offset     int64  `json:"offset"`
+
+	// Redrivable Whether it can be redriven: command-service writes its topic. Others can only be discarded.
+	Redrivable bool `json:"redrivable"`
 
 	// Payload The record's value, in lists its first 16 KiB; null where it had none.
 	Payload *string `json:"payload"`
@@ -269,6 +377,60 @@ type Decision struct {
 // DecisionDecision defines model for Decision.Decision.
 type DecisionDecision string
 
+// Difference defines model for Difference.
+type Difference struct {
+	Table string `json:"table"`
+	Key   string `json:"key"`
+
+	// Serving The row; null where there is none.
+	Serving   *string `json:"serving"`
+	Candidate *string `json:"candidate"`
+}
+
+// Generation defines model for Generation.
+type Generation struct {
+	Projection string `json:"projection"`
+	Generation int    `json:"generation"`
+
+	// State `serving` (`swapping` for the moment of a swap): everyone reads it. `queued`: it waits for the rebuild of another
+	// projection. `filling`: it reads the log. `indexing`: its indexes are made. `ready`: it has caught up and is kept
+	// so. `standby`: it served before and is kept caught up, for a rollback. `held`: filled to its point. `dropping`: it
+	// goes.
+	State GenerationState `json:"state"`
+
+	// Epoch The fencing token of its writers; it counts nothing.
+	Epoch int64 `json:"epoch"`
+
+	// Group The consumer group that reads the log for it; empty where none does.
+	Group string `json:"group"`
+
+	// Schema Where its tables are.
+	Schema      string `json:"schema"`
+	RequestedAt string `json:"requested_at"`
+	StateSince  string `json:"state_since"`
+	SwapWanted  bool   `json:"swap_wanted"`
+
+	// RateLimit Most records a second; null for none.
+	RateLimit *int `json:"rate_limit"`
+
+	// Point The time or position it is filled to, null where it follows the log.
+	Point    *string  `json:"point"`
+	Progress Progress `json:"progress"`
+	Proof    *Proof   `json:"proof"`
+}
+
+// GenerationState `serving` (`swapping` for the moment of a swap): everyone reads it. `queued`: it waits for the rebuild of another
+// projection. `filling`: it reads the log. `indexing`: its indexes are made. `ready`: it has caught up and is kept
+// so. `standby`: it served before and is kept caught up, for a rollback. `held`: filled to its point. `dropping`: it
+// goes.
+type GenerationState string
+
+// GenerationList defines model for GenerationList.
+type GenerationList struct {
+	Projection  string       `json:"projection"`
+	Generations []Generation `json:"generations"`
+}
+
 // Partition defines model for Partition.
 type Partition struct {
 	Topic       string  `json:"topic"`
@@ -281,7 +443,9 @@ type Partition struct {
 	Applied     int64   `json:"applied"`
 	Duplicate   int64   `json:"duplicate"`
 	Rejected    int64   `json:"rejected"`
+	Expired     int64   `json:"expired"`
 	Skipped     int64   `json:"skipped"`
+	Dropped     int64   `json:"dropped"`
 	CaughtUpAt  *string `json:"caught_up_at"`
 
 	// LogEndAt When the log's end was last read.
@@ -301,7 +465,9 @@ type PartitionAudit struct {
 	Applied          int64   `json:"applied"`
 	Duplicate        int64   `json:"duplicate"`
 	Rejected         int64   `json:"rejected"`
+	Expired          int64   `json:"expired"`
 	Skipped          int64   `json:"skipped"`
+	Dropped          int64   `json:"dropped"`
 	RowsFound        int64   `json:"rows_found"`
 	DeadLettersFound int64   `json:"dead_letters_found"`
 	RowsAhead        int64   `json:"rows_ahead"`
@@ -324,10 +490,67 @@ type Problem struct {
 
 	// Reached On a 504: the last position passed in that partition, none where there is no such.
 	Reached *string `json:"reached,omitempty"`
+
+	// Projection The projection that it is about.
+	Projection *string `json:"projection,omitempty"`
+
+	// Percent While rebuilding: how much of the log is projected, with one decimal; missing where its end is not known.
+	Percent *string `json:"percent,omitempty"`
+
+	// Done While rebuilding: offsets passed.
+	Done *string `json:"done,omitempty"`
+
+	// Total While rebuilding: offsets from the first one to the log's end; missing where it is not known.
+	Total *string `json:"total,omitempty"`
 }
+
+// Progress defines model for Progress.
+type Progress struct {
+	// Done Offsets passed since the first one.
+	Done int64 `json:"done"`
+
+	// Total Offsets from the first one to the log's end, or to the point.
+	Total   int64   `json:"total"`
+	Percent float64 `json:"percent"`
+	Lag     int64   `json:"lag"`
+
+	// Rate Records a second over the last seconds.
+	Rate float64 `json:"rate"`
+
+	// EtaSeconds Until it has caught up, at the rate at which the lag shrinks; null where it does not, or is not known.
+	EtaSeconds *float64 `json:"eta_seconds"`
+
+	// Bottleneck What most of the time goes to.
+	Bottleneck ProgressBottleneck `json:"bottleneck"`
+
+	// StalledSince Since when nothing has moved although there is something to read; null where that is not so for 15 s.
+	StalledSince *string `json:"stalled_since"`
+
+	// Note The last trouble, in words; empty where there was none of late.
+	Note string `json:"note"`
+}
+
+// ProgressBottleneck What most of the time goes to.
+type ProgressBottleneck string
 
 // Projection defines model for Projection.
 type Projection struct {
+	// Projection Its name.
+	Projection string `json:"projection"`
+
+	// Topic The topic that it reads.
+	Topic string `json:"topic"`
+
+	// Schema Where the tables of its serving generation are.
+	Schema string `json:"schema"`
+
+	// Running A process that runs it was there within 10 s.
+	Running bool `json:"running"`
+
+	// Refusal Why it has stopped by itself; empty where it has not.
+	Refusal string `json:"refusal"`
+
+	// Generation The one that serves.
 	Generation int   `json:"generation"`
 	Epoch      int64 `json:"epoch"`
 
@@ -340,15 +563,85 @@ type Projection struct {
 	// ReadAt The database's clock at this reading.
 	ReadAt string `json:"read_at"`
 
-	// CatchingUp Some partition is behind its log and has not been level with it for 10 s.
+	// CatchingUp Some partition is behind its log and has not caught up with it for 10 s.
 	CatchingUp bool `json:"catching_up"`
 
-	// CaughtUpAt Everything accepted up to here is projected: the least of the partitions', null where one never was level.
+	// CaughtUpAt Everything accepted up to here is projected: the least of the partitions', null where one has never caught up.
 	CaughtUpAt *string     `json:"caught_up_at"`
 	Audit      Audit       `json:"audit"`
 	Partitions []Partition `json:"partitions"`
 	Replay     Replay      `json:"replay"`
-	Totals     Counts      `json:"totals"`
+
+	// State The worst that is true of it. `refused`: a process stopped it, since going on would make the tables wrong. `down`:
+	// it was projected before, and no process runs it now. `rebuilding`: its epoch has not caught up with the log once.
+	// `catching_up`: some partition is behind, and has been for 10 s. `serving`: it keeps up. `off`: it was never begun
+	// and no process runs it, which is no fault.
+	State  ProjectionState `json:"state"`
+	Totals Counts          `json:"totals"`
+}
+
+// ProjectionList defines model for ProjectionList.
+type ProjectionList struct {
+	Projections []ProjectionSummary `json:"projections"`
+}
+
+// ProjectionState The worst that is true of it. `refused`: a process stopped it, since going on would make the tables wrong. `down`:
+// it was projected before, and no process runs it now. `rebuilding`: its epoch has not caught up with the log once.
+// `catching_up`: some partition is behind, and has been for 10 s. `serving`: it keeps up. `off`: it was never begun
+// and no process runs it, which is no fault.
+type ProjectionState string
+
+// ProjectionSummary defines model for ProjectionSummary.
+type ProjectionSummary struct {
+	// Projection Its name.
+	Projection string `json:"projection"`
+
+	// Topic The topic that it reads.
+	Topic string `json:"topic"`
+
+	// Running A process that runs it was there within 10 s.
+	Running bool `json:"running"`
+
+	// Refusal Why it has stopped by itself; empty where it has not.
+	Refusal    string  `json:"refusal"`
+	Generation int     `json:"generation"`
+	Epoch      int64   `json:"epoch"`
+	CaughtUpAt *string `json:"caught_up_at"`
+	Lag        *int64  `json:"lag"`
+
+	// DeadLetters Records that it rejected, decided ones included.
+	DeadLetters int64   `json:"dead_letters"`
+	AuditOk     *bool   `json:"audit_ok"`
+	AuditedAt   *string `json:"audited_at"`
+	ReadAt      string  `json:"read_at"`
+
+	// State The worst that is true of it. `refused`: a process stopped it, since going on would make the tables wrong. `down`:
+	// it was projected before, and no process runs it now. `rebuilding`: its epoch has not caught up with the log once.
+	// `catching_up`: some partition is behind, and has been for 10 s. `serving`: it keeps up. `off`: it was never begun
+	// and no process runs it, which is no fault.
+	State ProjectionState `json:"state"`
+}
+
+// Proof defines model for Proof.
+type Proof struct {
+	Ok bool `json:"ok"`
+
+	// At The moment that was compared.
+	At     string  `json:"at"`
+	TookMs float64 `json:"took_ms"`
+
+	// Against The generation that served.
+	Against int `json:"against"`
+
+	// Vector By partition: everything below this offset was compared.
+	Vector map[string]int64 `json:"vector"`
+	Tables []TableProof     `json:"tables"`
+
+	// Differences The first keys whose rows differ.
+	Differences []Difference `json:"differences"`
+
+	// Finding What is wrong; empty where the proof holds.
+	Finding string `json:"finding"`
 }
 
 // Replay defines model for Replay.
@@ -363,7 +656,7 @@ type Replay struct {
 	// Rate Records a second, measured over the last seconds; null until two readings exist.
 	Rate *float64 `json:"rate"`
 
-	// EtaSeconds Until level with the log, at the rate at which the lag shrinks; null where it does not, or is not known.
+	// EtaSeconds Until it has caught up, at the rate at which the lag shrinks; null where it does not, or is not known.
 	EtaSeconds *float64 `json:"eta_seconds"`
 }
 
@@ -376,6 +669,18 @@ type Status struct {
 
 // StatusStatus defines model for Status.Status.
 type StatusStatus string
+
+// TableProof defines model for TableProof.
+type TableProof struct {
+	Table         string `json:"table"`
+	Ok            bool   `json:"ok"`
+	RowsServing   int64  `json:"rows_serving"`
+	RowsCandidate int64  `json:"rows_candidate"`
+
+	// HashServing The sum of all rows' hashes, so that order does not matter.
+	HashServing   string `json:"hash_serving"`
+	HashCandidate string `json:"hash_candidate"`
+}
 
 // Ticket defines model for Ticket.
 type Ticket struct {
@@ -391,11 +696,14 @@ type Ticket struct {
 	// Position The position asked about, or that of the row.
 	Position *string `json:"position"`
 
-	// Generation The set of tables that was read.
-	Generation int `json:"generation"`
+	// Projection The projection of the position's topic, or that has the row; null for unknown without a position, where all were looked at.
+	Projection *string `json:"projection"`
 
-	// Epoch How often the projection was started over.
-	Epoch int64 `json:"epoch"`
+	// Generation The generation of that projection that was read, null where all were.
+	Generation *int `json:"generation"`
+
+	// Epoch Its epoch: the fencing token of its writers, which counts nothing.
+	Epoch *int64 `json:"epoch"`
 
 	// Reason Words about the state where it needs some.
 	Reason *string `json:"reason"`
@@ -412,10 +720,10 @@ type Ticket struct {
 	// RowPosition For duplicate: the position of the record that is the row.
 	RowPosition *string `json:"row_position,omitempty"`
 
-	// EventTimestamp The row's.
+	// EventTimestamp The row's, of a timestamp.
 	EventTimestamp *string `json:"event_timestamp,omitempty"`
 
-	// CreatedAt The row's.
+	// CreatedAt The log's own time of the row's record, where the row has it.
 	CreatedAt *string `json:"created_at,omitempty"`
 
 	// DeadLetter For rejected: what was made of the dead letter.
@@ -484,6 +792,9 @@ type Position = string
 // PositionHeader defines model for PositionHeader.
 type PositionHeader = string
 
+// ProjectionName defines model for ProjectionName.
+type ProjectionName = string
+
 // Wait defines model for Wait.
 type Wait = string
 
@@ -516,8 +827,11 @@ type SearchDeadLettersParams struct {
 	// Q A text in the payload (as it is) or in the reason (in any case).
 	Q *string `form:"q,omitempty" json:"q,omitempty"`
 
-	// ReasonCode Why it was rejected: decode, refused or decided.
+	// ReasonCode Why it was rejected: decode, misplaced, time, refused or decided.
 	ReasonCode *string `form:"reason_code,omitempty" json:"reason_code,omitempty"`
+
+	// Projection Letters of this projection only.
+	Projection *string `form:"projection,omitempty" json:"projection,omitempty"`
 	Partition  *int32  `form:"partition,omitempty" json:"partition,omitempty"`
 
 	// Limit The most items of one page.
@@ -556,6 +870,9 @@ type StreamEventsParams struct {
 	// Watch What to tell of, separated by commas.
 	Watch *[]StreamEventsParamsWatch `form:"watch,omitempty" json:"watch,omitempty"`
 
+	// Projection Tell of this projection only.
+	Projection *string `form:"projection,omitempty" json:"projection,omitempty"`
+
 	// Ticket The ticket to follow.
 	Ticket *string `form:"ticket,omitempty" json:"ticket,omitempty"`
 
@@ -566,8 +883,44 @@ type StreamEventsParams struct {
 // StreamEventsParamsWatch defines parameters for StreamEvents.
 type StreamEventsParamsWatch string
 
+// ListProjectionsParams defines parameters for ListProjections.
+type ListProjectionsParams struct {
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+
+	// Wait How long to wait for the position, a duration such as 500ms or 5s, or a number of seconds; 0 looks once. At most 30s.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
+	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
+}
+
 // GetProjectionParams defines parameters for GetProjection.
 type GetProjectionParams struct {
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+
+	// Wait How long to wait for the position, a duration such as 500ms or 5s, or a number of seconds; 0 looks once. At most 30s.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
+	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
+}
+
+// ListGenerationsParams defines parameters for ListGenerations.
+type ListGenerationsParams struct {
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+
+	// Wait How long to wait for the position, a duration such as 500ms or 5s, or a number of seconds; 0 looks once. At most 30s.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
+	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
+}
+
+// GetGenerationParams defines parameters for GetGeneration.
+type GetGenerationParams struct {
 	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
 	Position *Position `form:"position,omitempty" json:"position,omitempty"`
 
@@ -697,7 +1050,7 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
-	// SearchDeadLetters Records that could not be projected, by position, and what was decided on them
+	// SearchDeadLetters Dead letters of every projection, by position, and what was decided on them
 	//
 	// Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
 	// pages with few items, or none, that have a `next` all the same.
@@ -717,8 +1070,8 @@ type ClientInterface interface {
 	// Server-sent events, as a browser's `EventSource` reads them. Each event carries JSON, first as things are and then
 	// whenever they have changed, at most once a second:
 	//
-	// - `projection`: as of `/api/v1/projection`;
-	// - `generations`: as of consumer-service's `/api/v1/generations`;
+	// - `projection`: as of `/api/v1/projections/{name}`, one for each projection;
+	// - `generations`: as of `/api/v1/projections/{name}/generations`, one for each projection, with its name in `projection`;
 	// - `ticket`: as of `/api/v1/tickets/{id}`, the moment it changes; after an outcome comes `end`, unless more is watched;
 	// - `trouble`: a problem; what it is about goes on by itself once it can.
 	//
@@ -728,21 +1081,41 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/events (the `StreamEvents` operationId).
 	StreamEvents(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetProjection How far the projection is, and whether it is whole
+	// ListProjections All projections, by name
+	//
+	// A projection is a topic and the tables that consumer-service computes from it. How far, how fast and how complete it
+	// is, is said for each by itself; nothing is summed over projections.
+	//
+	// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+	ListProjections(ctx context.Context, params *ListProjectionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetProjection How far a projection is, and whether it is complete
 	//
 	// All counts come from the projection's own progress, none from counting a table.
 	//
-	// Corresponds with GET /api/v1/projection (the `GetProjection` operationId).
-	GetProjection(ctx context.Context, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with GET /api/v1/projections/{projection} (the `GetProjection` operationId).
+	GetProjection(ctx context.Context, projection ProjectionName, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListGenerations The generations of a projection, the serving one first, then the newest
+	//
+	// Read from the database, so that it is answered with consumer-service down too. What changes generations is part of consumer-service's API.
+	//
+	// Corresponds with GET /api/v1/projections/{projection}/generations (the `ListGenerations` operationId).
+	ListGenerations(ctx context.Context, projection ProjectionName, params *ListGenerationsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetGeneration One generation
+	//
+	// Corresponds with GET /api/v1/projections/{projection}/generations/{generation} (the `GetGeneration` operationId).
+	GetGeneration(ctx context.Context, projection ProjectionName, generation int32, params *GetGenerationParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetTicket What became of an accepted command
 	//
-	// With the position that came with the ticket the answer is exact as soon as the projection has passed it, and
-	// `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
+	// For commands of every projection. With the position that came with the ticket the answer is exact as soon as the
+	// projection of its topic has passed it, and `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
 	// given, and a wait that ends first is answered with `pending`, not with a 504.
 	//
-	// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of`, and may
-	// still come.
+	// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of` of any projection
+	// that has begun, and may still come.
 	//
 	// Corresponds with GET /api/v1/tickets/{id} (the `GetTicket` operationId).
 	GetTicket(ctx context.Context, id Id, params *GetTicketParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -761,7 +1134,7 @@ type ClientInterface interface {
 	ListTimestamps(ctx context.Context, params *ListTimestampsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
-// SearchDeadLetters Records that could not be projected, by position, and what was decided on them
+// SearchDeadLetters Dead letters of every projection, by position, and what was decided on them
 //
 // Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
 // pages with few items, or none, that have a `next` all the same.
@@ -801,8 +1174,8 @@ func (c *Client) GetDeadLetter(ctx context.Context, letter string, params *GetDe
 // Server-sent events, as a browser's `EventSource` reads them. Each event carries JSON, first as things are and then
 // whenever they have changed, at most once a second:
 //
-// - `projection`: as of `/api/v1/projection`;
-// - `generations`: as of consumer-service's `/api/v1/generations`;
+// - `projection`: as of `/api/v1/projections/{name}`, one for each projection;
+// - `generations`: as of `/api/v1/projections/{name}/generations`, one for each projection, with its name in `projection`;
 // - `ticket`: as of `/api/v1/tickets/{id}`, the moment it changes; after an outcome comes `end`, unless more is watched;
 // - `trouble`: a problem; what it is about goes on by itself once it can.
 //
@@ -822,13 +1195,63 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 	return c.Client.Do(req)
 }
 
-// GetProjection How far the projection is, and whether it is whole
+// ListProjections All projections, by name
+//
+// A projection is a topic and the tables that consumer-service computes from it. How far, how fast and how complete it
+// is, is said for each by itself; nothing is summed over projections.
+//
+// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+func (c *Client) ListProjections(ctx context.Context, params *ListProjectionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListProjectionsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetProjection How far a projection is, and whether it is complete
 //
 // All counts come from the projection's own progress, none from counting a table.
 //
-// Corresponds with GET /api/v1/projection (the `GetProjection` operationId).
-func (c *Client) GetProjection(ctx context.Context, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGetProjectionRequest(c.Server, params)
+// Corresponds with GET /api/v1/projections/{projection} (the `GetProjection` operationId).
+func (c *Client) GetProjection(ctx context.Context, projection ProjectionName, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetProjectionRequest(c.Server, projection, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListGenerations The generations of a projection, the serving one first, then the newest
+//
+// Read from the database, so that it is answered with consumer-service down too. What changes generations is part of consumer-service's API.
+//
+// Corresponds with GET /api/v1/projections/{projection}/generations (the `ListGenerations` operationId).
+func (c *Client) ListGenerations(ctx context.Context, projection ProjectionName, params *ListGenerationsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListGenerationsRequest(c.Server, projection, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetGeneration One generation
+//
+// Corresponds with GET /api/v1/projections/{projection}/generations/{generation} (the `GetGeneration` operationId).
+func (c *Client) GetGeneration(ctx context.Context, projection ProjectionName, generation int32, params *GetGenerationParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetGenerationRequest(c.Server, projection, generation, params)
 	if err != nil {
 		return nil, err
 	}
@@ -841,12 +1264,12 @@ func (c *Client) GetProjection(ctx context.Context, params *GetProjectionParams,
 
 // GetTicket What became of an accepted command
 //
-// With the position that came with the ticket the answer is exact as soon as the projection has passed it, and
-// `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
+// For commands of every projection. With the position that came with the ticket the answer is exact as soon as the
+// projection of its topic has passed it, and `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
 // given, and a wait that ends first is answered with `pending`, not with a 504.
 //
-// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of`, and may
-// still come.
+// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of` of any projection
+// that has begun, and may still come.
 //
 // Corresponds with GET /api/v1/tickets/{id} (the `GetTicket` operationId).
 func (c *Client) GetTicket(ctx context.Context, id Id, params *GetTicketParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -949,6 +1372,18 @@ func NewSearchDeadLettersRequest(server string, params *SearchDeadLettersParams)
 		if params.ReasonCode != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason_code", *params.ReasonCode, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Projection != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "projection", *params.Projection, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -1175,6 +1610,18 @@ func NewStreamEventsRequest(server string, params *StreamEventsParams) (*http.Re
 
 		}
 
+		if params.Projection != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "projection", *params.Projection, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Ticket != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "ticket", *params.Ticket, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
@@ -1213,8 +1660,8 @@ func NewStreamEventsRequest(server string, params *StreamEventsParams) (*http.Re
 	return req, nil
 }
 
-// NewGetProjectionRequest constructs an http.Request for the GetProjection method
-func NewGetProjectionRequest(server string, params *GetProjectionParams) (*http.Request, error) {
+// NewListProjectionsRequest constructs an http.Request for the ListProjections method
+func NewListProjectionsRequest(server string, params *ListProjectionsParams) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1222,7 +1669,278 @@ func NewGetProjectionRequest(server string, params *GetProjectionParams) (*http.
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/api/v1/projection")
+	operationPath := fmt.Sprintf("/api/v1/projections")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Position != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "position", *params.Position, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.TidemarkPosition != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Tidemark-Position", *params.TidemarkPosition, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Tidemark-Position", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetProjectionRequest constructs an http.Request for the GetProjection method
+func NewGetProjectionRequest(server string, projection ProjectionName, params *GetProjectionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "projection", projection, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/projections/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Position != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "position", *params.Position, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.TidemarkPosition != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Tidemark-Position", *params.TidemarkPosition, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Tidemark-Position", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListGenerationsRequest constructs an http.Request for the ListGenerations method
+func NewListGenerationsRequest(server string, projection ProjectionName, params *ListGenerationsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "projection", projection, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Position != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "position", *params.Position, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.TidemarkPosition != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Tidemark-Position", *params.TidemarkPosition, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Tidemark-Position", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetGenerationRequest constructs an http.Request for the GetGeneration method
+func NewGetGenerationRequest(server string, projection ProjectionName, generation int32, params *GetGenerationParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "projection", projection, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "generation", generation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int32"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/projections/%s/generations/%s", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -1631,7 +2349,7 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
-	// SearchDeadLettersWithResponse Records that could not be projected, by position, and what was decided on them
+	// SearchDeadLettersWithResponse Dead letters of every projection, by position, and what was decided on them
 	//
 	// Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
 	// pages with few items, or none, that have a `next` all the same.
@@ -1655,8 +2373,8 @@ type ClientWithResponsesInterface interface {
 	// Server-sent events, as a browser's `EventSource` reads them. Each event carries JSON, first as things are and then
 	// whenever they have changed, at most once a second:
 	//
-	// - `projection`: as of `/api/v1/projection`;
-	// - `generations`: as of consumer-service's `/api/v1/generations`;
+	// - `projection`: as of `/api/v1/projections/{name}`, one for each projection;
+	// - `generations`: as of `/api/v1/projections/{name}/generations`, one for each projection, with its name in `projection`;
 	// - `ticket`: as of `/api/v1/tickets/{id}`, the moment it changes; after an outcome comes `end`, unless more is watched;
 	// - `trouble`: a problem; what it is about goes on by itself once it can.
 	//
@@ -1668,23 +2386,49 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/events (the `StreamEvents` operationId).
 	StreamEventsWithResponse(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*StreamEventsResponse, error)
 
-	// GetProjectionWithResponse How far the projection is, and whether it is whole
+	// ListProjectionsWithResponse All projections, by name
+	//
+	// A projection is a topic and the tables that consumer-service computes from it. How far, how fast and how complete it
+	// is, is said for each by itself; nothing is summed over projections.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+	ListProjectionsWithResponse(ctx context.Context, params *ListProjectionsParams, reqEditors ...RequestEditorFn) (*ListProjectionsResponse, error)
+
+	// GetProjectionWithResponse How far a projection is, and whether it is complete
 	//
 	// All counts come from the projection's own progress, none from counting a table.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with GET /api/v1/projection (the `GetProjection` operationId).
-	GetProjectionWithResponse(ctx context.Context, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*GetProjectionResponse, error)
+	// Corresponds with GET /api/v1/projections/{projection} (the `GetProjection` operationId).
+	GetProjectionWithResponse(ctx context.Context, projection ProjectionName, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*GetProjectionResponse, error)
+
+	// ListGenerationsWithResponse The generations of a projection, the serving one first, then the newest
+	//
+	// Read from the database, so that it is answered with consumer-service down too. What changes generations is part of consumer-service's API.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/projections/{projection}/generations (the `ListGenerations` operationId).
+	ListGenerationsWithResponse(ctx context.Context, projection ProjectionName, params *ListGenerationsParams, reqEditors ...RequestEditorFn) (*ListGenerationsResponse, error)
+
+	// GetGenerationWithResponse One generation
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/projections/{projection}/generations/{generation} (the `GetGeneration` operationId).
+	GetGenerationWithResponse(ctx context.Context, projection ProjectionName, generation int32, params *GetGenerationParams, reqEditors ...RequestEditorFn) (*GetGenerationResponse, error)
 
 	// GetTicketWithResponse What became of an accepted command
 	//
-	// With the position that came with the ticket the answer is exact as soon as the projection has passed it, and
-	// `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
+	// For commands of every projection. With the position that came with the ticket the answer is exact as soon as the
+	// projection of its topic has passed it, and `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
 	// given, and a wait that ends first is answered with `pending`, not with a 504.
 	//
-	// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of`, and may
-	// still come.
+	// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of` of any projection
+	// that has begun, and may still come.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1740,6 +2484,8 @@ type SearchDeadLettersResponse struct {
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -1774,6 +2520,11 @@ func (r SearchDeadLettersResponse) GetApplicationproblemJSON401() *NoKey {
 // GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
 func (r SearchDeadLettersResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r SearchDeadLettersResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
 }
 
 // GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
@@ -1967,6 +2718,8 @@ type StreamEventsResponse struct {
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -1994,6 +2747,11 @@ func (r StreamEventsResponse) GetApplicationproblemJSON401() *NoKey {
 // GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
 func (r StreamEventsResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r StreamEventsResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
 }
 
 // GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
@@ -2035,6 +2793,117 @@ func (r StreamEventsResponse) ContentType() string {
 	return ""
 }
 
+// ListProjectionsResponse401Headers the declared response headers of an HTTP 401 response for ListProjections
+type ListProjectionsResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListProjectionsResponse429Headers the declared response headers of an HTTP 429 response for ListProjections
+type ListProjectionsResponse429Headers struct {
+	RetryAfter *int
+}
+
+// ListProjectionsResponse503Headers the declared response headers of an HTTP 503 response for ListProjections
+type ListProjectionsResponse503Headers struct {
+	RetryAfter *int
+}
+
+// ListProjectionsResponse504Headers the declared response headers of an HTTP 504 response for ListProjections
+type ListProjectionsResponse504Headers struct {
+	RetryAfter *int
+}
+
+type ListProjectionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ProjectionList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Away
+	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
+	ApplicationproblemJSON504 *NotReached
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListProjectionsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListProjectionsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListProjectionsResponse503Headers
+	// Headers504 the parsed response headers for an HTTP 504 response
+	Headers504 *ListProjectionsResponse504Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListProjectionsResponse) GetJSON200() *ProjectionList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON503() *Away {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON504 returns the response for an HTTP 504 `application/problem+json` response
+func (r ListProjectionsResponse) GetApplicationproblemJSON504() *NotReached {
+	return r.ApplicationproblemJSON504
+}
+
+// GetBody returns the raw response body bytes
+func (r ListProjectionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListProjectionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListProjectionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListProjectionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetProjectionResponse401Headers the declared response headers of an HTTP 401 response for GetProjection
 type GetProjectionResponse401Headers struct {
 	WWWAuthenticate *string
@@ -2066,6 +2935,8 @@ type GetProjectionResponse struct {
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -2100,6 +2971,11 @@ func (r GetProjectionResponse) GetApplicationproblemJSON401() *NoKey {
 // GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
 func (r GetProjectionResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetProjectionResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
 }
 
 // GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
@@ -2140,6 +3016,242 @@ func (r GetProjectionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetProjectionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListGenerationsResponse401Headers the declared response headers of an HTTP 401 response for ListGenerations
+type ListGenerationsResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListGenerationsResponse429Headers the declared response headers of an HTTP 429 response for ListGenerations
+type ListGenerationsResponse429Headers struct {
+	RetryAfter *int
+}
+
+// ListGenerationsResponse503Headers the declared response headers of an HTTP 503 response for ListGenerations
+type ListGenerationsResponse503Headers struct {
+	RetryAfter *int
+}
+
+// ListGenerationsResponse504Headers the declared response headers of an HTTP 504 response for ListGenerations
+type ListGenerationsResponse504Headers struct {
+	RetryAfter *int
+}
+
+type ListGenerationsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *GenerationList
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Away
+	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
+	ApplicationproblemJSON504 *NotReached
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListGenerationsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListGenerationsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListGenerationsResponse503Headers
+	// Headers504 the parsed response headers for an HTTP 504 response
+	Headers504 *ListGenerationsResponse504Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListGenerationsResponse) GetJSON200() *GenerationList {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON503() *Away {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON504 returns the response for an HTTP 504 `application/problem+json` response
+func (r ListGenerationsResponse) GetApplicationproblemJSON504() *NotReached {
+	return r.ApplicationproblemJSON504
+}
+
+// GetBody returns the raw response body bytes
+func (r ListGenerationsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListGenerationsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListGenerationsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListGenerationsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetGenerationResponse401Headers the declared response headers of an HTTP 401 response for GetGeneration
+type GetGenerationResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// GetGenerationResponse429Headers the declared response headers of an HTTP 429 response for GetGeneration
+type GetGenerationResponse429Headers struct {
+	RetryAfter *int
+}
+
+// GetGenerationResponse503Headers the declared response headers of an HTTP 503 response for GetGeneration
+type GetGenerationResponse503Headers struct {
+	RetryAfter *int
+}
+
+// GetGenerationResponse504Headers the declared response headers of an HTTP 504 response for GetGeneration
+type GetGenerationResponse504Headers struct {
+	RetryAfter *int
+}
+
+type GetGenerationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Generation
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Away
+	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
+	ApplicationproblemJSON504 *NotReached
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetGenerationResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetGenerationResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetGenerationResponse503Headers
+	// Headers504 the parsed response headers for an HTTP 504 response
+	Headers504 *GetGenerationResponse504Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetGenerationResponse) GetJSON200() *Generation {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetGenerationResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetGenerationResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetGenerationResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetGenerationResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetGenerationResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetGenerationResponse) GetApplicationproblemJSON503() *Away {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON504 returns the response for an HTTP 504 `application/problem+json` response
+func (r GetGenerationResponse) GetApplicationproblemJSON504() *NotReached {
+	return r.ApplicationproblemJSON504
+}
+
+// GetBody returns the raw response body bytes
+func (r GetGenerationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetGenerationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetGenerationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetGenerationResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -2472,7 +3584,7 @@ func (r ListTimestampsResponse) ContentType() string {
 	return ""
 }
 
-// SearchDeadLettersWithResponse Records that could not be projected, by position, and what was decided on them
+// SearchDeadLettersWithResponse Dead letters of every projection, by position, and what was decided on them
 //
 // Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
 // pages with few items, or none, that have a `next` all the same.
@@ -2508,8 +3620,8 @@ func (c *ClientWithResponses) GetDeadLetterWithResponse(ctx context.Context, let
 // Server-sent events, as a browser's `EventSource` reads them. Each event carries JSON, first as things are and then
 // whenever they have changed, at most once a second:
 //
-// - `projection`: as of `/api/v1/projection`;
-// - `generations`: as of consumer-service's `/api/v1/generations`;
+// - `projection`: as of `/api/v1/projections/{name}`, one for each projection;
+// - `generations`: as of `/api/v1/projections/{name}/generations`, one for each projection, with its name in `projection`;
 // - `ticket`: as of `/api/v1/tickets/{id}`, the moment it changes; after an outcome comes `end`, unless more is watched;
 // - `trouble`: a problem; what it is about goes on by itself once it can.
 //
@@ -2527,29 +3639,73 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 	return ParseStreamEventsResponse(rsp)
 }
 
-// GetProjectionWithResponse How far the projection is, and whether it is whole
+// ListProjectionsWithResponse All projections, by name
+//
+// A projection is a topic and the tables that consumer-service computes from it. How far, how fast and how complete it
+// is, is said for each by itself; nothing is summed over projections.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/projections (the `ListProjections` operationId).
+func (c *ClientWithResponses) ListProjectionsWithResponse(ctx context.Context, params *ListProjectionsParams, reqEditors ...RequestEditorFn) (*ListProjectionsResponse, error) {
+	rsp, err := c.ListProjections(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListProjectionsResponse(rsp)
+}
+
+// GetProjectionWithResponse How far a projection is, and whether it is complete
 //
 // All counts come from the projection's own progress, none from counting a table.
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with GET /api/v1/projection (the `GetProjection` operationId).
-func (c *ClientWithResponses) GetProjectionWithResponse(ctx context.Context, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*GetProjectionResponse, error) {
-	rsp, err := c.GetProjection(ctx, params, reqEditors...)
+// Corresponds with GET /api/v1/projections/{projection} (the `GetProjection` operationId).
+func (c *ClientWithResponses) GetProjectionWithResponse(ctx context.Context, projection ProjectionName, params *GetProjectionParams, reqEditors ...RequestEditorFn) (*GetProjectionResponse, error) {
+	rsp, err := c.GetProjection(ctx, projection, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseGetProjectionResponse(rsp)
 }
 
+// ListGenerationsWithResponse The generations of a projection, the serving one first, then the newest
+//
+// Read from the database, so that it is answered with consumer-service down too. What changes generations is part of consumer-service's API.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/projections/{projection}/generations (the `ListGenerations` operationId).
+func (c *ClientWithResponses) ListGenerationsWithResponse(ctx context.Context, projection ProjectionName, params *ListGenerationsParams, reqEditors ...RequestEditorFn) (*ListGenerationsResponse, error) {
+	rsp, err := c.ListGenerations(ctx, projection, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListGenerationsResponse(rsp)
+}
+
+// GetGenerationWithResponse One generation
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/projections/{projection}/generations/{generation} (the `GetGeneration` operationId).
+func (c *ClientWithResponses) GetGenerationWithResponse(ctx context.Context, projection ProjectionName, generation int32, params *GetGenerationParams, reqEditors ...RequestEditorFn) (*GetGenerationResponse, error) {
+	rsp, err := c.GetGeneration(ctx, projection, generation, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetGenerationResponse(rsp)
+}
+
 // GetTicketWithResponse What became of an accepted command
 //
-// With the position that came with the ticket the answer is exact as soon as the projection has passed it, and
-// `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
+// For commands of every projection. With the position that came with the ticket the answer is exact as soon as the
+// projection of its topic has passed it, and `pending` before. A ticket is asked after in order to watch it, so here nothing is waited for unless `wait` is
 // given, and a wait that ends first is answered with `pending`, not with a 504.
 //
-// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of`, and may
-// still come.
+// Without a position an id that is not there is `unknown`: it is not among the records up to `as_of` of any projection
+// that has begun, and may still come.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -2632,6 +3788,13 @@ func ParseSearchDeadLettersResponse(rsp *http.Response) (*SearchDeadLettersRespo
 			return nil, err
 		}
 		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
 		var dest TooMany
@@ -2855,6 +4018,13 @@ func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error
 		}
 		response.ApplicationproblemJSON403 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
 		var dest TooMany
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -2917,6 +4087,117 @@ func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error
 	return response, nil
 }
 
+// ParseListProjectionsResponse parses an HTTP response from a ListProjectionsWithResponse call
+func ParseListProjectionsResponse(rsp *http.Response) (*ListProjectionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListProjectionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ProjectionList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Away
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 504:
+		var dest NotReached
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON504 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListProjectionsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListProjectionsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListProjectionsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	case rsp.StatusCode == 504:
+		var headers ListProjectionsResponse504Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers504 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseGetProjectionResponse parses an HTTP response from a GetProjectionWithResponse call
 func ParseGetProjectionResponse(rsp *http.Response) (*GetProjectionResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -2958,6 +4239,13 @@ func ParseGetProjectionResponse(rsp *http.Response) (*GetProjectionResponse, err
 			return nil, err
 		}
 		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
 		var dest TooMany
@@ -3015,6 +4303,242 @@ func ParseGetProjectionResponse(rsp *http.Response) (*GetProjectionResponse, err
 		response.Headers503 = &headers
 	case rsp.StatusCode == 504:
 		var headers GetProjectionResponse504Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers504 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListGenerationsResponse parses an HTTP response from a ListGenerationsWithResponse call
+func ParseListGenerationsResponse(rsp *http.Response) (*ListGenerationsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListGenerationsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest GenerationList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Away
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 504:
+		var dest NotReached
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON504 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListGenerationsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListGenerationsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListGenerationsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	case rsp.StatusCode == 504:
+		var headers ListGenerationsResponse504Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers504 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetGenerationResponse parses an HTTP response from a GetGenerationWithResponse call
+func ParseGetGenerationResponse(rsp *http.Response) (*GetGenerationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetGenerationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Generation
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Away
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 504:
+		var dest NotReached
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON504 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetGenerationResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetGenerationResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetGenerationResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	case rsp.StatusCode == 504:
+		var headers GetGenerationResponse504Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -3353,7 +4877,7 @@ func ParseListTimestampsResponse(rsp *http.Response) (*ListTimestampsResponse, e
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// SearchDeadLetters Records that could not be projected, by position, and what was decided on them
+	// SearchDeadLetters Dead letters of every projection, by position, and what was decided on them
 	// (GET /api/v1/deadletters)
 	SearchDeadLetters(c *gin.Context, params SearchDeadLettersParams)
 	// GetDeadLetter One dead letter, with its whole payload
@@ -3362,9 +4886,18 @@ type ServerInterface interface {
 	// StreamEvents What changes, as it changes
 	// (GET /api/v1/events)
 	StreamEvents(c *gin.Context, params StreamEventsParams)
-	// GetProjection How far the projection is, and whether it is whole
-	// (GET /api/v1/projection)
-	GetProjection(c *gin.Context, params GetProjectionParams)
+	// ListProjections All projections, by name
+	// (GET /api/v1/projections)
+	ListProjections(c *gin.Context, params ListProjectionsParams)
+	// GetProjection How far a projection is, and whether it is complete
+	// (GET /api/v1/projections/{projection})
+	GetProjection(c *gin.Context, projection ProjectionName, params GetProjectionParams)
+	// ListGenerations The generations of a projection, the serving one first, then the newest
+	// (GET /api/v1/projections/{projection}/generations)
+	ListGenerations(c *gin.Context, projection ProjectionName, params ListGenerationsParams)
+	// GetGeneration One generation
+	// (GET /api/v1/projections/{projection}/generations/{generation})
+	GetGeneration(c *gin.Context, projection ProjectionName, generation int32, params GetGenerationParams)
 	// GetTicket What became of an accepted command
 	// (GET /api/v1/tickets/{id})
 	GetTicket(c *gin.Context, id Id, params GetTicketParams)
@@ -3415,6 +4948,14 @@ func (siw *ServerInterfaceWrapper) SearchDeadLetters(c *gin.Context) {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason_code", c.Request.URL.Query(), &params.ReasonCode, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter reason_code: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "projection" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "projection", c.Request.URL.Query(), &params.Projection, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter projection: %w", err), http.StatusBadRequest)
 		return
 	}
 
@@ -3571,6 +5112,14 @@ func (siw *ServerInterfaceWrapper) StreamEvents(c *gin.Context) {
 		return
 	}
 
+	// ------------- Optional query parameter "projection" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "projection", c.Request.URL.Query(), &params.Projection, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter projection: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	// ------------- Optional query parameter "ticket" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "ticket", c.Request.URL.Query(), &params.Ticket, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
@@ -3597,11 +5146,76 @@ func (siw *ServerInterfaceWrapper) StreamEvents(c *gin.Context) {
 	siw.Handler.StreamEvents(c, params)
 }
 
+// ListProjections operation middleware
+func (siw *ServerInterfaceWrapper) ListProjections(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListProjectionsParams
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", c.Request.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter wait: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Tidemark-Position" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Tidemark-Position")]; found {
+		var TidemarkPosition PositionHeader
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Tidemark-Position, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", valueList[0], &TidemarkPosition, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Tidemark-Position: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.TidemarkPosition = &TidemarkPosition
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.ListProjections(c, params)
+}
+
 // GetProjection operation middleware
 func (siw *ServerInterfaceWrapper) GetProjection(c *gin.Context) {
 
 	var err error
 	_ = err
+
+	// ------------- Path parameter "projection" -------------
+	var projection ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "projection", c.Param("projection"), &projection, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter projection: %w", err), http.StatusBadRequest)
+		return
+	}
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params GetProjectionParams
@@ -3650,7 +5264,146 @@ func (siw *ServerInterfaceWrapper) GetProjection(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.GetProjection(c, params)
+	siw.Handler.GetProjection(c, projection, params)
+}
+
+// ListGenerations operation middleware
+func (siw *ServerInterfaceWrapper) ListGenerations(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "projection" -------------
+	var projection ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "projection", c.Param("projection"), &projection, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter projection: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListGenerationsParams
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", c.Request.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter wait: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Tidemark-Position" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Tidemark-Position")]; found {
+		var TidemarkPosition PositionHeader
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Tidemark-Position, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", valueList[0], &TidemarkPosition, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Tidemark-Position: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.TidemarkPosition = &TidemarkPosition
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.ListGenerations(c, projection, params)
+}
+
+// GetGeneration operation middleware
+func (siw *ServerInterfaceWrapper) GetGeneration(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "projection" -------------
+	var projection ProjectionName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "projection", c.Param("projection"), &projection, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter projection: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Path parameter "generation" -------------
+	var generation int32
+
+	err = runtime.BindStyledParameterWithOptions("simple", "generation", c.Param("generation"), &generation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "int32", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter generation: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetGenerationParams
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", c.Request.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter wait: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Tidemark-Position" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Tidemark-Position")]; found {
+		var TidemarkPosition PositionHeader
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Tidemark-Position, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", valueList[0], &TidemarkPosition, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Tidemark-Position: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.TidemarkPosition = &TidemarkPosition
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.GetGeneration(c, projection, generation, params)
 }
 
 // GetTicket operation middleware
@@ -3895,6 +5648,9 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/tickets/:id", wrapper.GetTicket)
 	router.GET(options.BaseURL+"/api/v1/deadletters", wrapper.SearchDeadLetters)
 	router.GET(options.BaseURL+"/api/v1/deadletters/:letter", wrapper.GetDeadLetter)
-	router.GET(options.BaseURL+"/api/v1/projection", wrapper.GetProjection)
+	router.GET(options.BaseURL+"/api/v1/projections", wrapper.ListProjections)
+	router.GET(options.BaseURL+"/api/v1/projections/:projection", wrapper.GetProjection)
+	router.GET(options.BaseURL+"/api/v1/projections/:projection/generations", wrapper.ListGenerations)
+	router.GET(options.BaseURL+"/api/v1/projections/:projection/generations/:generation", wrapper.GetGeneration)
 	router.GET(options.BaseURL+"/api/v1/events", wrapper.StreamEvents)
 }

@@ -91,9 +91,8 @@ func newRoot(around Surroundings) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(c.up(), c.env(), c.keys(), c.stamp(), c.ticket(), c.status())
-	root.AddCommand(c.deadletters(), c.rebuild(), c.audit(), c.doctor(), c.completion())
+	root.AddCommand(c.deadletters(), c.rebuild(), c.audit(), c.doctor())
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
 	return root

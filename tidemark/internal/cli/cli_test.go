@@ -202,41 +202,79 @@ func TestTicketWaitsWhileTheAnswerIsOpen(t *testing.T) {
 	require.Contains(t, out, "applied")
 }
 
-func TestStatus(t *testing.T) {
+// summary is one projection in query-service's list.
+func summary(name, state, audit string) string {
+	return `{"projection":"` + name + `","topic":"t","state":"` + state + `","running":true,"refusal":"another log","generation":0,"epoch":3,
+		"caught_up_at":"2026-01-02T03:04:05Z","lag":17,"dead_letters":1,"audit_ok":` + audit + `,"audited_at":null,"read_at":"2026-01-02T03:04:06Z"}`
+}
+
+func TestStatusSaysOfEveryProjection(t *testing.T) {
 	t.Parallel()
-	const projection = `{"generation":0,"epoch":3,"group":"g","caught_up_at":"2026-01-02T03:04:05Z","catching_up":false,
-		"totals":{"applied":1001,"duplicate":2,"rejected":1,"skipped":0,"lag":0},"replay":{},"audit":{"ok":true,"last_run":"2026-01-02T03:04:00Z","partitions":[]}}`
-	healthy := services{"GET /ready": answer(200, `{"status":"UP"}`), "GET /api/v1/projection": answer(200, projection)}
+	with := func(projections ...string) services {
+		return services{
+			"GET /ready":              answer(200, `{"status":"UP"}`),
+			"GET /api/v1/projections": answer(200, `{"projections":[`+strings.Join(projections, ",")+`]}`),
+			"GET /api/v1/projections/timestamps": answer(200, `{"projection":"timestamps","topic":"timestamp.command.v1","schema":"public","generation":0,"epoch":3,"group":"g","catching_up":true,
+				"totals":{"applied":1001,"duplicate":2,"rejected":1,"expired":0,"skipped":0,"lag":17},"replay":{"percent":50},
+				"audit":{"ok":false,"last_run":"2026-01-02T03:04:00Z","partitions":[{"topic":"t","partition":4,"ok":false,"finding":"7 rows are missing"}]}}`),
+		}
+	}
+	healthy := with(summary("checks", "off", "null"), summary("endpoints", "serving", "null"), summary("timestamps", "catching_up", "true"))
 	status, out, errOut := run(t, healthy, "status")
 	require.Zero(t, status, errOut)
-	for _, text := range []string{"command-service", "consumer-service", "query-service", "ready", "1001 applied, 2 duplicate, 1 rejected, 0 skipped, lag 0", "epoch 3, group g", "ok, last run"} {
+	for _, text := range []string{
+		"command-service", "consumer-service", "query-service", "ready", "checks            off\n", "endpoints         serving, lag 17, caught up 2026-01-02T03:04:05Z, audit not run yet, 1 dead letters",
+		"timestamps        catching up, lag 17, caught up 2026-01-02T03:04:05Z, audit ok, 1 dead letters",
+	} {
 		require.Contains(t, out, text)
 	}
 	status, out, _ = run(t, healthy, "status", "-o", "json")
 	require.Zero(t, status)
 	var got struct {
-		Services   []map[string]any
-		Projection json.RawMessage
+		Services    []map[string]any
+		Projections []map[string]any
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &got))
 	require.Len(t, got.Services, 3)
-	require.JSONEq(t, projection, string(got.Projection))
+	require.Len(t, got.Projections, 3)
 
-	unready := services{
-		"GET /ready":             answer(503, `{"status":"DOWN","missing":{"database":"waiting for the database"}}`),
-		"GET /api/v1/projection": refuse(problem.Problem{Status: 503, Detail: "the database does not answer"}),
+	status, out, errOut = run(t, healthy, "status", "--projection", "timestamps")
+	require.Zero(t, status, errOut)
+	for _, text := range []string{"1001 applied, 2 duplicate, 1 rejected, 0 expired, 0 skipped", "epoch 3, group g", "50.0%", "t/4: 7 rows are missing"} {
+		require.Contains(t, out, text)
 	}
-	status, out, errOut = run(t, unready, "status")
+	require.NotContains(t, out, "endpoints ")
+	status, _, errOut = run(t, healthy, "status", "--projection", "states")
+	require.Equal(t, 2, status)
+	require.Contains(t, errOut, `there is no projection "states": there are checks, endpoints and timestamps`)
+}
+
+func TestTheStatusIsThatOfTheWorst(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		projections string
+		status      int
+		says        []string
+	}{
+		"refused":    {summary("endpoints", "rebuilding", "true") + "," + summary("timestamps", "refused", "true"), 1, []string{"timestamps is refused: another log", "endpoints is being rebuilt"}},
+		"down":       {summary("timestamps", "down", "true"), 1, []string{"timestamps is down"}},
+		"audit":      {summary("endpoints", "serving", "false") + "," + summary("timestamps", "rebuilding", "true"), 1, []string{"the audit of endpoints has found something"}},
+		"rebuilding": {summary("endpoints", "rebuilding", "true") + "," + summary("timestamps", "serving", "true"), 5, []string{"endpoints is being rebuilt"}},
+	} {
+		status, _, errOut := run(t, services{"GET /ready": answer(200, `{}`), "GET /api/v1/projections": answer(200, `{"projections":[`+tc.projections+`]}`)}, "status")
+		require.Equal(t, tc.status, status, name)
+		for _, text := range tc.says {
+			require.Contains(t, errOut, text)
+		}
+	}
+	unready := services{
+		"GET /ready":              answer(503, `{"status":"DOWN","missing":{"database":"waiting for the database"}}`),
+		"GET /api/v1/projections": refuse(problem.Problem{Status: 503, Detail: "the database does not answer"}),
+	}
+	status, out, errOut := run(t, unready, "status")
 	require.Equal(t, 1, status)
 	require.Contains(t, out, "not ready: consumer-service: database: waiting for the database")
 	require.Contains(t, errOut, "the database does not answer")
-
-	broken := services{"GET /ready": healthy["GET /ready"], "GET /api/v1/projection": answer(200, strings.NewReplacer(
-		`"ok":true`, `"ok":false`, `"partitions":[]`, `"partitions":[{"topic":"t","partition":4,"ok":false,"finding":"7 rows are missing"}]`).Replace(projection))}
-	status, out, errOut = run(t, broken, "status")
-	require.Equal(t, 1, status)
-	require.Contains(t, out, "t/4: 7 rows are missing")
-	require.Contains(t, errOut, "the audit has found something")
 }
 
 func TestMisuse(t *testing.T) {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	door "github.com/tidemark/tidemark/shared/api/command"
+	"github.com/tidemark/tidemark/shared/api/query"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -50,21 +52,22 @@ A decision is an event in the log, so that a rebuild keeps it. The first decisio
 }
 
 // searched adds the flags that choose dead letters.
-func searched(cmd *cobra.Command, s *client.LetterSearch) {
+func (c *command) searched(cmd *cobra.Command, s *client.LetterSearch) {
 	cmd.Flags().StringVar(&s.State, "state", "open", "open, discarded, redriven or all")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{"open", "discarded", "redriven", "all"}, cobra.ShellCompDirectiveNoFileComp))
-	searchedOpen(cmd, s)
+	c.searchedOpen(cmd, s)
 }
 
 // searchedOpen is searched for what is done to open ones only.
-func searchedOpen(cmd *cobra.Command, s *client.LetterSearch) {
+func (c *command) searchedOpen(cmd *cobra.Command, s *client.LetterSearch) {
 	cmd.Flags().StringVarP(&s.Text, "search", "q", "", "a text in the payload or in the reason")
 	cmd.Flags().StringVar(&s.ReasonCode, "reason-code", "", "why they were rejected, such as decode")
+	c.projectionFlag(cmd, &s.Projection, "of this projection only; of all unless given")
 	cmd.Flags().IntVar(&s.Partition, "partition", -1, "of this partition only; any unless given")
 }
 
 // each hands the letters of a search to got, page by page, until it returns false.
-func each(ctx context.Context, services *client.Client, s client.LetterSearch, after string, got func(client.DeadLetter) (bool, error)) (next string, err error) {
+func each(ctx context.Context, services *client.Client, s client.LetterSearch, after string, got func(query.DeadLetter) (bool, error)) (next string, err error) {
 	for {
 		page, following, err := services.DeadLetters(ctx, s, after, letterPage)
 		if err != nil {
@@ -100,8 +103,8 @@ func (c *command) lettersList() *cobra.Command {
 				return err
 			}
 			defer services.Close()
-			items := []client.DeadLetter{}
-			next, err := each(cmd.Context(), services, s, after, func(d client.DeadLetter) (bool, error) {
+			items := []query.DeadLetter{}
+			next, err := each(cmd.Context(), services, s, after, func(d query.DeadLetter) (bool, error) {
 				if len(items) == limit {
 					return false, nil
 				}
@@ -129,7 +132,7 @@ func (c *command) lettersList() *cobra.Command {
 			return nil
 		},
 	}
-	searched(cmd, &s)
+	c.searched(cmd, &s)
 	cmd.Flags().IntVar(&limit, "limit", 50, "most letters to list")
 	cmd.Flags().StringVar(&after, "after", "", "only those above this position")
 	return c.withOutput(cmd)
@@ -156,24 +159,33 @@ func (c *command) lettersShow() *cobra.Command {
 				return err
 			}
 			defer services.Close()
-			d, raw, err := services.DeadLetter(cmd.Context(), args[0])
+			d, err := services.DeadLetter(cmd.Context(), args[0])
 			if err != nil {
 				return requestFailed(err)
 			}
 			rows := [][2]string{
-				{"position", d.Position}, {"first seen", d.FirstSeenAt}, {"state", d.State},
-				{"reason", d.Reason + " (" + d.ReasonCode + ")"}, {"headers", string(d.Headers)},
-				{"payload", text(d.Payload)}, {"encoding", d.PayloadEncoding}, {"bytes", strconv.FormatInt(d.PayloadBytes, 10)},
+				{"position", d.Position}, {"projection", d.Projection}, {"first seen", d.FirstSeenAt}, {"state", string(d.State)},
+				{"reason", d.Reason + " (" + d.ReasonCode + ")"}, {"headers", headers(d.Headers)},
+				{"payload", text(d.Payload)}, {"encoding", string(d.PayloadEncoding)}, {"bytes", strconv.Itoa(d.PayloadBytes)},
 			}
 			if d.Decision != nil {
-				rows = append(rows, [2]string{"decision", d.Decision.Decision}, [2]string{"decided at", d.Decision.DecidedAt},
+				rows = append(rows, [2]string{"decision", string(d.Decision.Decision)}, [2]string{"decided at", d.Decision.DecidedAt},
 					[2]string{"by", d.Decision.By}, [2]string{"note", d.Decision.Note}, [2]string{"new ticket", text(d.Decision.Ticket)},
 					[2]string{"decided in", d.Decision.Position})
 			}
-			c.print(raw, rows...)
+			c.print(d, rows...)
 			return nil
 		},
 	})
+}
+
+// headers are a letter's as JSON, as they came.
+func headers(came any) string {
+	text, err := json.Marshal(came)
+	if err != nil || came == nil {
+		return ""
+	}
+	return string(text)
 }
 
 func (c *command) lettersDiscard() *cobra.Command {
@@ -206,12 +218,12 @@ func (c *command) lettersDiscard() *cobra.Command {
 					return err
 				}
 			}
-			return c.decide(cmd.Context(), services, len(args), "discard", func(int) int { return 0 }, func(from, to int) ([]client.Decided, string, error) {
+			return c.decide(cmd.Context(), services, len(args), "discard", func(int) int { return 0 }, func(from, to int) ([]door.DecisionResult, string, error) {
 				return services.Discard(cmd.Context(), args[from:to], note)
 			})
 		},
 	}
-	searchedOpen(cmd, &s)
+	c.searchedOpen(cmd, &s)
 	cmd.Flags().BoolVar(&all, "all", false, "every open one that the search finds")
 	cmd.Flags().StringVar(&note, "note", "", "why, for those who look later")
 	return c.withOutput(cmd)
@@ -221,7 +233,7 @@ func (c *command) lettersDiscard() *cobra.Command {
 // decision on a sound record makes every rebuild from then on reject it.
 func areLetters(ctx context.Context, services *client.Client, positions []string) error {
 	for _, at := range positions {
-		if _, _, err := services.DeadLetter(ctx, at); err != nil {
+		if _, err := services.DeadLetter(ctx, at); err != nil {
 			return requestFailed(fmt.Errorf("%s: %w", at, err))
 		}
 	}
@@ -230,7 +242,7 @@ func areLetters(ctx context.Context, services *client.Client, positions []string
 
 func openPositions(ctx context.Context, services *client.Client, s client.LetterSearch) ([]string, error) {
 	var found []string
-	_, err := each(ctx, services, s, "", func(d client.DeadLetter) (bool, error) {
+	_, err := each(ctx, services, s, "", func(d query.DeadLetter) (bool, error) {
 		found = append(found, d.Position)
 		return true, nil
 	})
@@ -252,7 +264,7 @@ and nothing of its batch of up to 1,000 lines is written. The same file can be s
 			if (file == "") == (len(args) == 0) || (file == "") == (payload == "") {
 				return end(misused, "name a position and its --payload, or a --file (- is the standard input)")
 			}
-			letters := []client.Redrive{{Payload: payload}}
+			letters := []door.Letter{{Payload: payload}}
 			if len(args) == 1 {
 				letters[0].Position = args[0]
 			} else {
@@ -269,7 +281,7 @@ and nothing of its batch of up to 1,000 lines is written. The same file can be s
 			if err := areLetters(cmd.Context(), services, args); err != nil {
 				return err
 			}
-			return c.decide(cmd.Context(), services, len(letters), "redrive", func(i int) int { return len(letters[i].Payload) }, func(from, to int) ([]client.Decided, string, error) {
+			return c.decide(cmd.Context(), services, len(letters), "redrive", func(i int) int { return len(letters[i].Payload) }, func(from, to int) ([]door.DecisionResult, string, error) {
 				return services.Redrive(cmd.Context(), letters[from:to], note)
 			})
 		},
@@ -281,7 +293,7 @@ and nothing of its batch of up to 1,000 lines is written. The same file can be s
 }
 
 // readLetters reads what export wrote, whole: nothing is sent of a file with a broken line.
-func (c *command) readLetters(file string) ([]client.Redrive, error) {
+func (c *command) readLetters(file string) ([]door.Letter, error) {
 	in := io.NopCloser(c.In)
 	if file != "-" {
 		f, err := os.Open(file)
@@ -291,7 +303,7 @@ func (c *command) readLetters(file string) ([]client.Redrive, error) {
 		in = f
 	}
 	defer in.Close()
-	var letters []client.Redrive
+	var letters []door.Letter
 	var broken []error
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, longestJSON)
@@ -308,7 +320,7 @@ func (c *command) readLetters(file string) ([]client.Redrive, error) {
 			broken = append(broken, fmt.Errorf("%s, line %d: %w", file, number, err))
 			continue
 		}
-		letters = append(letters, client.Redrive{Position: e.Position, Payload: e.Payload})
+		letters = append(letters, door.Letter{Position: e.Position, Payload: e.Payload})
 	}
 	if err := lines.Err(); err != nil {
 		broken = append(broken, fmt.Errorf("read %s: %w", file, err))
@@ -318,9 +330,9 @@ func (c *command) readLetters(file string) ([]client.Redrive, error) {
 
 // decide sends n decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints
 // what became of them once readers see it. A batch that is refused does not keep the others.
-func (c *command) decide(ctx context.Context, services *client.Client, n int, what string, weight func(i int) int, send func(from, to int) ([]client.Decided, string, error)) error {
+func (c *command) decide(ctx context.Context, services *client.Client, n int, what string, weight func(i int) int, send func(from, to int) ([]door.DecisionResult, string, error)) error {
 	shown := c.progress(what, int64(n))
-	decided := []client.Decided{}
+	decided := []door.DecisionResult{}
 	var last string
 	var failures []error
 	for from, to := 0, 0; from < n; from = to {
@@ -349,7 +361,7 @@ func (c *command) decide(ctx context.Context, services *client.Client, n int, wh
 	} else {
 		if len(decided) == 1 {
 			d := decided[0]
-			c.print(nil, [2]string{"position", d.Position}, [2]string{"ticket", d.Ticket}, [2]string{"command", d.Command}, [2]string{"decision", d.Decision})
+			c.print(nil, [2]string{"position", d.Position}, [2]string{"ticket", text(d.Ticket)}, [2]string{"command", text(d.Command)}, [2]string{"decision", d.Decision})
 		} else {
 			c.print(nil, [2]string{"decided", strconv.Itoa(len(decided)) + " of " + strconv.Itoa(n)}, [2]string{"last decision", last})
 		}
@@ -400,15 +412,15 @@ tidemark deadletters redrive --file. A payload that is no text cannot be edited 
 			shown := c.progress("exporting", 0)
 			defer shown.end()
 			written, left := 0, 0
-			_, err = each(cmd.Context(), services, s, "", func(d client.DeadLetter) (bool, error) {
+			_, err = each(cmd.Context(), services, s, "", func(d query.DeadLetter) (bool, error) {
 				if d.PayloadTruncated {
-					whole, _, err := services.DeadLetter(cmd.Context(), d.Position)
+					whole, err := services.DeadLetter(cmd.Context(), d.Position)
 					if err != nil {
 						return false, requestFailed(err)
 					}
 					d.Payload, d.PayloadEncoding = whole.Payload, whole.PayloadEncoding
 				}
-				if d.PayloadEncoding == "base64" {
+				if d.PayloadEncoding == query.Base64 {
 					left++
 					fmt.Fprintf(c.Err, "tidemark: %s is left out: its payload is no text (tidemark deadletters show has it in base64)\n", d.Position)
 					return true, nil
@@ -430,7 +442,7 @@ tidemark deadletters redrive --file. A payload that is no text cannot be edited 
 			return nil
 		},
 	}
-	searched(cmd, &s)
+	c.searched(cmd, &s)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "write to this new file instead of the standard output")
 	return c.withOutput(cmd)
 }

@@ -209,26 +209,38 @@ func TestDeadLettersAreDiscardedByNameOrBySearch(t *testing.T) {
 	}
 }
 
-// works speaks the contract of generations: each GET is the next of the states.
+// works speaks the contract of generations: generation 1 of timestamps is what a test is about, and each GET of it is the
+// next of the states.
 type works struct {
 	mu      sync.Mutex
 	states  []string // JSON of generation 1, one after the other; the last one stays
-	asked   []string // bodies of POST /generations
+	asked   []string // bodies of POSTs that begin a rebuild
 	done    []string
 	refusal *problem.Problem
+	alone   bool // there is no other projection
 }
 
 func generation(state, more string) string {
-	return `{"generation":1,"state":"` + state + `","epoch":7,"group":"g.g1","schema":"tidemark_g1","requested_at":"2026-01-02T03:04:05Z","state_since":"2026-01-02T03:04:06Z",
+	return `{"projection":"timestamps","generation":1,"state":"` + state + `","epoch":7,"group":"g.g1","schema":"timestamps_g1","requested_at":"2026-01-02T03:04:05Z","state_since":"2026-01-02T03:04:06Z",
 		"swap_wanted":true,"rate_limit":null,"point":null,"progress":{"done":500,"total":1000,"percent":50,"lag":500,"rate":1234.5,"eta_seconds":3,"bottleneck":"postgres","stalled_since":null,"note":""},
 		"proof":null` + more + `}`
 }
 
+// another is a generation of the projection endpoints.
+func another(number, state, more string) string {
+	return strings.NewReplacer(`"generation":1`, `"generation":`+number, `"timestamps"`, `"endpoints"`, "timestamps_g1", "endpoints_g"+number).Replace(generation(state, more))
+}
+
 const badProof = `,"swap_wanted":false,"proof":{"ok":false,"at":"2026-01-02T03:05:00Z","took_ms":1500,"against":0,"vector":{"timestamp.command.v1/0":5},
-	"tables":[{"table":"timestamp_records","ok":false,"rows_serving":5,"rows_side":4,"hash_serving":"a","hash_side":"b"}],
-	"differences":[{"table":"timestamp_records","key":"` + id + `","serving":"(row)","side":null}],"finding":"1 row differs"}`
+	"tables":[{"table":"timestamp_records","ok":false,"rows_serving":5,"rows_candidate":4,"hash_serving":"a","hash_candidate":"b"}],
+	"differences":[{"table":"timestamp_records","key":"` + id + `","serving":"(row)","candidate":null}],"finding":"1 row differs"}`
 
 const goodProof = `,"proof":{"ok":true,"at":"2026-01-02T03:05:00Z","took_ms":1500,"against":0,"vector":{},"tables":[],"differences":[],"finding":""}`
+
+const (
+	timestamps = `{"projection":"timestamps","topic":"timestamp.command.v1","schema":"public","tables":["timestamp_records"],"running":true,"refusal":""}`
+	endpoints  = `{"projection":"endpoints","topic":"endpoint.command.v1","schema":"endpoints","tables":["endpoint_commands","current_endpoints"],"running":true,"refusal":""}`
+)
 
 func (k *works) services() services {
 	note := func(what string) http.HandlerFunc {
@@ -243,21 +255,36 @@ func (k *works) services() services {
 			answer(202, k.states[0])(w, r)
 		}
 	}
+	body := func(r *http.Request) {
+		var body bytes.Buffer
+		_, _ = body.ReadFrom(r.Body) // the test sees what is missing
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.asked = append(k.asked, body.String())
+	}
+	const of = "/api/v1/projections/timestamps/generations"
+	all := `{"projections":[` + endpoints + `,` + timestamps + `]}`
+	if k.alone {
+		all = `{"projections":[` + timestamps + `]}`
+	}
 	return services{
-		"POST /api/v1/generations": func(w http.ResponseWriter, r *http.Request) {
-			var body bytes.Buffer
-			_, _ = body.ReadFrom(r.Body) // the test sees what is missing
-			k.mu.Lock()
-			k.asked = append(k.asked, body.String())
-			k.mu.Unlock()
+		"GET /api/v1/projections": answer(200, all),
+		"POST " + of: func(w http.ResponseWriter, r *http.Request) {
+			body(r)
 			note("start")(w, r)
 		},
-		"GET /api/v1/generations": func(w http.ResponseWriter, r *http.Request) {
+		"POST /api/v1/rebuilds": func(w http.ResponseWriter, r *http.Request) {
+			body(r)
+			answer(202, `{"generations":[`+another("2", "filling", "")+`,`+generation("queued", "")+`]}`)(w, r)
+		},
+		"GET " + of: func(w http.ResponseWriter, r *http.Request) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			answer(200, `{"generations":[`+strings.Replace(generation("serving", ""), `"generation":1`, `"generation":0`, 1)+`,`+k.states[0]+`]}`)(w, r)
 		},
-		"GET /api/v1/generations/1": func(w http.ResponseWriter, r *http.Request) {
+		"GET /api/v1/projections/endpoints/generations":   answer(200, `{"generations":[`+another("0", "serving", "")+`]}`),
+		"GET /api/v1/projections/endpoints/generations/2": answer(200, another("2", "serving", goodProof)),
+		"GET " + of + "/1": func(w http.ResponseWriter, r *http.Request) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			state := k.states[0]
@@ -270,37 +297,82 @@ func (k *works) services() services {
 			}
 			answer(200, state)(w, r)
 		},
-		"POST /api/v1/generations/1/swap":  note("swap"),
-		"POST /api/v1/generations/1/proof": note("proof"),
-		"DELETE /api/v1/generations/1":     note("drop"),
+		"POST " + of + "/1/swap":  note("swap"),
+		"POST " + of + "/1/proof": note("proof"),
+		"DELETE " + of + "/1":     note("drop"),
 	}
 }
 
 func TestRebuildIsWatchedToItsEnd(t *testing.T) {
 	t.Parallel()
-	k := &works{states: []string{generation("filling", ""), generation("indexing", ""), generation("ready", ""), generation("ready", goodProof), generation("serving", goodProof)}}
-	status, out, errOut := run(t, k.services(), "rebuild", "--rate-limit", "5000", "--replace-standby")
-	require.Zero(t, status, errOut)
-	require.JSONEq(t, `{"swap":true,"rate_limit":5000,"replace_standby":true}`, k.asked[0])
-	require.Contains(t, out, "1, serving since")
-	require.Contains(t, out, "holds (against generation 0")
-	require.Contains(t, errOut, "generation 1 filling  50.0%  1234/s, level in 3s, postgres is the bottleneck\n", "plain lines in a pipe")
-	require.Contains(t, errOut, "generation 1 ready")
+	states := []string{generation("filling", ""), generation("indexing", ""), generation("ready", ""), generation("ready", goodProof), generation("serving", goodProof)}
+	for name, k := range map[string]*works{"the only one": {states: states, alone: true}, "named": {states: states}} {
+		args := []string{"rebuild", "--rate-limit", "5000", "--replace-standby"}
+		if !k.alone {
+			args = append(args, "--projection", "timestamps")
+		}
+		status, out, errOut := run(t, k.services(), args...)
+		require.Zero(t, status, "%s: %s", name, errOut)
+		require.JSONEq(t, `{"swap":true,"rate_limit":5000,"replace_standby":true}`, k.asked[0])
+		require.Contains(t, out, "1, serving since")
+		require.Contains(t, out, "holds (against generation 0")
+		require.Contains(t, errOut, "timestamps generation 1 filling  50.0%  1234 records/s, caught up in 3s, postgres is the bottleneck\n", "plain lines in a pipe")
+		require.Contains(t, errOut, "generation 1 ready")
+	}
+}
 
-	k = &works{states: []string{generation("held", "")}}
-	status, _, errOut = run(t, k.services(), "rebuild", "--to-time", "2026-11-03T00:00:00Z")
+func TestARebuildWithoutANameIsOfAll(t *testing.T) {
+	t.Parallel()
+	k := &works{states: []string{generation("queued", ""), generation("filling", ""), generation("serving", goodProof)}}
+	status, out, errOut := run(t, k.services(), "rebuild", "--replace-standby", "-o", "json")
+	require.Zero(t, status, errOut)
+	require.JSONEq(t, `{"swap":true,"replace_standby":true}`, k.asked[0])
+	require.Contains(t, errOut, "Rebuilding endpoints and timestamps, one after the other")
+	require.Contains(t, errOut, "timestamps generation 1 filling")
+	var said struct {
+		Generations []struct{ Projection, State string }
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &said))
+	require.Equal(t, []struct{ Projection, State string }{{"endpoints", "serving"}, {"timestamps", "serving"}}, said.Generations)
+
+	k = &works{states: []string{generation("ready", badProof)}}
+	status, out, errOut = run(t, k.services(), "rebuild")
+	require.Equal(t, 1, status, "one of them has failed")
+	require.Contains(t, out, "endpoints")
+	require.Contains(t, out, "FAILED: 1 row differs")
+	require.Contains(t, errOut, "nothing was swapped")
+}
+
+func TestARebuildToAPointIsOfOneProjection(t *testing.T) {
+	t.Parallel()
+	k := &works{states: []string{generation("held", "")}}
+	status, _, errOut := run(t, k.services(), "rebuild", "--projection", "timestamps", "--to-time", "2026-11-03T00:00:00Z")
 	require.Zero(t, status, errOut)
 	require.JSONEq(t, `{"swap":false,"to":{"time":"2026-11-03T00:00:00Z"}}`, k.asked[0])
+	status, _, errOut = run(t, k.services(), "rebuild", "--to-position", at)
+	require.Zero(t, status, "the position's topic names it: %s", errOut)
+	require.JSONEq(t, `{"swap":false,"to":{"position":"`+at+`"}}`, k.asked[1])
+	for want, args := range map[string][]string{
+		"name it with --projection":                     {"--to-time", "2026-11-03T00:00:00Z"},
+		"no projection reads the topic check.result.v1": {"--to-position", "check.result.v1/0@1"},
+		"--to-position: ":                               {"--to-position", "yesterday"},
+		`there is no projection "endpoint": there are endpoints and timestamps`: {"--projection", "endpoint"},
+	} {
+		status, _, errOut = run(t, k.services(), append([]string{"rebuild"}, args...)...)
+		require.Equal(t, 2, status, args)
+		require.Contains(t, errOut, want)
+	}
+	require.Len(t, k.asked, 2, "nothing was sent")
 }
 
 func TestAProofThatFailsIsShown(t *testing.T) {
 	t.Parallel()
 	k := &works{states: []string{generation("filling", ""), generation("ready", badProof)}}
-	status, out, errOut := run(t, k.services(), "rebuild")
+	status, out, errOut := run(t, k.services(), "rebuild", "--projection", "timestamps")
 	require.Equal(t, 1, status)
 	require.Contains(t, out, "FAILED: 1 row differs")
 	require.Contains(t, out, id)
-	require.Contains(t, out, "(no row)")
+	require.Contains(t, out, "candidate: (no row)")
 	require.Contains(t, errOut, "nothing was swapped")
 	require.Contains(t, errOut, "tidemark rebuild drop 1")
 }
@@ -314,21 +386,43 @@ func TestRebuildSteps(t *testing.T) {
 		done   string
 		says   string
 	}{
-		"start":         {[]string{generation("filling", "")}, []string{"start", "--no-swap"}, 0, "start", "filling since"},
-		"status":        {[]string{generation("filling", "")}, []string{"status"}, 0, "", "500 of 1000 (50.0%)"},
-		"status of one": {[]string{generation("filling", "")}, []string{"status", "1"}, 0, "", "tidemark_g1"},
-		"watch":         {[]string{generation("filling", ""), generation("ready", `,"swap_wanted":false`+goodProof)}, []string{"watch"}, 0, "", "holds"},
-		"swap":          {[]string{generation("standby", goodProof), generation("standby", ""), generation("serving", goodProof)}, []string{"swap"}, 0, "swap", "serving since"},
-		"swap fails":    {[]string{generation("ready", ""), generation("ready", badProof)}, []string{"swap", "1"}, 1, "swap", "FAILED"},
-		"prove":         {[]string{generation("ready", ""), generation("ready", ""), generation("ready", goodProof)}, []string{"prove"}, 0, "proof", "holds"},
-		"drop":          {[]string{generation("dropping", ""), ""}, []string{"drop", "1"}, 0, "drop", "1, dropped"},
-		"gone":          {[]string{generation("filling", ""), ""}, []string{"watch", "1"}, 1, "", "cancelled or dropped"},
-		"nothing to":    {[]string{generation("filling", "")}, []string{"swap"}, 5, "", "1 is filling"},
-		"no number":     {[]string{generation("filling", "")}, []string{"drop", "one"}, 2, "", "tidemark rebuild status"},
+		"start":           {[]string{generation("filling", "")}, []string{"start", "--no-swap", "--projection", "timestamps"}, 0, "start", "filling since"},
+		"start all":       {[]string{generation("filling", "")}, []string{"start"}, 0, "", "1, queued since"},
+		"status":          {[]string{generation("filling", "")}, []string{"status"}, 0, "", "500 of 1000 (50.0%)"},
+		"status of all":   {[]string{generation("filling", "")}, []string{"status"}, 0, "", "endpoints"},
+		"status of one":   {[]string{generation("filling", "")}, []string{"status", "1"}, 0, "", "timestamps_g1"},
+		"one of several":  {[]string{generation("filling", "")}, []string{"status", "0"}, 2, "", "endpoints and timestamps have a generation 0 each: name one with --projection"},
+		"one of one":      {[]string{generation("filling", "")}, []string{"status", "0", "--projection", "endpoints"}, 0, "", "0, serving since"},
+		"no such":         {[]string{generation("filling", "")}, []string{"drop", "7"}, 5, "", "there is no generation 7"},
+		"no such one":     {[]string{generation("filling", "")}, []string{"swap", "--projection", "check"}, 2, "", "there are endpoints and timestamps"},
+		"watch":           {[]string{generation("filling", ""), generation("ready", `,"swap_wanted":false`+goodProof)}, []string{"watch"}, 0, "", "holds"},
+		"swap":            {[]string{generation("standby", ""), generation("serving", goodProof)}, []string{"swap"}, 0, "swap", "serving since"},
+		"swap of another": {[]string{generation("standby", "")}, []string{"swap", "--projection", "endpoints"}, 5, "", "endpoints: 0 is serving"},
+		"swap fails":      {[]string{generation("ready", badProof)}, []string{"swap", "1", "--projection", "timestamps"}, 1, "swap", "FAILED"},
+		"prove":           {[]string{generation("ready", ""), generation("ready", goodProof)}, []string{"prove"}, 0, "proof", "holds"},
+		"drop":            {[]string{generation("dropping", ""), ""}, []string{"drop", "1"}, 0, "drop", "1, dropped"},
+		"gone":            {[]string{generation("filling", ""), ""}, []string{"watch", "1"}, 1, "", "cancelled or dropped"},
+		"nothing to":      {[]string{generation("filling", "")}, []string{"swap"}, 5, "", "timestamps: 1 is filling"},
+		"no number":       {[]string{generation("filling", "")}, []string{"drop", "one"}, 2, "", "tidemark rebuild status"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := &works{states: tc.states}
+			if name == "swap fails" {
+				// the proof that is there before the swap is asked for is not the one that is waited for
+				k.states = []string{generation("ready", "")}
+				s := k.services()
+				s["POST /api/v1/projections/timestamps/generations/1/swap"] = func(w http.ResponseWriter, r *http.Request) {
+					k.mu.Lock()
+					defer k.mu.Unlock()
+					k.done, k.states = append(k.done, "swap"), tc.states
+					answer(202, k.states[0])(w, r)
+				}
+				status, out, errOut := run(t, s, append([]string{"rebuild"}, tc.args...)...)
+				require.Equal(t, tc.status, status, errOut)
+				require.Contains(t, out+errOut, tc.says)
+				return
+			}
 			status, out, errOut := run(t, k.services(), append([]string{"rebuild"}, tc.args...)...)
 			require.Equal(t, tc.status, status, errOut)
 			require.Contains(t, out+errOut, tc.says)
@@ -336,23 +430,57 @@ func TestRebuildSteps(t *testing.T) {
 		})
 	}
 	k := &works{states: []string{generation("filling", "")}, refusal: &problem.Problem{Status: 409, Detail: "generation 1 is filling, cancel it first"}}
-	status, _, errOut := run(t, k.services(), "rebuild")
+	status, _, errOut := run(t, k.services(), "rebuild", "--projection", "timestamps")
 	require.Equal(t, 3, status)
 	require.Contains(t, errOut, "cancel it first")
+	k.refusal = &problem.Problem{Type: "/problems/not-running", Status: 503, Detail: "no process runs timestamps: start a consumer-service whose PROJECTIONS names it"}
+	status, _, errOut = run(t, k.services(), "rebuild", "--projection", "timestamps")
+	require.Equal(t, 1, status)
+	require.Contains(t, errOut, "no process runs timestamps")
 }
 
 func TestAudit(t *testing.T) {
 	t.Parallel()
-	s := services{"POST /api/v1/audits": answer(200, `{"ok":false,"audited_at":"2026-01-02T03:04:05Z","partitions":[{"partition":0,"ok":true,"rows_found":5},{"partition":1,"ok":false,"finding":"7 rows are missing"}]}`)}
+	const found = `{"projection":"timestamps","ok":false,"audited_at":"2026-01-02T03:04:05Z","partitions":[{"partition":0,"ok":true,"rows_found":5},{"partition":1,"ok":false,"finding":"7 rows are missing"}]}`
+	s := services{
+		"GET /api/v1/projections":                   answer(200, `{"projections":[`+summary("checks", "off", "null")+`,`+summary("endpoints", "serving", "true")+`,`+summary("timestamps", "serving", "true")+`]}`),
+		"POST /api/v1/projections/timestamps/audit": answer(200, found),
+		"POST /api/v1/projections/endpoints/audit":  answer(200, `{"projection":"endpoints","ok":true,"audited_at":"2026-01-02T03:04:05Z","partitions":[{"partition":0,"ok":true,"rows_found":3}]}`),
+		"GET /api/v1/projections/timestamps":        answer(200, `{"projection":"timestamps","audit":{"ok":true,"last_run":"2026-01-02T03:04:05Z"}}`),
+		"GET /api/v1/projections/endpoints":         answer(200, `{"projection":"endpoints","audit":{"ok":null,"last_run":null}}`),
+	}
 	status, out, errOut := run(t, s, "audit", "--now")
 	require.Equal(t, 1, status)
 	require.Contains(t, out, "NOT ok: 7 rows are missing")
 	require.Contains(t, out, "ok: 5 rows")
+	require.Contains(t, out, "ok: 3 rows")
+	require.Contains(t, errOut, "the audit of timestamps has found something")
+	require.NotContains(t, out+errOut, "checks", "it was never begun")
 	require.Contains(t, errOut, "KAFKA_GROUP_ID that never served")
-	s = services{"GET /api/v1/projection": answer(200, `{"audit":{"ok":true,"last_run":"2026-01-02T03:04:05Z"}}`)}
-	status, out, errOut = run(t, s, "audit", "-o", "json")
+	status, _, errOut = run(t, s, "audit", "--now", "--projection", "endpoints")
 	require.Zero(t, status, errOut)
-	require.JSONEq(t, `{"ok":true,"last_run":"2026-01-02T03:04:05Z","partitions":null}`, out)
+
+	status, out, errOut = run(t, s, "audit", "-o", "json")
+	require.Equal(t, 1, status)
+	require.Contains(t, errOut, "not every partition of endpoints was audited yet")
+	require.JSONEq(t, `{"ok":false,"audits":[
+		{"projection":"endpoints","ok":null,"last_run":null,"missing":0,"partitions":null},
+		{"projection":"timestamps","ok":true,"last_run":"2026-01-02T03:04:05Z","missing":0,"partitions":null}]}`, out)
+	status, out, errOut = run(t, s, "audit", "--projection", "timestamps")
+	require.Zero(t, status, errOut)
+	require.Contains(t, out, "ok, last run 2026-01-02T03:04:05Z")
+	status, _, errOut = run(t, s, "audit", "--projection", "states")
+	require.Equal(t, 2, status)
+	require.Contains(t, errOut, `there is no projection "states": there are checks, endpoints and timestamps`)
+
+	status, _, errOut = run(t, services{"GET /api/v1/projections": answer(200, `{"projections":[`+summary("checks", "off", "null")+`]}`)}, "audit")
+	require.Equal(t, 5, status)
+	require.Contains(t, errOut, "no projection was begun yet")
+	s["POST /api/v1/projections/endpoints/audit"] = refuse(problem.Problem{Status: 503, Detail: "no process runs endpoints"})
+	status, out, errOut = run(t, s, "audit", "--now")
+	require.Equal(t, 1, status)
+	require.Contains(t, errOut, "no process runs endpoints")
+	require.Contains(t, out, "7 rows are missing", "the others were audited all the same")
 }
 
 func TestDoctorSaysWhatToDo(t *testing.T) {
@@ -397,8 +525,9 @@ func TestCompletionIsAScript(t *testing.T) {
 	status, out, _ := run(t, nil, "__complete", "deadletters", "re")
 	require.Zero(t, status)
 	require.Contains(t, out, "redrive")
-	status, _, _ = run(t, nil, "completion", "csh")
-	require.Equal(t, 2, status)
+	status, out, _ = run(t, (&works{}).services(), "__complete", "rebuild", "--projection", "")
+	require.Zero(t, status)
+	require.Contains(t, out, "endpoints\ntimestamps\n")
 }
 
 func TestABarOnATerminal(t *testing.T) {

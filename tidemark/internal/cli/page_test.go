@@ -62,6 +62,7 @@ printed can be read by a program. Errors say what to do.
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", s.Name, value, what)
 	}
 	b.WriteString("\n`up` and `doctor` take the services' variables as well: [configuration](configuration.md).\n")
+	root.InitDefaultCompletionCmd() // cobra adds it when the command line runs
 	for _, cmd := range root.Commands() {
 		describe(&b, cmd, "##")
 	}

@@ -7,15 +7,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tidemark/tidemark/shared/api/query"
 	"github.com/tidemark/tidemark/shared/ticket"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
 // stamped is the JSON answer of stamp.
 type stamped struct {
-	client.Stamp
-	Key    string         `json:"key"`
-	Record *client.Record `json:"record,omitempty"`
+	client.Accepted
+	Key    string           `json:"key"`
+	Record *query.Timestamp `json:"record,omitempty"`
 }
 
 func (c *command) stamp() *cobra.Command {
@@ -65,10 +66,10 @@ nothing counts twice. --output json prints a line for each: its number, ticket, 
 			if err != nil {
 				return stampFailed(err, instant, key)
 			}
-			answer := stamped{Stamp: sent, Key: key}
-			rows := [][2]string{{"ticket", sent.ID}, {"position", sent.Position}}
+			answer := stamped{Accepted: sent, Key: key}
+			rows := [][2]string{{"ticket", sent.Id}, {"position", sent.Position}}
 			if wait > 0 {
-				record, err := services.Record(cmd.Context(), sent.ID, sent.Position, wait)
+				record, err := services.Record(cmd.Context(), sent.Id, sent.Position, wait)
 				if err != nil {
 					c.print(answer, rows...)
 					return requestFailed(fmt.Errorf("accepted, but its row was not seen within %s: %w", wait, err))

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,56 +8,114 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tidemark/tidemark/shared/api/query"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
-// state is the JSON answer of status: the projection stands there as query-service sent it.
+// state is the JSON answer of status. Projection is there where one was named, and has more of it.
 type state struct {
-	Services   []client.Service `json:"services"`
-	Projection json.RawMessage  `json:"projection"`
+	Services    []client.Service          `json:"services"`
+	Projections []query.ProjectionSummary `json:"projections"`
+	Projection  *query.Projection         `json:"projection,omitempty"`
+}
+
+// worst gathers what is wrong. Its status is that of the worst of it.
+type worst struct {
+	status int
+	words  []string
+}
+
+// add notes one thing. What has failed is worse than what is not there yet.
+func (w *worst) add(status int, format string, args ...any) {
+	w.words = append(w.words, fmt.Sprintf(format, args...))
+	if w.status == ok || status == failed {
+		w.status = status
+	}
+}
+
+func (w *worst) error() error {
+	if w.status == ok {
+		return nil
+	}
+	return end(w.status, "%s", strings.Join(w.words, "\ntidemark: "))
 }
 
 func (c *command) status() *cobra.Command {
-	return c.withOutput(&cobra.Command{
+	var one string
+	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Say whether the services are ready, how far the projection is and whether it is whole",
-		Long: `Say whether the services are ready, how far the projection is and whether it is whole.
+		Short: "Say whether the services are ready, how far the projections are and whether they are whole",
+		Long: `Say whether the services are ready, and of each projection what state it is in, how far it is, what its last audit has found and
+how many dead letters it has. With --projection it says more of that one.
 
-The exit status is 0 when every service is ready and no audit has found anything, else 1.
+The exit status is that of the worst of it: 1 where a service is not ready, a projection is refused or down, or an audit has
+found something; 5 where a projection is still being rebuilt; else 0. A projection that was never begun is off, which is no
+fault.
 ` + exitStatuses,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			services, err := c.client()
-			if err != nil {
-				return err
-			}
-			defer services.Close()
-			found := state{Services: services.Ready(cmd.Context())}
-			var rows [][2]string
-			var wrong []string
-			for _, s := range found.Services {
-				rows = append(rows, [2]string{s.Name, s.URL + "  " + readiness(s)})
-				if !s.Ready {
-					wrong = append(wrong, s.Name+" is not ready")
+			return c.withServices(func(services *client.Client) error {
+				var w worst
+				found := state{Services: services.Ready(cmd.Context()), Projections: []query.ProjectionSummary{}}
+				var rows [][2]string
+				for _, s := range found.Services {
+					rows = append(rows, [2]string{s.Name, s.URL + "  " + readiness(s)})
+					if !s.Ready {
+						w.add(failed, "%s is not ready", s.Name)
+					}
 				}
-			}
-			projection, raw, err := services.Projection(cmd.Context())
-			if err != nil {
-				wrong = append(wrong, "the projection cannot be read: "+err.Error())
-			} else {
-				found.Projection = raw
-				rows = append(rows, projectionRows(projection)...)
-				if projection.Audit.OK != nil && !*projection.Audit.OK {
-					wrong = append(wrong, "the audit has found something")
+				all, err := services.Projections(cmd.Context())
+				if err != nil {
+					w.add(failed, "the projections cannot be read: %v", err)
 				}
-			}
-			c.print(found, rows...)
-			if len(wrong) > 0 {
-				return end(failed, "%s", strings.Join(wrong, "\ntidemark: "))
-			}
-			return nil
+				var names []string
+				for _, p := range all {
+					names = append(names, p.Projection)
+				}
+				if one != "" && err == nil {
+					if _, err := named(names, one); err != nil {
+						return err
+					}
+				}
+				for _, p := range all {
+					if one != "" && p.Projection != one {
+						continue
+					}
+					found.Projections = append(found.Projections, p)
+					rows = append(rows, [2]string{p.Projection, summary(p)})
+					w.judge(p)
+				}
+				if one != "" && err == nil {
+					whole, err := services.Projection(cmd.Context(), one)
+					if err != nil {
+						return requestFailed(err)
+					}
+					found.Projection = &whole
+					rows = append(rows, projectionRows(whole)...)
+				}
+				c.print(found, rows...)
+				return w.error()
+			})
 		},
-	})
+	}
+	c.projectionFlag(cmd, &one, "say more of this projection, and nothing of the others")
+	return c.withOutput(cmd)
+}
+
+// judge notes what is wrong with a projection.
+func (w *worst) judge(p query.ProjectionSummary) {
+	switch p.State {
+	case query.ProjectionStateRefused:
+		w.add(failed, "%s is refused: %s", p.Projection, p.Refusal)
+	case query.ProjectionStateDown:
+		w.add(failed, "%s is down: no process runs it", p.Projection)
+	case query.ProjectionStateRebuilding:
+		w.add(notYet, "%s is being rebuilt: it has not caught up with its log once", p.Projection)
+	case query.ProjectionStateServing, query.ProjectionStateCatchingUp, query.ProjectionStateOff:
+	}
+	if p.AuditOk != nil && !*p.AuditOk {
+		w.add(failed, "the audit of %s has found something: tidemark audit --projection %s", p.Projection, p.Projection)
+	}
 }
 
 func readiness(s client.Service) string {
@@ -71,18 +128,47 @@ func readiness(s client.Service) string {
 	return "not ready: " + strings.Join(s.Reasons(), "; ")
 }
 
-func projectionRows(p client.Projection) [][2]string {
-	group, lag := "no group yet", "lag not known"
+func summary(p query.ProjectionSummary) string {
+	known := []string{strings.ReplaceAll(string(p.State), "_", " ")}
+	if p.State == query.ProjectionStateOff {
+		return known[0]
+	}
+	known = append(known, lag(p.Lag))
+	if p.CaughtUpAt != nil {
+		known = append(known, "caught up "+*p.CaughtUpAt)
+	}
+	known = append(known, verdict(p.AuditOk), fmt.Sprintf("%d dead letters", p.DeadLetters))
+	return strings.Join(known, ", ")
+}
+
+func lag(n *int64) string {
+	if n == nil {
+		return "lag not known"
+	}
+	return "lag " + strconv.FormatInt(*n, 10)
+}
+
+func verdict(audit *bool) string {
+	switch {
+	case audit == nil:
+		return "audit not run yet"
+	case *audit:
+		return "audit ok"
+	}
+	return "audit NOT ok"
+}
+
+func projectionRows(p query.Projection) [][2]string {
+	group := "no group yet"
 	if p.Group != nil {
 		group = "group " + *p.Group
 	}
-	if p.Totals.Lag != nil {
-		lag = "lag " + strconv.FormatInt(*p.Totals.Lag, 10)
-	}
+	t := p.Totals
 	rows := [][2]string{
-		{"projection", fmt.Sprintf("generation %d, epoch %d, %s", p.Generation, p.Epoch, group)},
-		{"records", fmt.Sprintf("%d applied, %d duplicate, %d rejected, %d skipped, %s", p.Totals.Applied, p.Totals.Duplicate, p.Totals.Rejected, p.Totals.Skipped, lag)},
-		{"caught up", text(p.CaughtUpAt)},
+		{"topic", p.Topic},
+		{"generation", fmt.Sprintf("%d in %s, epoch %d, %s", p.Generation, p.Schema, p.Epoch, group)},
+		{"records", fmt.Sprintf("%d applied, %d duplicate, %d rejected, %d expired, %d skipped", t.Applied, t.Duplicate, t.Rejected, t.Expired, t.Skipped)},
+		{"refused", p.Refusal},
 	}
 	if p.CatchingUp {
 		rows = append(rows, [2]string{"catching up", pace(p)})
@@ -90,7 +176,7 @@ func projectionRows(p client.Projection) [][2]string {
 	return append(rows, auditRows(p)...)
 }
 
-func pace(p client.Projection) string {
+func pace(p query.Projection) string {
 	var known []string
 	if p.Replay.Percent != nil {
 		known = append(known, fmt.Sprintf("%.1f%%", *p.Replay.Percent))
@@ -98,8 +184,8 @@ func pace(p client.Projection) string {
 	if p.Replay.Rate != nil {
 		known = append(known, fmt.Sprintf("%.0f records/s", *p.Replay.Rate))
 	}
-	if p.Replay.ETASeconds != nil {
-		known = append(known, "level in "+(time.Duration(*p.Replay.ETASeconds)*time.Second).String())
+	if p.Replay.EtaSeconds != nil {
+		known = append(known, "caught up in "+seconds(*p.Replay.EtaSeconds))
 	}
 	if len(known) == 0 {
 		return "pace not known yet"
@@ -107,22 +193,26 @@ func pace(p client.Projection) string {
 	return strings.Join(known, ", ")
 }
 
-func auditRows(p client.Projection) [][2]string {
+func seconds(s float64) string { return (time.Duration(s) * time.Second).String() }
+
+// auditRows say what the last audit has found, a row for each partition where it found something.
+func auditRows(p query.Projection) [][2]string {
 	last := ""
 	if p.Audit.LastRun != nil {
 		last = ", last run " + *p.Audit.LastRun
 	}
+	name := "audit of " + p.Projection
 	switch {
-	case p.Audit.OK == nil:
-		return [][2]string{{"audit", "not of every partition yet" + last}}
-	case *p.Audit.OK:
-		return [][2]string{{"audit", "ok" + last}}
+	case p.Audit.Ok == nil:
+		return [][2]string{{name, "not of every partition yet" + last}}
+	case *p.Audit.Ok:
+		return [][2]string{{name, "ok" + last}}
 	}
 	var rows [][2]string
 	for _, a := range p.Audit.Partitions {
-		if !a.OK {
-			rows = append(rows, [2]string{"audit", fmt.Sprintf("%s/%d: %s", a.Topic, a.Partition, a.Finding)})
+		if !a.Ok {
+			rows = append(rows, [2]string{name, fmt.Sprintf("%s/%d: %s", a.Topic, a.Partition, a.Finding)})
 		}
 	}
-	return append(rows, [2]string{"audit", "NOT ok" + last})
+	return append(rows, [2]string{name, "NOT ok" + last})
 }

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tidemark/tidemark/tidemark/internal/client"
+	"github.com/tidemark/tidemark/shared/api/query"
 )
 
 func (c *command) ticket() *cobra.Command {
@@ -32,9 +32,9 @@ still come.
 				return requestFailed(err)
 			}
 			c.print(t,
-				[2]string{"ticket", t.ID}, [2]string{"state", t.State}, [2]string{"position", text(t.Position)},
-				[2]string{"row_position", t.RowPosition}, [2]string{"event_timestamp", t.EventTimestamp}, [2]string{"created_at", t.CreatedAt},
-				[2]string{"reason_code", t.ReasonCode}, [2]string{"reason", text(t.Reason)}, [2]string{"reached", t.Reached}, [2]string{"as_of", text(t.AsOf)})
+				[2]string{"ticket", t.Id}, [2]string{"state", string(t.State)}, [2]string{"projection", text(t.Projection)}, [2]string{"position", text(t.Position)},
+				[2]string{"row_position", text(t.RowPosition)}, [2]string{"event_timestamp", text(t.EventTimestamp)}, [2]string{"created_at", text(t.CreatedAt)},
+				[2]string{"reason_code", text(t.ReasonCode)}, [2]string{"reason", text(t.Reason)}, [2]string{"reached", text(t.Reached)}, [2]string{"as_of", text(t.AsOf)})
 			return ticketStatus(t)
 		},
 	}
@@ -44,11 +44,11 @@ still come.
 	return c.withOutput(cmd)
 }
 
-func ticketStatus(t client.Ticket) error {
+func ticketStatus(t query.Ticket) error {
 	switch t.State {
-	case "applied", "duplicate":
+	case query.Applied, query.Duplicate:
 		return nil
-	case "rejected":
+	case query.Rejected:
 		return end(rejected, "the record is a dead letter")
 	default:
 		return end(notYet, "the ticket is %s", t.State)

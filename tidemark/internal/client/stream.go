@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/service"
 )
 
@@ -44,19 +45,20 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 		return &watchedConn{Conn: conn, closed: lost}, nil
 	}
 	defer transport.CloseIdleConnections()
-	req, err := c.new(ctx, request{method: http.MethodPost, service: door, base: c.services.URLs[service.Command.Name], path: "/api/v1/timestamps"}, io.NopCloser(body))
+	req, err := command.NewStampStreamRequestWithBody(c.server(service.Command), "application/x-ndjson", io.NopCloser(body))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/x-ndjson")
+	req = req.WithContext(ctx)
+	c.authorise(req)
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return &Unreachable{Service: door, URL: c.services.URLs[service.Command.Name], Sent: true, Err: unwrapped(err)}
+		return &Unreachable{Service: service.Command.Name, URL: c.services.URLs[service.Command.Name], Sent: true, Err: unwrapped(err)}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // the status alone says enough
-		return refusal(door, resp, text, new(any))
+		return refusal(service.Command, resp, text)
 	}
 	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("no answer for %s", silence)) })
 	defer quiet.Stop()
@@ -73,14 +75,14 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
-			return &Unreachable{Service: door, URL: c.services.URLs[service.Command.Name], Sent: true, Err: err}
+			return &Unreachable{Service: service.Command.Name, URL: c.services.URLs[service.Command.Name], Sent: true, Err: err}
 		}
 		var a LineAnswer
 		if err := json.Unmarshal(text, &a); err != nil {
-			return fmt.Errorf("%s at %s answered a line with something else than expected (%q): is it Tidemark's %s?", door, c.services.URLs[service.Command.Name], excerpt(text), door)
+			return fmt.Errorf("%s at %s answered a line with something else than expected (%q): is it Tidemark's %s?", service.Command.Name, c.services.URLs[service.Command.Name], excerpt(text), service.Command.Name)
 		}
 		if a.Error != nil {
-			a.Error.Service = door
+			a.Error.Service = service.Command.Name
 			if a.Line == 0 {
 				return a.Error
 			}
@@ -99,5 +101,3 @@ func (w *watchedConn) Close() error {
 	w.closed()
 	return w.Conn.Close()
 }
-
-var door = service.Command.Name

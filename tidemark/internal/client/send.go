@@ -1,0 +1,180 @@
+package client
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/tidemark/tidemark/shared/certs"
+	"github.com/tidemark/tidemark/shared/problem"
+	"github.com/tidemark/tidemark/shared/service"
+)
+
+const (
+	maxAnswer = 8 << 20
+	patience  = 20 * time.Second // for an answer that need not wait for anything
+)
+
+// sender is what a generated client sends its requests by: with the API key, and with the limits and the errors of this
+// package. An answer that it returns is a success, and has been read to its end.
+type sender struct {
+	client *Client
+	to     service.Spec
+}
+
+// Do sends req. Its context bounds the whole of it. Every status but 2xx is a *Problem.
+func (s *sender) Do(req *http.Request) (*http.Response, error) {
+	resp, body, err := s.client.send(req, s.to)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, refusal(s.to, resp, body)
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
+}
+
+// send sends one request and reads the answer to its end, whatever it is.
+func (c *Client) send(req *http.Request, to service.Spec) (*http.Response, []byte, error) {
+	c.authorise(req)
+	req.Header.Set("Accept", "application/json, "+problem.ContentType)
+	unreachable := func(err error) error {
+		return &Unreachable{Service: to.Name, URL: c.services.URLs[to.Name], Sent: req.Method != http.MethodGet, Err: err}
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, nil, unreachable(certs.Untrusted(unwrapped(err), "TIDEMARK_CA_FILE", c.services.CAFile))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil && len(body) > maxAnswer {
+		err = fmt.Errorf("more than %d bytes", maxAnswer)
+	}
+	if err != nil {
+		return nil, nil, unreachable(fmt.Errorf("read answer: %w", err))
+	}
+	return resp, body, nil
+}
+
+func (c *Client) authorise(req *http.Request) {
+	if c.services.APIKey != "" {
+		req.Header.Set("Authorization", "Bearer "+c.services.APIKey)
+	}
+}
+
+// read decodes the success that a generated client returned, and passes its error on.
+func read[T any](from service.Spec, resp *http.Response, err error) (T, error) {
+	var into T
+	if err != nil {
+		return into, err
+	}
+	body, err := io.ReadAll(resp.Body) // it is in memory
+	if err != nil {
+		return into, err
+	}
+	if err := json.Unmarshal(body, &into); err != nil {
+		return into, stranger(from, resp, body)
+	}
+	return into, nil
+}
+
+// stranger says that what answered is hardly the service that was asked.
+func stranger(from service.Spec, resp *http.Response, body []byte) error {
+	return fmt.Errorf("%s at %s answered %d with something else than expected (%q): is it Tidemark's %s?", from.Name, resp.Request.URL.Host, resp.StatusCode, excerpt(body), from.Name)
+}
+
+// Problem is a refusal or failure that a service answered with. Ticket and RetryKey are there when the command may have
+// been accepted all the same.
+type Problem struct {
+	Service  string `json:"-"`
+	Type     string `json:"type"`
+	Title    string `json:"title"`
+	Status   int    `json:"status"`
+	Detail   string `json:"detail"`
+	Ticket   string `json:"ticket,omitempty"`
+	RetryKey string `json:"retry_key,omitempty"`
+	Errors   []struct {
+		Position string `json:"position"`
+		Reason   string `json:"reason"`
+	} `json:"errors,omitempty"`
+}
+
+// Words are what the problem says, without who says it.
+func (p *Problem) Words() string {
+	if p.Detail != "" {
+		return p.Detail
+	}
+	return p.Title
+}
+
+func (p *Problem) Error() string {
+	text := p.Words()
+	for _, e := range p.Errors {
+		text += "\n  " + e.Position + ": " + e.Reason
+	}
+	return fmt.Sprintf("%s answered %d: %s", p.Service, p.Status, text)
+}
+
+// refusal reads an answer that is no success.
+func refusal(from service.Spec, resp *http.Response, body []byte) *Problem {
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	refused := &Problem{Service: from.Name, Status: resp.StatusCode, Title: http.StatusText(resp.StatusCode)}
+	switch kind {
+	case problem.ContentType:
+		_ = json.Unmarshal(body, refused) // The status alone says enough.
+		refused.Status = resp.StatusCode
+	case "application/json":
+	default:
+		refused.Detail = excerpt(body)
+	}
+	return refused
+}
+
+// Unreachable says that a service gave no answer.
+type Unreachable struct {
+	Service string
+	URL     string
+	Sent    bool // something that changes state
+	Err     error
+}
+
+func (u *Unreachable) Error() string {
+	return fmt.Sprintf("%s at %s gave no answer: %v", u.Service, u.URL, u.Err)
+}
+
+func (u *Unreachable) Unwrap() error { return u.Err }
+
+// Unknown says whether the request may have been carried out: only a connection that was never made, or never trusted,
+// rules that out.
+func (u *Unreachable) Unknown() bool {
+	var op *net.OpError
+	var untrusted *tls.CertificateVerificationError
+	return u.Sent && !(errors.As(u.Err, &op) && op.Op == "dial") && !errors.As(u.Err, &untrusted)
+}
+
+// unwrapped drops the method and URL that net/http puts before every error: they are said better.
+func unwrapped(err error) error {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
+	return err
+}
+
+func excerpt(body []byte) string {
+	text := string(bytes.ToValidUTF8(bytes.TrimSpace(body), []byte("?")))
+	if len(text) > 200 {
+		text = text[:200] + "… (" + strconv.Itoa(len(body)) + " bytes)"
+	}
+	return text
+}
