@@ -38,11 +38,8 @@ func (c *Client) Stamp(ctx context.Context, instant, key string) (Accepted, erro
 }
 
 func accepted(resp *http.Response, err error) (Accepted, error) {
-	ticket, err := read[command.Ticket](service.Command, resp, err)
-	if err != nil {
-		return Accepted{}, err
-	}
-	return Accepted{Ticket: ticket, Position: resp.Header.Get(position.Header)}, nil
+	ticket, header, err := read[command.Ticket](service.Command, resp, err)
+	return Accepted{Ticket: ticket, Position: header.Get(position.Header)}, err
 }
 
 // given is a parameter that is left out where it is empty.
@@ -57,7 +54,8 @@ func given(s string) *string {
 func (c *Client) Record(ctx context.Context, id, at string, wait time.Duration) (query.Timestamp, error) {
 	return patiently(ctx, at, wait, func(ctx context.Context, position, wait *string) (query.Timestamp, error) {
 		resp, err := c.query.GetTimestamp(ctx, id, &query.GetTimestampParams{Position: position, Wait: wait})
-		return read[query.Timestamp](service.Query, resp, err)
+		found, _, err := read[query.Timestamp](service.Query, resp, err)
+		return found, err
 	})
 }
 
@@ -67,7 +65,8 @@ func (c *Client) Ticket(ctx context.Context, id, at string, wait time.Duration) 
 	for {
 		ticket, err := patiently(ctx, at, time.Until(end), func(ctx context.Context, position, wait *string) (query.Ticket, error) {
 			resp, err := c.query.GetTicket(ctx, id, &query.GetTicketParams{Position: position, Wait: wait})
-			return read[query.Ticket](service.Query, resp, err)
+			found, _, err := read[query.Ticket](service.Query, resp, err)
+			return found, err
 		})
 		open := ticket.State == query.Pending || ticket.State == query.Unknown && at == ""
 		if err != nil || !open || time.Now().Add(retryPause).After(end) {

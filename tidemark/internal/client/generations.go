@@ -17,7 +17,7 @@ func (c *Client) Rebuildable(ctx context.Context) ([]consumer.Projection, error)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := c.consumer.ListProjections(ctx)
-	list, err := read[consumer.ProjectionList](service.Consumer, resp, err)
+	list, _, err := read[consumer.ProjectionList](service.Consumer, resp, err)
 	return list.Projections, err
 }
 
@@ -26,7 +26,7 @@ func (c *Client) Generations(ctx context.Context, projection string) ([]consumer
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := c.consumer.ListGenerations(ctx, projection)
-	list, err := read[consumer.GenerationList](service.Consumer, resp, err)
+	list, _, err := read[consumer.GenerationList](service.Consumer, resp, err)
 	return list.Generations, err
 }
 
@@ -40,7 +40,8 @@ func (c *Client) Rebuild(ctx context.Context, projection string, r consumer.Rebu
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := c.consumer.StartRebuild(ctx, projection, r)
-	return read[consumer.Generation](service.Consumer, resp, err)
+	found, _, err := read[consumer.Generation](service.Consumer, resp, err)
+	return found, err
 }
 
 // RebuildAll begins one of every projection, which are filled one after the other.
@@ -48,7 +49,7 @@ func (c *Client) RebuildAll(ctx context.Context, r consumer.RebuildAll) ([]consu
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := c.consumer.RebuildAll(ctx, r)
-	list, err := read[consumer.GenerationList](service.Consumer, resp, err)
+	list, _, err := read[consumer.GenerationList](service.Consumer, resp, err)
 	return list.Generations, err
 }
 
@@ -75,7 +76,8 @@ func (c *Client) Audit(ctx context.Context, projection string) (consumer.Audit, 
 	ctx, cancel := context.WithTimeout(ctx, auditPatience)
 	defer cancel()
 	resp, err := c.consumer.AuditNow(ctx, projection)
-	return read[consumer.Audit](service.Consumer, resp, err)
+	found, _, err := read[consumer.Audit](service.Consumer, resp, err)
+	return found, err
 }
 
 // generation asks something about one generation, whose answer is the generation.
@@ -85,5 +87,6 @@ func generation(ctx context.Context, projection string, n int,
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := ask(ctx, projection, int32(n)) //nolint:gosec // the command line bounds it
-	return read[consumer.Generation](service.Consumer, resp, err)
+	found, _, err := read[consumer.Generation](service.Consumer, resp, err)
+	return found, err
 }

@@ -35,7 +35,7 @@ func (c *Client) DeadLetters(ctx context.Context, s LetterSearch, after string, 
 		params.Partition = &partition
 	}
 	resp, err := c.query.SearchDeadLetters(ctx, params)
-	page, err := read[query.DeadLetterPage](service.Query, resp, err)
+	page, _, err := read[query.DeadLetterPage](service.Query, resp, err)
 	return page.Items, cursor(page.Next), err
 }
 
@@ -55,7 +55,8 @@ func (c *Client) DeadLetter(ctx context.Context, at string) (query.DeadLetter, e
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := c.query.GetDeadLetter(ctx, at, &query.GetDeadLetterParams{})
-	return read[query.DeadLetter](service.Query, resp, err)
+	found, _, err := read[query.DeadLetter](service.Query, resp, err)
+	return found, err
 }
 
 // AwaitDecisions returns when readers see the decisions, or when wait is over: an error says only that they may not yet.
@@ -75,7 +76,8 @@ func (c *Client) AwaitDecisions(ctx context.Context, decided []command.DecisionR
 	for _, d := range last {
 		_, err := patiently(ctx, d.Decision, time.Until(end), func(ctx context.Context, position, wait *string) (query.DeadLetter, error) {
 			resp, err := c.query.GetDeadLetter(ctx, d.Position, &query.GetDeadLetterParams{Position: position, Wait: wait})
-			return read[query.DeadLetter](service.Query, resp, err)
+			found, _, err := read[query.DeadLetter](service.Query, resp, err)
+			return found, err
 		})
 		if err != nil {
 			return err
@@ -104,9 +106,6 @@ func (c *Client) Discard(ctx context.Context, positions []string, note string) (
 }
 
 func decisions(resp *http.Response, err error) ([]command.DecisionResult, string, error) {
-	answer, err := read[command.Decisions](service.Command, resp, err)
-	if err != nil {
-		return nil, "", err
-	}
-	return answer.Results, resp.Header.Get(position.Header), nil
+	answer, header, err := read[command.Decisions](service.Command, resp, err)
+	return answer.Results, header.Get(position.Header), err
 }

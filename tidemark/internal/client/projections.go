@@ -12,7 +12,7 @@ func (c *Client) Projections(ctx context.Context) ([]query.ProjectionSummary, er
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := c.query.ListProjections(ctx, &query.ListProjectionsParams{})
-	list, err := read[query.ProjectionList](service.Query, resp, err)
+	list, _, err := read[query.ProjectionList](service.Query, resp, err)
 	return list.Projections, err
 }
 
@@ -21,5 +21,6 @@ func (c *Client) Projection(ctx context.Context, name string) (query.Projection,
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := c.query.GetProjection(ctx, name, &query.GetProjectionParams{})
-	return read[query.Projection](service.Query, resp, err)
+	found, _, err := read[query.Projection](service.Query, resp, err)
+	return found, err
 }

@@ -48,23 +48,23 @@ func (c *Client) Ready(ctx context.Context) []Service {
 
 func (c *Client) ready(ctx context.Context, spec service.Spec) Service {
 	s := Service{Name: spec.Name, URL: c.services.URLs[spec.Name]}
-	resp, body, err := c.get(ctx, spec, "ready")
+	a, err := c.get(ctx, spec, "ready")
 	if err != nil {
 		s.Error = err.Error()
 		return s
 	}
-	var answer struct {
+	var missing struct {
 		Missing map[string]string `json:"missing"`
 	}
 	switch {
-	case resp.StatusCode == http.StatusOK && json.Valid(body):
+	case a.status == http.StatusOK && json.Valid(a.body):
 		s.Ready = true
-	case resp.StatusCode == http.StatusOK:
-		s.Error = stranger(spec, resp, body).Error()
-	case resp.StatusCode == http.StatusServiceUnavailable && json.Unmarshal(body, &answer) == nil && len(answer.Missing) > 0:
-		s.Missing = answer.Missing
+	case a.status == http.StatusOK:
+		s.Error = a.strange().Error()
+	case a.status == http.StatusServiceUnavailable && json.Unmarshal(a.body, &missing) == nil && len(missing.Missing) > 0:
+		s.Missing = missing.Missing
 	default:
-		s.Error = refusal(spec, resp, body).Error()
+		s.Error = a.refusal().Error()
 	}
 	return s
 }
@@ -75,11 +75,11 @@ func (c *Client) Clocks(ctx context.Context) map[string]time.Duration {
 	ahead := map[string]time.Duration{}
 	for _, spec := range service.All() {
 		asked := time.Now()
-		resp, _, err := c.get(ctx, spec, "health")
-		if err != nil || resp.StatusCode != http.StatusOK {
+		a, err := c.get(ctx, spec, "health")
+		if err != nil || a.status != http.StatusOK {
 			continue
 		}
-		if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		if at, err := http.ParseTime(a.header.Get("Date")); err == nil {
 			ahead[spec.Name] = at.Add(time.Second / 2).Sub(asked.Add(time.Since(asked) / 2))
 		}
 	}
@@ -87,12 +87,12 @@ func (c *Client) Clocks(ctx context.Context) map[string]time.Duration {
 }
 
 // get asks for what every service answers and no specification's client has.
-func (c *Client) get(ctx context.Context, spec service.Spec, path string) (*http.Response, []byte, error) {
+func (c *Client) get(ctx context.Context, spec service.Spec, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitMargin)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.server(spec)+path, nil)
 	if err != nil {
-		return nil, nil, err
+		return answer{}, err
 	}
 	return c.send(req, spec)
 }

@@ -33,27 +33,39 @@ type sender struct {
 
 // Do sends req. Its context bounds the whole of it. Every status but 2xx is a *Problem.
 func (s *sender) Do(req *http.Request) (*http.Response, error) {
-	resp, body, err := s.client.send(req, s.to)
+	a, err := s.client.send(req, s.to)
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode/100 != 2 {
-		return nil, refusal(s.to, resp, body)
+	if a.status/100 != 2 {
+		return nil, a.refusal()
 	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp, nil
+	return &http.Response{
+		StatusCode: a.status, Status: http.StatusText(a.status), Header: a.header, Request: req,
+		Body: io.NopCloser(bytes.NewReader(a.body)), ContentLength: int64(len(a.body)),
+	}, nil
 }
 
-// send sends one request and reads the answer to its end, whatever it is.
-func (c *Client) send(req *http.Request, to service.Spec) (*http.Response, []byte, error) {
+// answer is one that has been read to its end.
+type answer struct {
+	from   service.Spec
+	url    string // of the service
+	status int
+	header http.Header
+	body   []byte
+}
+
+// send sends one request and reads the answer, whatever it is.
+func (c *Client) send(req *http.Request, to service.Spec) (answer, error) {
 	c.authorise(req)
 	req.Header.Set("Accept", "application/json, "+problem.ContentType)
+	url := c.services.URLs[to.Name]
 	unreachable := func(err error) error {
-		return &Unreachable{Service: to.Name, URL: c.services.URLs[to.Name], Sent: req.Method != http.MethodGet, Err: err}
+		return &Unreachable{Service: to.Name, URL: url, Sent: req.Method != http.MethodGet, Err: err}
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, nil, unreachable(certs.Untrusted(unwrapped(err), "TIDEMARK_CA_FILE", c.services.CAFile))
+		return answer{}, unreachable(certs.Untrusted(unwrapped(err), "TIDEMARK_CA_FILE", c.services.CAFile))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -61,9 +73,9 @@ func (c *Client) send(req *http.Request, to service.Spec) (*http.Response, []byt
 		err = fmt.Errorf("more than %d bytes", maxAnswer)
 	}
 	if err != nil {
-		return nil, nil, unreachable(fmt.Errorf("read answer: %w", err))
+		return answer{}, unreachable(fmt.Errorf("read answer: %w", err))
 	}
-	return resp, body, nil
+	return answer{to, url, resp.StatusCode, resp.Header, body}, nil
 }
 
 func (c *Client) authorise(req *http.Request) {
@@ -73,24 +85,25 @@ func (c *Client) authorise(req *http.Request) {
 }
 
 // read decodes the success that a generated client returned, and passes its error on.
-func read[T any](from service.Spec, resp *http.Response, err error) (T, error) {
+func read[T any](from service.Spec, resp *http.Response, err error) (T, http.Header, error) {
 	var into T
 	if err != nil {
-		return into, err
+		return into, nil, err
 	}
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body) // it is in memory
 	if err != nil {
-		return into, err
+		return into, nil, err
 	}
 	if err := json.Unmarshal(body, &into); err != nil {
-		return into, stranger(from, resp, body)
+		return into, nil, answer{from: from, url: resp.Request.URL.Scheme + "://" + resp.Request.URL.Host, status: resp.StatusCode, body: body}.strange()
 	}
-	return into, nil
+	return into, resp.Header, nil
 }
 
-// stranger says that what answered is hardly the service that was asked.
-func stranger(from service.Spec, resp *http.Response, body []byte) error {
-	return fmt.Errorf("%s at %s answered %d with something else than expected (%q): is it Tidemark's %s?", from.Name, resp.Request.URL.Host, resp.StatusCode, excerpt(body), from.Name)
+// strange says that what answered is hardly the service that was asked.
+func (a answer) strange() error {
+	return fmt.Errorf("%s at %s answered %d with something else than expected (%q): is it Tidemark's %s?", a.from.Name, a.url, a.status, excerpt(a.body), a.from.Name)
 }
 
 // Problem is a refusal or failure that a service answered with. Ticket and RetryKey are there when the command may have
@@ -125,17 +138,17 @@ func (p *Problem) Error() string {
 	return fmt.Sprintf("%s answered %d: %s", p.Service, p.Status, text)
 }
 
-// refusal reads an answer that is no success.
-func refusal(from service.Spec, resp *http.Response, body []byte) *Problem {
-	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	refused := &Problem{Service: from.Name, Status: resp.StatusCode, Title: http.StatusText(resp.StatusCode)}
+// refusal is an answer that is no success.
+func (a answer) refusal() *Problem {
+	kind, _, _ := mime.ParseMediaType(a.header.Get("Content-Type"))
+	refused := &Problem{Service: a.from.Name, Status: a.status, Title: http.StatusText(a.status)}
 	switch kind {
 	case problem.ContentType:
-		_ = json.Unmarshal(body, refused) // The status alone says enough.
-		refused.Status = resp.StatusCode
+		_ = json.Unmarshal(a.body, refused) // The status alone says enough.
+		refused.Status = a.status
 	case "application/json":
 	default:
-		refused.Detail = excerpt(body)
+		refused.Detail = excerpt(a.body)
 	}
 	return refused
 }

@@ -58,7 +58,7 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // the status alone says enough
-		return refusal(service.Command, resp, text)
+		return answer{from: service.Command, status: resp.StatusCode, header: resp.Header, body: text}.refusal()
 	}
 	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("no answer for %s", silence)) })
 	defer quiet.Stop()
