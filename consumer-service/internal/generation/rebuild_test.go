@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
-
 )
 
 // A blue/green rebuild, a rollback, and back again: each time the tables in public are the other ones, and

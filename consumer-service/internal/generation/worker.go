@@ -80,7 +80,7 @@ func (s *Service) start(ctx context.Context, g Generation) *worker {
 	w := &worker{id: uuid.New(), cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(w.ended)
-		log := s.Logger.With("projection", s.name(), "generation", g.Number)
+		log := s.Logger.With("generation", g.Number)
 		for ctx.Err() == nil {
 			err := s.fill(ctx, g, w, log)
 			if ctx.Err() != nil {
@@ -89,7 +89,7 @@ func (s *Service) start(ctx context.Context, g Generation) *worker {
 			if err != nil {
 				w.trouble(err.Error())
 			}
-			log.Warn("a worker could not begin and is tried again", "err", err)
+			log.Warn("a worker could not begin and is tried again", "projection", s.name(), "err", err)
 			_ = loop.Sleep(ctx, time.Second) // the loop looks at ctx
 		}
 	}()
@@ -109,7 +109,7 @@ func (s *Service) fill(ctx context.Context, g Generation, w *worker, log *slog.L
 		Ready: w, Metrics: projection.NewMetrics(prometheus.NewRegistry()).Of(s.name()), Logger: log,
 		Stop: func(r *projection.Refusal) { w.trouble(r.Reason) },
 	})
-	log.Info("a worker begins", "group", group)
+	log.Info("a worker begins", "projection", s.name(), "group", group)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup
@@ -118,7 +118,7 @@ func (s *Service) fill(ctx context.Context, g Generation, w *worker, log *slog.L
 	err := projector.Consume(ctx, projection.Membership{Kafka: s.Worker.Kafka, ClientID: s.Worker.ClientID, BatchSize: s.Worker.BatchSize})
 	cancel()
 	running.Wait()
-	log.Info("a worker ends", "group", group)
+	log.Info("a worker ends", "projection", s.name(), "group", group)
 	return err
 }
 

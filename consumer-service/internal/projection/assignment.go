@@ -29,6 +29,8 @@ type assignment struct {
 const (
 	// swapPoll is the time between two looks of a writer that waits for the end of a swap.
 	swapPoll = 15 * time.Millisecond
+	// notWrittenPoll is the time between two looks of a worker whose candidate is no longer filled.
+	notWrittenPoll = 500 * time.Millisecond
 	// mostRereads is how often a generation and a progress of two epochs are read again.
 	mostRereads = 20
 )

@@ -187,6 +187,12 @@ func (p *Projector) SetUp(s kafka.Session) error {
 			return refusal
 		case ctx.Err() != nil:
 			return nil // a session that is over is no error; the next one sets up again
+		case errors.Is(err, errNotWritten):
+			p.Logger.Debug("nothing is to be written", "topic", p.topic(), "reason", err.Error())
+			if loop.Sleep(ctx, notWrittenPoll) != nil {
+				return nil
+			}
+			continue
 		case errors.Is(err, errSwapping):
 			p.unready(PartAssignment, "waiting to set up: "+err.Error())
 			if err := p.store.takeBack(ctx); err != nil {
@@ -316,6 +322,11 @@ func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) (m
 	g, err := p.store.generation(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if p.Role.candidate() != nil {
+		if err := p.Role.check(g, p.Group); err != nil {
+			return nil, err
+		}
 	}
 	if err := judgeCluster(g, cluster); err != nil {
 		return nil, err

@@ -150,7 +150,7 @@ func (candidate) check(g generation, _ string) error {
 	if written(g.State) {
 		return nil
 	}
-	return fmt.Errorf("generation %d is not written any more: it is %s", g.Number, g.State)
+	return fmt.Errorf("%w: generation %d is %s", errNotWritten, g.Number, g.State)
 }
 
 func (candidate) enter(ctx context.Context, s store, e entering) (out entered, err error) {

@@ -120,7 +120,7 @@ func TestWritersGoOnInTheTablesThatWereSwappedIn(t *testing.T) {
 
 			// The candidate's writers find that they write nothing any more.
 			b.log.add(2, day, value(uuid.New(), day))
-			require.ErrorContains(t, candidate.read(t.Context(), 2, b.log.records[2]), "generation 1 is not written any more: it is serving")
+			require.ErrorContains(t, candidate.read(t.Context(), 2, b.log.records[2]), "not written any more: generation 1 is serving")
 			require.NoError(t, candidate.look(t.Context(), &watch{tails: map[int32]int64{}}))
 			require.True(t, candidate.session.ended)
 			require.NoError(t, b.read(t.Context(), 2, b.log.records[2]))
@@ -253,5 +253,5 @@ func TestACandidateHasNoNameToJudge(t *testing.T) {
 	b.exec(t, `UPDATE projection_generations SET state = 'dropping' WHERE projection = 'timestamps' AND generation = 1`)
 	b.log.records[0] = nil
 	b.exec(t, `UPDATE timestamps_g1.projection_progress SET next_offset = 0, applied = 0, last_offset = NULL`)
-	require.ErrorContains(t, candidate.join(t), "it is dropping")
+	require.ErrorContains(t, candidate.join(t), "generation 1 is dropping")
 }

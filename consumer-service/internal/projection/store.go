@@ -266,7 +266,11 @@ UPDATE public.projections SET refusal = $1, refused_at = clock_timestamp() WHERE
 	return nil
 }
 
-var errGone = errors.New("the generation is gone")
+var (
+	errGone = errors.New("the generation is gone")
+	// errNotWritten says that a candidate is no longer filled: it serves now, or is being dropped. Its worker ends soon.
+	errNotWritten = errors.New("the generation is not written any more")
+)
 
 // candidateGeneration reads the row of a candidate that is written, or says why it is not.
 func (s store) candidateGeneration(ctx context.Context, tx *sqlx.Tx) (g generation, err error) {
@@ -277,7 +281,7 @@ func (s store) candidateGeneration(ctx context.Context, tx *sqlx.Tx) (g generati
 	case err != nil:
 		return g, fmt.Errorf("read the generation: %w", err)
 	case !written(g.State):
-		return g, fmt.Errorf("generation %d is not written any more: it is %s", g.Number, g.State)
+		return g, fmt.Errorf("%w: generation %d is %s", errNotWritten, g.Number, g.State)
 	}
 	return g, nil
 }
