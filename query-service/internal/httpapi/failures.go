@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/endpoint"
 	"github.com/tidemark/tidemark/query-service/internal/generation"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
@@ -70,6 +71,11 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 		return Failure{problem.Problem{
 			Status: http.StatusNotFound,
 			Detail: "no record has this id; one that was accepted may still come: send its " + position.Header + " to wait for it",
+		}, "absent", ""}
+	case errors.Is(err, endpoint.ErrNotFound):
+		return Failure{problem.Problem{
+			Status: http.StatusNotFound,
+			Detail: "no endpoint has this id; one that was accepted may still come: send its " + position.Header + " to wait for it",
 		}, "absent", ""}
 	case errors.Is(err, generation.ErrNotFound):
 		return Failure{problem.Problem{Status: http.StatusNotFound, Detail: "the projection has no generation of this number"}, "absent", ""}

@@ -4,6 +4,7 @@ package testdb
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
@@ -75,6 +77,52 @@ func (db *DB) Define(t *testing.T, name string) (topic string) {
 	db.Must(t, `INSERT INTO `+name+`.projection_progress (topic, partition, epoch, first_offset, next_offset)
 		SELECT $2, p, g.epoch, 0, 0 FROM projection_generations g, generate_series(0, 1) p WHERE g.projection = $1`, name, topic)
 	return topic
+}
+
+// BeginEndpoints begins the projection endpoints with one partition that has caught up.
+func (db *DB) BeginEndpoints(t *testing.T) {
+	t.Helper()
+	db.Run(t, "endpoints")
+	db.Must(t, `INSERT INTO endpoints.projection_progress (topic, partition, epoch, first_offset, next_offset, log_end, log_end_at, caught_up_at)
+		SELECT $1, 0, g.epoch, 0, 0, 0, now(), now() FROM projection_generations g WHERE g.projection = 'endpoints'`, topic.EndpointCommand.Name)
+}
+
+// PutEndpoint projects a put as the next record of endpoints, and returns its ticket. The document must be
+// complete, as command-service writes it.
+func (db *DB) PutEndpoint(t *testing.T, id uuid.UUID, document, by string) uuid.UUID {
+	t.Helper()
+	e, wrong := event.ParseEndpoint([]byte(document))
+	require.Empty(t, wrong)
+	tags, err := json.Marshal(append([]string{}, e.Tags...))
+	require.NoError(t, err)
+	ticket := db.commandEndpoint(t, id, "put", document, by)
+	db.Must(t, `INSERT INTO endpoints.current_endpoints
+		SELECT endpoint_id, false, $2, $3, $4, $5, $6, $7, document, created_at, created_at, sent_by, command_id, partition, "offset" FROM endpoints.endpoint_commands WHERE command_id = $1
+		ON CONFLICT (endpoint_id) DO UPDATE SET deleted = false, url = excluded.url, name = excluded.name, group_name = excluded.group_name, tags = excluded.tags,
+			interval_seconds = excluded.interval_seconds, enabled = excluded.enabled, document = excluded.document,
+			created_at = coalesce(current_endpoints.created_at, excluded.created_at), changed_at = excluded.changed_at, changed_by = excluded.changed_by,
+			command_id = excluded.command_id, partition = excluded.partition, "offset" = excluded."offset"`,
+		ticket, e.URL, e.Name, e.Group, string(tags), int(e.Interval.Seconds()), e.Enabled)
+	return ticket
+}
+
+// DeleteEndpoint projects a delete as the next record of endpoints, and returns its ticket.
+func (db *DB) DeleteEndpoint(t *testing.T, id uuid.UUID, by string) uuid.UUID {
+	t.Helper()
+	ticket := db.commandEndpoint(t, id, "delete", "", by)
+	db.Must(t, `UPDATE endpoints.current_endpoints e SET deleted = true, url = NULL, name = NULL, group_name = NULL, tags = NULL, interval_seconds = NULL,
+			enabled = NULL, document = NULL, created_at = NULL, changed_at = c.created_at, changed_by = c.sent_by, command_id = c.command_id, partition = c.partition, "offset" = c."offset"
+		FROM endpoints.endpoint_commands c WHERE c.command_id = $1 AND e.endpoint_id = c.endpoint_id`, ticket)
+	return ticket
+}
+
+func (db *DB) commandEndpoint(t *testing.T, id uuid.UUID, kind, document, by string) uuid.UUID {
+	t.Helper()
+	ticket := uuid.Must(uuid.NewV7())
+	db.Must(t, `WITH at AS (
+			UPDATE endpoints.projection_progress SET next_offset = next_offset + 1, log_end = next_offset + 1, applied = applied + 1 WHERE partition = 0 RETURNING next_offset - 1 AS o
+		) INSERT INTO endpoints.endpoint_commands SELECT $1, $2, $3, nullif($4, ''), $5, now(), 0, o FROM at`, id, ticket, kind, document, by)
+	return ticket
 }
 
 // Must executes a statement.
