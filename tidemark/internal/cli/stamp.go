@@ -90,18 +90,19 @@ nothing counts twice. --output json prints a line for each: its number, ticket, 
 	return c.withOutput(cmd)
 }
 
-// stampFailed tells a refusal from an outcome that nobody knows.
-func stampFailed(err error, instant, key string) error {
-	unknown := false
+// outcomeUnknown says that a command may have been accepted although it ended in an error.
+func outcomeUnknown(err error) bool {
 	var problem *client.Problem
 	if errors.As(err, &problem) {
-		unknown = problem.RetryKey != ""
+		return problem.RetryKey != ""
 	}
 	var unreachable *client.Unreachable
-	if errors.As(err, &unreachable) {
-		unknown = unreachable.Unknown()
-	}
-	if !unknown {
+	return errors.As(err, &unreachable) && unreachable.Unknown()
+}
+
+// stampFailed tells a refusal from an outcome that nobody knows.
+func stampFailed(err error, instant, key string) error {
+	if !outcomeUnknown(err) {
 		return requestFailed(err)
 	}
 	again := "tidemark stamp"
