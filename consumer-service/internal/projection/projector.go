@@ -270,6 +270,11 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err := p.commit(ctx, s, in); err != nil {
 		return err
 	}
+	if p.Role.candidate() == nil { // noted before the service is ready: nobody finds a projection off that is being read
+		if err := p.store.runs(ctx); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session, p.assigned = s, assigned
