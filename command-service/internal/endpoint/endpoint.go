@@ -51,6 +51,15 @@ func (e *InvalidError) Error() string {
 // Of returns the id of the endpoint that the command with that ticket makes, so that a retry makes no second one.
 func Of(command uuid.UUID) uuid.UUID { return ticket.Derived("tidemark endpoint 1", command.String()) }
 
+// ParseID reads the id of an endpoint. The error is an *InvalidError.
+func ParseID(text string) (uuid.UUID, error) {
+	id, err := ticket.Parse(text)
+	if err != nil {
+		return uuid.Nil, invalid([]event.FieldError{{Path: "id", Message: fmt.Sprintf("expected the endpoint's id, a UUID, found %.64q", text)}})
+	}
+	return id, nil
+}
+
 // Parse reads a body of JSON: one endpoint, or a list of up to 1,000. The error is an *InvalidError.
 func Parse(body []byte) (items []Item, list bool, err error) {
 	raw, err := sound(body)

@@ -95,8 +95,8 @@ func (s *Server) newEndpoints(c *gin.Context, items []endpoint.Item, list bool, 
 
 // PutEndpoint accepts how an endpoint shall be.
 func (s *Server) PutEndpoint(c *gin.Context, id string, p api.PutEndpointParams) {
-	of, err := ticket.Parse(id)
-	if err != nil { // the specification has a pattern
+	of, err := endpoint.ParseID(id)
+	if err != nil {
 		s.fail(c, err, attempt{})
 		return
 	}
@@ -114,8 +114,8 @@ func (s *Server) PutEndpoint(c *gin.Context, id string, p api.PutEndpointParams)
 
 // DeleteEndpoint accepts that an endpoint shall be no more.
 func (s *Server) DeleteEndpoint(c *gin.Context, id string, p api.DeleteEndpointParams) {
-	of, err := ticket.Parse(id)
-	if err != nil { // the specification has a pattern
+	of, err := endpoint.ParseID(id)
+	if err != nil {
 		s.fail(c, err, attempt{})
 		return
 	}

@@ -2434,7 +2434,7 @@ type DeleteEndpointResponse struct {
 	// JSON202 the response for an HTTP 202 `application/json` response
 	JSON202 *EndpointAccepted
 	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
-	ApplicationproblemJSON400 *Refused
+	ApplicationproblemJSON400 *BadEndpoint
 	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
@@ -2461,7 +2461,7 @@ func (r DeleteEndpointResponse) GetJSON202() *EndpointAccepted {
 }
 
 // GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
-func (r DeleteEndpointResponse) GetApplicationproblemJSON400() *Refused {
+func (r DeleteEndpointResponse) GetApplicationproblemJSON400() *BadEndpoint {
 	return r.ApplicationproblemJSON400
 }
 
@@ -3733,7 +3733,7 @@ func ParseDeleteEndpointResponse(rsp *http.Response) (*DeleteEndpointResponse, e
 		response.JSON202 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest Refused
+		var dest BadEndpoint
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
