@@ -21,9 +21,9 @@ func TestConfigurationTellsItsMistakes(t *testing.T) {
 	t.Parallel()
 	c := DefaultConfig()
 	require.NoError(t, config.Load(&c, map[string]string{"ACCEPT_LOG_START": "timestamp.command.v1/3@42,timestamp.command.v1/4@7"}))
-	accepted, err := c.acceptedStarts("timestamp.command.v1")
+	accepted, err := c.acceptedStarts(definitions(c.Kafka))
 	require.NoError(t, err)
-	require.Equal(t, map[int32]int64{3: 42, 4: 7}, accepted)
+	require.Equal(t, map[string]map[int32]int64{"timestamp.command.v1": {3: 42, 4: 7}}, accepted)
 
 	for name, tc := range map[string]struct{ variable, value, words string }{
 		"no position":         {"ACCEPT_LOG_START", "42", "is no position"},
