@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +61,8 @@ func (c Config) Validate() error {
 type Options struct {
 	Config    Config
 	Log       *slog.Logger
-	Topic     string               // name of the topic of commands, topic.TimestampCommand's unless given
+	Topic     string               // name of the topic of timestamps, topic.TimestampCommand's unless given
+	Endpoints string               // name of the topic of endpoints, topic.EndpointCommand's unless given
 	Decisions string               // name of the topic of decisions on dead letters, topic.DeadLetterCommand's unless given
 	Watch     WatchOptions         // how often the log is looked after
 	Listening func(address string) // told once the port is open; may be nil
@@ -70,17 +72,12 @@ type Options struct {
 // the start, a topic that could lose what it holds (a *kafka.GuardError). A broker that is away is waited
 // for, unready.
 func Run(ctx context.Context, o Options) error {
-	commands, decided := topic.TimestampCommand.Sized(o.Config.Kafka), topic.DeadLetterCommand.Sized(o.Config.Kafka)
-	if o.Topic != "" {
-		commands.Name = o.Topic
-	}
-	if o.Decisions != "" {
-		decided.Name = o.Decisions
-	}
+	stamps, endpoints, decided := topic.TimestampCommand.Sized(o.Config.Kafka), topic.EndpointCommand.Sized(o.Config.Kafka), topic.DeadLetterCommand.Sized(o.Config.Kafka)
+	stamps.Name, endpoints.Name, decided.Name = cmp.Or(o.Topic, stamps.Name), cmp.Or(o.Endpoints, endpoints.Name), cmp.Or(o.Decisions, decided.Name)
 	return service.Run(ctx, service.Options{
 		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
 		API:   manners.Options{HTTP: o.Config.HTTP, Spec: api.Spec, MaxBodies: httpapi.Bodies},
-		Parts: []string{partLog, partDecisions, partPublisher},
+		Parts: []string{partLog, partEndpoints, partDecisions, partPublisher},
 	}, func(ctx context.Context, s *service.Service) error {
 		publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
 			Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
@@ -94,33 +91,49 @@ func Run(ctx context.Context, o Options) error {
 		s.Stack.Add("publisher", func(context.Context) error { return publisher.Close() })
 
 		metrics := door.NewMetrics(s.Registry)
-		entrance, err := door.New(door.Options{
-			Topic: commands.Name, Partitions: int32(commands.Partitions), Log: publisher,
-			Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: s.Tracer,
-		})
-		if err != nil {
-			return err
-		}
-		s.Stack.Add("door", entrance.Close)
-		decisions, err := door.New(door.Options{Topic: decided.Name, Log: publisher, Deadline: o.Config.ProduceDeadline, Metrics: metrics.Beside(), Tracer: s.Tracer})
-		if err != nil {
-			return err
-		}
-		s.Stack.Add("door of decisions", decisions.Close)
 		reader := kafka.NewReader(o.Config.Kafka, Name)
 		s.Stack.Add("log reader", func(context.Context) error { return reader.Close() })
+		// doorTo makes the door to a topic and the guard that opens it.
+		doorTo := func(t topic.Spec, part string) (*door.Door, error) {
+			d, err := door.New(door.Options{
+				Topic: t.Name, Partitions: int32(t.Partitions), Log: publisher,
+				Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: s.Tracer,
+			})
+			if err != nil {
+				return nil, err
+			}
+			s.Stack.Add("door of "+t.Name, d.Close)
+			s.Stack.Go(ctx, "guard of "+t.Name, func(ctx context.Context) { guardDoor(ctx, o, reader, t, part, d, s.Ready, s.Fail) })
+			return d, nil
+		}
+		var doors httpapi.Doors
+		if doors.Timestamps, err = doorTo(stamps, partLog); err != nil {
+			return err
+		}
+		if doors.Endpoints, err = doorTo(endpoints, partEndpoints); err != nil {
+			return err
+		}
+		decisions, err := doorTo(decided, partDecisions)
+		if err != nil {
+			return err
+		}
 		letters := deadletter.New(deadletter.Options{
-			Commands: entrance, Decisions: decisions, Log: reader, Topic: commands.Name, Partitions: int32(commands.Partitions), Deadline: o.Config.ProduceDeadline,
+			Topics:    append([]deadletter.Topic{deadletter.Timestamps(stamps, doors.Timestamps), deadletter.Endpoints(endpoints, doors.Endpoints)}, foreign(o.Config.Kafka)...),
+			Decisions: decisions, Log: reader, Deadline: o.Config.ProduceDeadline,
 		})
-
-		s.Stack.Go(ctx, "guard", func(ctx context.Context) { guardDoor(ctx, o, reader, commands, partLog, entrance, s.Ready, s.Fail) })
-		s.Stack.Go(ctx, "guard of decisions", func(ctx context.Context) {
-			guardDoor(ctx, o, reader, decided, partDecisions, decisions, s.Ready, s.Fail)
-		})
-
-		if err := httpapi.Mount(ctx, s.Engine.Engine, entrance, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
+		if err := httpapi.Mount(ctx, s.Engine.Engine, doors, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
 			return err
 		}
 		return s.Listen(ctx, longestDeadline+15*time.Second)
 	})
+}
+
+// foreign are the topics that other services write: their dead letters can only be discarded.
+func foreign(k config.Kafka) (all []deadletter.Topic) {
+	for _, t := range topic.All() {
+		if !t.Redrivable() {
+			all = append(all, deadletter.Foreign(t.Sized(k)))
+		}
+	}
+	return all
 }

@@ -72,8 +72,8 @@ func (l *lines) String() string {
 
 func options(brokers []string) Options {
 	name := uuid.NewString()
-	o := Options{Config: DefaultConfig(), Topic: "commands-" + name, Decisions: "decisions-" + name}
-	o.Config.ServerPort, o.Config.Brokers, o.Config.Partitions = 0, brokers, 3
+	o := Options{Config: DefaultConfig(), Topic: "commands-" + name, Endpoints: "endpoints-" + name, Decisions: "decisions-" + name}
+	o.Config.ServerPort, o.Config.Brokers, o.Config.Partitions, o.Config.ClaimedPartitions = 0, brokers, 3, 5
 	o.Watch = WatchOptions{Retry: 20 * time.Millisecond, Guard: 50 * time.Millisecond}
 	return o
 }
@@ -163,6 +163,61 @@ func TestACommandIsARecordOfTheLog(t *testing.T) {
 	require.Equal(t, map[string]string{
 		event.HeaderCorrelationID: "mine 1", event.HeaderProducer: "command-service/" + telemetry.Version,
 	}, headersOf(t, s, brokers))
+}
+
+func TestAnEndpointIsARecordOfItsTopic(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	o := options(brokers)
+	s := start(t, o)
+	s.ready(t)
+	r := kafka.NewReader(config.Kafka{Brokers: brokers}, "test")
+	defer func() { require.NoError(t, r.Close()) }()
+	made := topic.EndpointCommand.Sized(o.Config.Kafka)
+	made.Name = o.Endpoints
+	require.NoError(t, r.Check(t.Context(), made), "five partitions, kept forever")
+	put := func(n int) *http.Response {
+		t.Helper()
+		body := "- url: https://example.org/1" + strings.Repeat("\n- url: https://example.org/more", n-1)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/api/v1/endpoints", strings.NewReader(body))
+		require.NoError(t, err)
+		request.Header.Set("Content-Type", "application/yaml")
+		request.Header.Set("Idempotency-Key", "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55")
+		request.Close = true
+		res, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		require.Equal(t, 202, res.StatusCode)
+		return res
+	}
+	type accepted struct {
+		ID         string `json:"id"`
+		EndpointID string `json:"endpoint_id"`
+		Position   string `json:"position"`
+	}
+	var values []string
+	for range 2 { // a retry makes no second endpoint
+		res := put(20)
+		var all []accepted
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&all))
+		require.NoError(t, res.Body.Close())
+		require.Len(t, all, 20)
+		for i, a := range all {
+			at, err := position.Parse(a.Position)
+			require.NoError(t, err)
+			rec, found, err := r.RecordAt(t.Context(), o.Endpoints, at.Partition, at.Offset)
+			require.NoError(t, err)
+			require.True(t, found)
+			require.Equal(t, a.EndpointID, string(rec.Key))
+			require.Equal(t, kafka.PartitionOf(rec.Key, 5), at.Partition)
+			c, err := event.DecodeEndpointCommand(rec.Value)
+			require.NoError(t, err)
+			require.Equal(t, []string{a.ID, a.EndpointID}, []string{c.CommandID.String(), c.EndpointID.String()})
+			if len(values) < 20 {
+				values = append(values, string(rec.Value))
+			}
+			require.Equal(t, values[i], string(rec.Value))
+		}
+	}
 }
 
 // headersOf reads the headers of a command's record with a plain client.

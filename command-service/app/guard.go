@@ -13,7 +13,8 @@ import (
 
 // The parts of readiness.
 const (
-	partLog       = "log"              // the topic of commands is there and safe
+	partLog       = "log"              // the topic of timestamps is there and safe
+	partEndpoints = "endpoints log"    // so is that of endpoints
 	partDecisions = "dead letters log" // so is that of decisions on dead letters
 	partPublisher = "publisher"        // there is a connection to write by
 )

@@ -20,19 +20,29 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConfigurationTellsItsMistakes(t *testing.T) {
 	t.Parallel()
 	c := DefaultConfig()
-	require.NoError(t, config.Load(&c, map[string]string{"ACCEPT_LOG_START": "timestamp.command.v1/3@42,timestamp.command.v1/4@7"}))
-	accepted, err := c.acceptedStarts(definitions(c.Kafka))
+	require.NoError(t, config.Load(&c, map[string]string{
+		"ACCEPT_LOG_START": "timestamp.command.v1/3@42, timestamp.command.v1/4@7,endpoint.command.v1/47@1", "PROJECTIONS": " endpoints ,timestamps,,endpoints",
+	}))
+	all := definitions(c.Kafka)
+	accepted, err := c.acceptedStarts(all)
 	require.NoError(t, err)
-	require.Equal(t, map[string]map[int32]int64{"timestamp.command.v1": {3: 42, 4: 7}}, accepted)
+	require.Equal(t, map[string]map[int32]int64{"timestamp.command.v1": {3: 42, 4: 7}, "endpoint.command.v1": {47: 1}}, accepted)
+	chosen, err := c.chosen(all)
+	require.NoError(t, err)
+	require.Equal(t, []string{"endpoints", "timestamps"}, chosen)
+	require.Equal(t, []string{"timestamps", "endpoints"}, DefaultConfig().Projections, "all of them unless set")
 
 	for name, tc := range map[string]struct{ variable, value, words string }{
-		"no position":         {"ACCEPT_LOG_START", "42", "is no position"},
-		"another topic":       {"ACCEPT_LOG_START", "other/3@42", "is no partition of timestamp.command.v1, which has 12"},
-		"no such partition":   {"ACCEPT_LOG_START", "timestamp.command.v1/12@0", "is no partition"},
-		"batch of nothing":    {"BATCH_SIZE", "0", "BATCH_SIZE=0 is outside"},
-		"audits without end":  {"AUDIT_INTERVAL", "1ms", "AUDIT_INTERVAL=1ms is below"},
-		"no base URL":         {"QUERY_URL", "7082", "QUERY_URL="},
-		"a name that is long": {"KAFKA_GROUP_ID", string(make([]byte, 201)), "KAFKA_GROUP_ID must have 1 to 200 characters"},
+		"no position":          {"ACCEPT_LOG_START", "42", "is no position"},
+		"another topic":        {"ACCEPT_LOG_START", "other/3@42", "no projection reads the topic of other/3@42"},
+		"no such partition":    {"ACCEPT_LOG_START", "timestamp.command.v1/12@0", "is no partition of timestamp.command.v1, which has 12"},
+		"nor of a claimed one": {"ACCEPT_LOG_START", "endpoint.command.v1/48@0", "is no partition of endpoint.command.v1, which has 48"},
+		"batch of nothing":     {"BATCH_SIZE", "0", "BATCH_SIZE=0 is outside"},
+		"audits without end":   {"AUDIT_INTERVAL", "1ms", "AUDIT_INTERVAL=1ms is below"},
+		"no base URL":          {"QUERY_URL", "7082", "QUERY_URL="},
+		"a name that is long":  {"KAFKA_GROUP_ID", string(make([]byte, 201)), "KAFKA_GROUP_ID must have 1 to 200 characters"},
+		"no projection":        {"PROJECTIONS", " , ", "PROJECTIONS names no projection: name some of timestamps, endpoints"},
+		"an unknown one":       {"PROJECTIONS", "timestamps,endpoint", `PROJECTIONS: there is no projection "endpoint": there are timestamps, endpoints`},
 	} {
 		c := DefaultConfig()
 		require.ErrorContains(t, config.Load(&c, map[string]string{tc.variable: tc.value}), tc.words, name)

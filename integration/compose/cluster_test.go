@@ -318,7 +318,9 @@ func (h *byHand) requireFront(last answer) {
 		{http.MethodPost, "/api/v1/timestamp", "", http.StatusUnauthorized},
 		{http.MethodPost, "/app", h.key, http.StatusOK},
 		{http.MethodGet, "/api/v1/timestamps", h.key, http.StatusOK},
-		{http.MethodGet, "/api/v1/generations", h.key, http.StatusOK},
+		{http.MethodGet, "/api/v1/projections/timestamps/generations", h.key, http.StatusOK},
+		{http.MethodPost, "/api/v1/projections/timestamps/audit", h.key, http.StatusOK},
+		{http.MethodPost, "/api/v1/rebuilds", "", http.StatusUnauthorized},
 		{http.MethodGet, "/metrics", h.key, http.StatusNotFound},
 		{http.MethodGet, "/health", "", http.StatusOK},
 	} {

@@ -165,6 +165,7 @@ func DecodeEndpointCommand(value []byte) (EndpointCommand, error) {
 // wrong with it. Members that it does not know are ignored.
 func ParseEndpoint(document []byte) (Endpoint, []FieldError) {
 	var at [6][]byte
+	var twice [6]bool
 	names := [6]string{"url", "name", "group", "tags", "interval", "enabled"}
 	var wrong []FieldError
 	broken := members(document, documentLevels, func(name, value []byte) {
@@ -172,7 +173,8 @@ func ParseEndpoint(document []byte) (Endpoint, []FieldError) {
 			if string(name) != names[i] {
 				continue
 			}
-			if at[i] != nil {
+			if at[i] != nil && !twice[i] {
+				twice[i] = true
 				wrong = append(wrong, FieldError{names[i], "expected once, found twice"})
 			}
 			at[i] = value

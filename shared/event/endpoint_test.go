@@ -61,6 +61,7 @@ func TestDecodeEndpointCommandNamesEveryPath(t *testing.T) {
 		put(`{"a":` + strings.Repeat("[", 1<<20)):                                "endpoint.a" + strings.Repeat("[0]", 31) + ": expected at most 33 levels of nesting, found more",
 		put(`{"a":` + strings.Repeat("[", 32) + strings.Repeat("]", 32) + `}`):   "endpoint.a" + strings.Repeat("[0]", 31) + ": expected at most 33 levels of nesting, found more",
 		put(`{"` + strings.Repeat("é", 1000) + `":}`):                            "endpoint." + strings.Repeat("é", 32) + `…: expected JSON`,
+		put(strings.Replace(goodEndpoint, `"g"`, "\"\x00\"", 1)):                 "endpoint.group: expected a text without NUL characters",
 		put(strings.Replace(goodEndpoint, `"g"`, `"\u0000"`, 1)):                 "endpoint.group: expected a text without NUL characters",
 		put(strings.Replace(goodEndpoint, `"g"`, `"g","more":["a\u0000"]`, 1)):   "endpoint.more[0]: expected a text without NUL characters",
 		put(strings.Replace(goodEndpoint, `"g"`, "\"\xff\"", 1)):                 "the value: expected UTF-8",

@@ -17,7 +17,8 @@ import (
 
 // Validated returns a middleware that refuses, with 400, a request that the specification does not
 // allow: the generated server checks neither required members nor lengths. The body of a stream (see
-// StreamType) is left to its handler, unread. Routes that the specification does not name pass. Gin has
+// StreamType) is left to its handler, unread, and so is that of an operation whose x-body is "handler": it says more about
+// what is wrong than this can. Routes that the specification does not name pass. Gin has
 // found the route already, so it is looked up by its pattern and not matched a second time.
 func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(spec)
@@ -27,15 +28,17 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 	if err := doc.Validate(ctx); err != nil {
 		return nil, fmt.Errorf("the specification is not valid: %w", err)
 	}
-	routes, streams := map[string]*routers.Route{}, map[*routers.Route]bool{}
+	routes, streams, bodies := map[string]*routers.Route{}, map[*routers.Route]bool{}, map[*routers.Route]bool{}
 	for path, item := range doc.Paths.Map() {
 		for method, operation := range item.Operations() {
 			route := &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: operation}
 			routes[method+" "+path] = route
 			streams[route] = isStream(operation)
+			bodies[route] = operation.Extensions[bodyExtension] == "handler"
 		}
 	}
-	options := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
+	whole := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
+	bodiless := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, ExcludeRequestBody: true}
 	return func(c *gin.Context) {
 		pattern := c.FullPath()
 		route := routes[c.Request.Method+" "+specPath(pattern)]
@@ -53,9 +56,12 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 				Fail(c, problem.Problem{Status: http.StatusUnsupportedMediaType, Detail: fmt.Sprintf("the Content-Type is %s: this takes %s", kind, StreamType)})
 				return
 			}
-			bodiless := *c.Request // the library reads bodies whole, for its check of security requirements too
-			bodiless.Body, bodiless.ContentLength = http.NoBody, 0
-			request = &bodiless
+		}
+		options := whole
+		if streams[route] || bodies[route] {
+			unread := *c.Request // the library reads bodies whole, for its check of security requirements too
+			unread.Body, unread.ContentLength = http.NoBody, 0
+			request, options = &unread, bodiless
 		}
 		err := openapi3filter.ValidateRequest(c.Request.Context(), &openapi3filter.RequestValidationInput{
 			Request: request, PathParams: params, Route: route, Options: options,
@@ -72,6 +78,9 @@ func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 		Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: what(err)})
 	}, nil
 }
+
+// bodyExtension says who checks the body of an operation: "handler", or this package where it is missing.
+const bodyExtension = "x-body"
 
 // StreamType is the content type by which the specification says that a body is a stream of lines: it may be without
 // end, and is read by its handler, line by line.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/Shopify/sarama"
 
@@ -131,14 +132,20 @@ func (r *Reader) retire(c *connection) {
 }
 
 // Close ends the connection. Calls under way go on to their end, and the connection with the last of them; whoever asks
-// later is told that the reader is closed.
+// later is told that the reader is closed. An attempt to connect is waited for, a second at most.
 func (r *Reader) Close() error {
 	r.mu.Lock()
 	r.closed = true
-	c := r.current
+	c, attempt := r.current, r.attempt
 	r.mu.Unlock()
 	if c != nil {
 		r.retire(c)
+	}
+	if attempt != nil {
+		select {
+		case <-attempt.done:
+		case <-time.After(time.Second): // a broker hangs while it is connected to; that attempt ends by itself
+		}
 	}
 	return nil
 }

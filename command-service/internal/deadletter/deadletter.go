@@ -7,6 +7,9 @@
 // second command counts as a duplicate, and of two decisions the first one holds. Every caller is answered
 // within the deadline.
 //
+// The letters of every projection are decided on here. A redrive is a new command, so only letters of topics that
+// command-service writes can be redriven; those of others can be discarded.
+//
 // Whether there is a dead letter at a position is the projection's business, which is not asked: what
 // has been decided on is rejected, and stays so. A record that this very release can read is most likely
 // none but a mistyped position, and a rebuild would reject it; so it is refused unless the caller says
@@ -16,9 +19,10 @@ package deadletter
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,10 +30,8 @@ import (
 
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/shared/event"
-	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
-	"github.com/tidemark/tidemark/shared/ticket"
 )
 
 // Log tells how far the log goes and what stands in it; *kafka.Reader answers.
@@ -42,12 +44,10 @@ var _ Log = (*kafka.Reader)(nil)
 
 // Options of a desk. All are required.
 type Options struct {
-	Commands   *door.Door // to Topic
-	Decisions  *door.Door // to deadletter.command.v1
-	Log        Log
-	Topic      string // of the dead letters and of their new commands
-	Partitions int32  // of Topic
-	Deadline   time.Duration
+	Topics    []Topic       // those that may have dead letters
+	Decisions *door.Door    // to deadletter.command.v1
+	Log       Log           // where the letters stand
+	Deadline  time.Duration // the longest a caller waits for his answer
 }
 
 // Desk is where decisions are made. It is safe for concurrent use.
@@ -59,14 +59,15 @@ func New(o Options) *Desk { return &Desk{o} }
 // Letter is a dead letter and what its new command shall be.
 type Letter struct {
 	Position string
-	Payload  string // {"command_id":…,"event_timestamp":…}; the id may be missing or no id
+	Payload  string // the value of the new record; its command_id may be missing or no id
 }
 
-// Request is what is said of all letters of a request: the words beside each decision, and whether records
-// may be decided on that can be read.
+// Request is what is said of all letters of a request.
 type Request struct {
-	Note, By, CorrelationID string
-	Readable                bool
+	Note     string // kept with each decision
+	By       string // id of the API key
+	ByName   string // its name, which new commands bear that say who sent them
+	Readable bool   // whether records may be decided on that can be read
 }
 
 // Result is what was written for one letter.
@@ -102,9 +103,10 @@ func (e *UndecidedError) Unwrap() error { return e.Err }
 // job is one letter on its way.
 type job struct {
 	Result
-	broken string
-	value  []byte // of the new command; nil where there is none
-	err    error  // why it has no decision
+	topic   Topic
+	broken  string
+	command *door.Command // nil where there is none
+	err     error         // why it has no decision
 }
 
 // Redrive writes a new command for each letter, then the decisions. The error is a *BrokenError, an
@@ -115,7 +117,7 @@ func (d *Desk) Redrive(ctx context.Context, letters []Letter, r Request) ([]Resu
 	for i, l := range letters {
 		jobs[i], given[i] = d.job(l.Position), l.Position
 		if jobs[i].broken == "" {
-			jobs[i].reissue(l.Payload)
+			jobs[i].reissue(l.Payload, r.ByName)
 		}
 	}
 	return d.decide(ctx, jobs, given, event.Redrive, r)
@@ -133,47 +135,41 @@ func (d *Desk) Discard(ctx context.Context, positions []string, r Request) ([]Re
 
 func (d *Desk) job(text string) *job {
 	at, err := position.Parse(text)
-	switch {
-	case err != nil:
-		return &job{broken: err.Error()}
-	case at.Topic != d.options.Topic:
-		return &job{broken: fmt.Sprintf("dead letters are in the topic %s", d.options.Topic)}
-	case at.Partition >= d.options.Partitions:
-		return &job{broken: fmt.Sprintf("%s has %d partitions", d.options.Topic, d.options.Partitions)}
-	}
-	return &job{Result: Result{Letter: at}}
-}
-
-// reissue reads what the new command shall be. A ticket that the payload has is kept, so that the first
-// client's comes alive; else it is made of the letter's position and the instant.
-func (j *job) reissue(payload string) {
-	var raw struct {
-		CommandID      any     `json:"command_id"`
-		EventTimestamp *string `json:"event_timestamp"`
-	}
-	if err := json.Unmarshal([]byte(payload), &raw); err != nil {
-		j.broken = "the payload is no JSON object with an event_timestamp: " + err.Error()
-		return
-	}
-	if raw.EventTimestamp == nil {
-		j.broken = "the payload has no event_timestamp"
-		return
-	}
-	at, err := instant.Parse(*raw.EventTimestamp)
 	if err != nil {
-		j.broken = "event_timestamp: " + err.Error()
-		return
+		return &job{broken: err.Error()}
 	}
-	text, _ := raw.CommandID.(string)
-	if j.Ticket, err = ticket.Parse(text); err != nil || j.Ticket == uuid.Nil || j.Ticket == uuid.Max {
-		j.Ticket = made(j.Letter, instant.Format(at))
+	i := slices.IndexFunc(d.options.Topics, func(t Topic) bool { return t.Spec.Name == at.Topic })
+	if i < 0 {
+		return &job{broken: "there are no dead letters in this topic, only in " + d.names()}
 	}
-	j.value = event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: j.Ticket, EventTimestamp: at})
+	t := d.options.Topics[i]
+	if int(at.Partition) >= t.Spec.Partitions {
+		return &job{broken: fmt.Sprintf("%s has %d partitions", t.Spec.Name, t.Spec.Partitions)}
+	}
+	return &job{Result: Result{Letter: at}, topic: t}
 }
 
-// made is of the letter and the instant, so that a retry has the same.
-func made(letter position.Position, instant string) uuid.UUID {
-	return ticket.Derived("tidemark redrive 1", letter.String(), instant)
+func (d *Desk) names() string {
+	names := make([]string, len(d.options.Topics))
+	for i, t := range d.options.Topics {
+		names[i] = t.Spec.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// reissue reads what the new command shall be.
+func (j *job) reissue(payload, sentBy string) {
+	if j.topic.Commands == nil {
+		j.broken = "command-service does not write " + j.topic.Spec.Name + ", so it cannot write a new record in this one's place: discard the letter"
+		return
+	}
+	id, command, err := j.topic.reissue(j.Letter, payload, sentBy)
+	if err != nil {
+		j.broken = "the payload is not accepted: " + err.Error()
+		return
+	}
+	command.Headers = map[string]string{event.HeaderRedriveOf: j.Letter.String()}
+	j.Ticket, j.command = id, &command
 }
 
 func (d *Desk) decide(ctx context.Context, jobs []*job, given []string, decision event.Decision, r Request) ([]Result, error) {
@@ -185,30 +181,40 @@ func (d *Desk) decide(ctx context.Context, jobs []*job, given []string, decision
 	if err := d.check(ctx, jobs, given, r.Readable); err != nil {
 		return nil, err
 	}
-	each(jobs, func(j *job) {
-		if j.value == nil {
-			return
-		}
-		m := kafka.NewMessage(j.Ticket.String(), j.value, r.CorrelationID)
-		j.Command, j.err = d.options.Commands.AcceptMessage(ctx, kafka.WithHeader(m, event.HeaderRedriveOf, j.Letter.String()))
-	})
-	each(jobs, func(j *job) {
-		if j.err != nil {
-			return
-		}
+	for _, t := range d.options.Topics {
+		accept(ctx, t.Commands, jobs, func(j *job) (*door.Command, *position.Position) {
+			if j.topic.Spec.Name != t.Spec.Name {
+				return nil, nil
+			}
+			return j.command, &j.Command
+		})
+	}
+	accept(ctx, d.options.Decisions, jobs, func(j *job) (*door.Command, *position.Position) {
 		value := event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: j.Letter, Decision: decision, CommandID: j.Ticket, Note: r.Note, By: r.By})
-		j.Decision, j.err = d.options.Decisions.AcceptMessage(ctx, kafka.NewMessage(j.Letter.String(), value, r.CorrelationID))
+		return &door.Command{Key: j.Letter.String(), Value: value}, &j.Decision
 	})
 	return results(jobs)
 }
 
-// each works on all letters at once: the door sends together what comes together.
-func each(jobs []*job, do func(*job)) {
-	var all sync.WaitGroup
+// accept writes the command of each job that has one and did not fail before, all of them together.
+func accept(ctx context.Context, to *door.Door, jobs []*job, of func(*job) (command *door.Command, written *position.Position)) {
+	var commands []door.Command
+	var written []*position.Position
+	var ours []*job
 	for _, j := range jobs {
-		all.Go(func() { do(j) })
+		if j.err != nil {
+			continue
+		}
+		if command, at := of(j); command != nil {
+			commands, written, ours = append(commands, *command), append(written, at), append(ours, j)
+		}
 	}
-	all.Wait()
+	if len(commands) == 0 {
+		return
+	}
+	for i, o := range to.Accept(ctx, commands...) {
+		*written[i], ours[i].err = o.Position, o.Err
+	}
 }
 
 // results sums up. Nothing was written where no command and no decision was, and none may have been.
@@ -237,7 +243,7 @@ func results(jobs []*job) ([]Result, error) {
 // check finds what is broken before anything is written. A position that the log has not come to yet is:
 // the record that will stand there would be rejected before anybody has seen it.
 func (d *Desk) check(ctx context.Context, jobs []*job, given []string, readable bool) error {
-	partitions := map[int32]bool{}
+	partitions := map[string][]int32{} // by topic
 	seen := map[position.Position]bool{}
 	for _, j := range jobs {
 		switch {
@@ -245,16 +251,21 @@ func (d *Desk) check(ctx context.Context, jobs []*job, given []string, readable 
 		case seen[j.Letter]:
 			j.broken = "the position is named twice"
 		default:
-			seen[j.Letter], partitions[j.Letter.Partition] = true, true
+			seen[j.Letter] = true
+			if of := partitions[j.Letter.Topic]; !slices.Contains(of, j.Letter.Partition) {
+				partitions[j.Letter.Topic] = append(of, j.Letter.Partition)
+			}
 		}
 	}
-	ends, err := d.ends(ctx, partitions)
-	if err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		if end := ends[j.Letter.Partition]; j.broken == "" && j.Letter.Offset >= end {
-			j.broken = fmt.Sprintf("the log has no such record: this partition ends at offset %d", end)
+	for name, of := range partitions {
+		ends, err := asked(ctx, func() (map[int32]int64, error) { return d.options.Log.StableEnds(ctx, name, of) })
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if end := ends[j.Letter.Partition]; j.broken == "" && j.Letter.Topic == name && j.Letter.Offset >= end {
+				j.broken = fmt.Sprintf("the log has no such record: this partition ends at offset %d", end)
+			}
 		}
 	}
 	if !readable {
@@ -274,38 +285,24 @@ func (d *Desk) check(ctx context.Context, jobs []*job, given []string, readable 
 	return nil
 }
 
-// ends asks how far the log goes.
-func (d *Desk) ends(ctx context.Context, wanted map[int32]bool) (map[int32]int64, error) {
-	partitions := make([]int32, 0, len(wanted))
-	for p := range wanted {
-		partitions = append(partitions, p)
-	}
-	if len(partitions) == 0 {
-		return nil, nil
-	}
-	return asked(ctx, func() (map[int32]int64, error) { return d.options.Log.StableEnds(ctx, d.options.Topic, partitions) })
-}
-
 // read finds the letters whose records can be read.
 func (d *Desk) read(ctx context.Context, jobs []*job) error {
 	reasons, err := asked(ctx, func() ([]string, error) {
 		reasons, errs := make([]string, len(jobs)), make([]error, len(jobs))
 		var all sync.WaitGroup
 		for i, j := range jobs {
-			if j.broken != "" {
+			if j.broken != "" || j.topic.decode == nil {
 				continue
 			}
 			all.Go(func() {
-				record, found, err := d.options.Log.RecordAt(ctx, d.options.Topic, j.Letter.Partition, j.Letter.Offset)
+				record, found, err := d.options.Log.RecordAt(ctx, j.Letter.Topic, j.Letter.Partition, j.Letter.Offset)
 				switch {
 				case err != nil:
 					errs[i] = err
 				case !found:
 					reasons[i] = "the log has no record at this offset"
-				default:
-					if _, err := event.DecodeTimestampCommand(record.Value); err == nil {
-						reasons[i] = `the record can be read, so it is most likely no dead letter; if the read side lists it as one, send "readable": true`
-					}
+				case j.topic.decode(record.Value) == nil:
+					reasons[i] = `the record can be read, so it is most likely no dead letter; if the read side lists it as one, send "readable": true`
 				}
 			})
 		}

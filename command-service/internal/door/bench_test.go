@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // instantly is a log that acknowledges at once.
@@ -25,10 +26,11 @@ func BenchmarkAccept(b *testing.B) {
 	b.Cleanup(func() { require.NoError(b, d.Close(context.Background())) }) // its own context has ended by then
 	d.Open()
 	value := []byte(`{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2009-09-28T19:03:12Z"}`)
+	ctx := telemetry.WithCorrelationID(b.Context(), "correlation")
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := d.Accept(b.Context(), "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", value, "correlation"); err != nil {
-			b.Fatal(err)
+		if o := d.Accept(ctx, Command{Key: "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", Value: value}); o[0].Err != nil {
+			b.Fatal(o[0].Err)
 		}
 	}
 }

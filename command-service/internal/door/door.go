@@ -30,10 +30,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/position"
 )
 
-// Errors of Accept. After every one but ErrUnknown nothing was written, and nothing will be.
+// Errors of an Outcome. After every one but ErrUnknown nothing was written, and nothing will be.
 var (
 	// ErrUnknown says that the command was handed over and that no answer came, or one that does not
 	// tell. It may be in the log.
@@ -63,26 +62,27 @@ var _ Log = (*kafka.Publisher)(nil)
 
 // Options of a door. Zero numbers mean the defaults named beside them.
 type Options struct {
-	Topic      string
-	Partitions int32 // of the topic; 0 means that tickets need not care
-	Log        Log
-	Deadline   time.Duration // 5 s: the longest a caller waits for his answer
-	MaxGroup   int           // 1,000 commands a group
-	MaxQueue   int           // 10,000 commands waiting
-	Metrics    *Metrics
-	Tracer     trace.Tracer // nil traces nothing, and nothing is paid for it
+	Topic      string        // where commands are written
+	Partitions int32         // of the topic; 0 means that tickets need not care
+	Log        Log           // where they are published
+	Deadline   time.Duration // the longest a caller waits for his answer; 5 s
+	MaxGroup   int           // how many commands make a group full; 1,000
+	MaxQueue   int           // how many callers may wait; 10,000
+	Metrics    *Metrics      // of all doors of the process
+	Tracer     trace.Tracer  // nil traces nothing, and nothing is paid for it
 }
 
 // Door commits commands in groups. Open it before the first Accept.
 type Door struct {
 	options Options
-	queue   chan *command
+	queue   chan *request
 	groups  atomic.Int64 // sent so far
-	used    sync.Pool    // of *command, answered ones
 	shut    atomic.Pointer[ShutError]
 	stop    chan struct{}
 	once    sync.Once
 	done    chan struct{}
+	late    error // what a caller is told whose deadline came first
+	metrics topicMetrics
 }
 
 const (
@@ -91,13 +91,12 @@ const (
 	abandoned
 )
 
-// command is what one caller waits for: one message, or many that stay together.
-type command struct {
+// request is what one caller waits for: the messages of one command or of many, which stay together.
+type request struct {
 	messages []*message.Message
 	state    atomic.Int32
 	results  chan []kafka.Result // of capacity 1: the group never waits for a caller
-	deadline *time.Timer
-	span     trace.Span // nil where nobody traces it
+	span     trace.Span          // nil where nobody traces it
 }
 
 // New returns a door that is shut and has nothing to do. Close ends it.
@@ -114,7 +113,8 @@ func New(o Options) (*Door, error) {
 	if o.MaxQueue == 0 {
 		o.MaxQueue = 10_000
 	}
-	d := &Door{options: o, queue: make(chan *command, o.MaxQueue), stop: make(chan struct{}), done: make(chan struct{})}
+	d := &Door{options: o, queue: make(chan *request, o.MaxQueue), stop: make(chan struct{}), done: make(chan struct{}),
+		late: fmt.Errorf("no answer within %s", o.Deadline), metrics: o.Metrics.of(o.Topic)}
 	d.Shut(fmt.Errorf("%w: it has not been looked at yet", ErrAway))
 	go d.run()
 	return d, nil
@@ -123,13 +123,13 @@ func New(o Options) (*Door, error) {
 // Open lets commands in.
 func (d *Door) Open() {
 	d.shut.Store(nil)
-	d.options.Metrics.open.Set(1)
+	d.metrics.open.Set(1)
 }
 
 // Shut refuses every command from now on, for reason. What is in hand is finished.
 func (d *Door) Shut(reason error) {
 	d.shut.Store(&ShutError{Reason: reason})
-	d.options.Metrics.open.Set(0)
+	d.metrics.open.Set(0)
 }
 
 // Close finishes what is in hand and returns. Nothing may be accepted any more by then: stop the server
@@ -145,25 +145,6 @@ func (d *Door) Close(ctx context.Context) error {
 	}
 }
 
-// Accept writes one record, keyed by key, and returns its place once every in-sync replica has it. It
-// returns within the deadline, or when ctx ends.
-func (d *Door) Accept(ctx context.Context, key string, value []byte, correlationID string) (position.Position, error) {
-	return d.AcceptMessage(ctx, kafka.NewMessage(key, value, correlationID))
-}
-
-// AcceptMessage is Accept for a record that has headers of its own.
-func (d *Door) AcceptMessage(ctx context.Context, m *message.Message) (position.Position, error) {
-	var at position.Position
-	var err error
-	if d.options.Tracer != nil {
-		at, err = d.acceptTraced(ctx, m)
-	} else {
-		at, err = d.accept(ctx, m, nil)
-	}
-	d.options.Metrics.count(err)
-	return at, err
-}
-
 // State is nil while commands are let in, else a *ShutError.
 func (d *Door) State() error {
 	if shut := d.shut.Load(); shut != nil {
@@ -172,69 +153,13 @@ func (d *Door) State() error {
 	return nil
 }
 
-func (d *Door) accept(ctx context.Context, m *message.Message, span trace.Span) (position.Position, error) {
-	if err := d.State(); err != nil {
-		return position.Position{}, err
-	}
-	c := d.newCommand(m)
-	c.span = span
-	select {
-	case d.queue <- c:
-	default:
-		return position.Position{}, ErrBusy
-	}
-	var why error
-	select {
-	case r := <-c.results:
-		c.deadline.Stop()
-		d.used.Put(c) // nobody else has it any more
-		return outcome(r[0])
-	case <-c.deadline.C:
-		why = fmt.Errorf("no answer within %s", d.options.Deadline)
-	case <-ctx.Done():
-		why = ctx.Err()
-	}
-	if c.state.CompareAndSwap(queued, abandoned) {
-		return position.Position{}, fmt.Errorf("%w: %w", ErrAway, why)
-	}
-	select { // the result may have come at the same moment
-	case r := <-c.results:
-		return outcome(r[0])
-	default:
-		return position.Position{}, fmt.Errorf("%w: %w", ErrUnknown, why)
-	}
-}
-
-// newCommand returns a queued command whose deadline runs.
-func (d *Door) newCommand(m *message.Message) *command {
-	c, ok := d.used.Get().(*command)
-	if !ok {
-		return &command{messages: []*message.Message{m}, results: make(chan []kafka.Result, 1), deadline: time.NewTimer(d.options.Deadline)}
-	}
-	c.messages[0] = m
-	c.state.Store(queued)
-	c.deadline.Reset(d.options.Deadline)
-	return c
-}
-
-func outcome(r kafka.Result) (position.Position, error) {
-	switch {
-	case r.Err == nil:
-		return r.Position, nil
-	case errors.Is(r.Err, kafka.ErrNotSent):
-		return position.Position{}, fmt.Errorf("%w: %w", ErrAway, r.Err)
-	default:
-		return position.Position{}, fmt.Errorf("%w: %w", ErrUnknown, r.Err)
-	}
-}
-
 // run sends one group after the other, and at the end what is still queued.
 func (d *Door) run() {
 	defer close(d.done)
-	group := make([]*command, 0, d.options.MaxGroup)
+	group := make([]*request, 0, d.options.MaxGroup)
 	msgs := make([]*message.Message, 0, d.options.MaxGroup)
 	for {
-		var first *command
+		var first *request
 		select {
 		case first = <-d.queue:
 		case <-d.stop:
@@ -257,7 +182,7 @@ func (d *Door) run() {
 		d.groups.Add(1) // whoever comes from now on goes with the next one
 		start := time.Now()
 		results := d.options.Log.PublishAll(d.options.Topic, msgs...)
-		d.options.Metrics.flown(len(msgs), time.Since(start))
+		d.metrics.flown(len(msgs), time.Since(start))
 		if d.options.Tracer != nil {
 			d.flew(group, results, start)
 		}
@@ -270,7 +195,7 @@ func (d *Door) run() {
 }
 
 // next returns another caller's for a group of n messages, if there is one and it has room.
-func (d *Door) next(n int) (*command, bool) {
+func (d *Door) next(n int) (*request, bool) {
 	if n >= d.options.MaxGroup {
 		return nil, false
 	}

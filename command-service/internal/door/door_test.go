@@ -18,6 +18,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // fakeLog takes a while for each group and answers each message as told.
@@ -65,6 +66,12 @@ func setup(t *testing.T, o Options) (*Door, *prometheus.Registry) {
 	return d, registry
 }
 
+// accept is Accept of one command.
+func accept(ctx context.Context, d *Door, key string) (position.Position, error) {
+	o := d.Accept(ctx, Command{Key: key, Value: []byte("value")})[0]
+	return o.Position, o.Err
+}
+
 func TestAnIdleDoorSendsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -72,7 +79,7 @@ func TestAnIdleDoorSendsAtOnce(t *testing.T) {
 		d, _ := setup(t, Options{Log: log})
 		for i := range 5 {
 			start := time.Now()
-			at, err := d.Accept(t.Context(), "key", []byte("value"), "mine")
+			at, err := accept(t.Context(), d, "key")
 			require.NoError(t, err)
 			require.Equal(t, position.Position{Topic: "topic", Offset: int64(i)}, at)
 			require.Equal(t, 3*time.Millisecond, time.Since(start), "the log's time and no other")
@@ -88,7 +95,7 @@ func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
 		var callers sync.WaitGroup
 		for i := range 121 {
 			callers.Go(func() {
-				at, err := d.Accept(t.Context(), fmt.Sprint(i), nil, "")
+				at, err := accept(t.Context(), d, fmt.Sprint(i))
 				require.NoError(t, err)
 				_, keys := log.seen()
 				require.Equal(t, fmt.Sprint(i), keys[at.Offset], "everyone is told his own place")
@@ -103,11 +110,11 @@ func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
 		require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP tidemark_commands_total Commands at the door by outcome: accepted; unknown (handed over, no answer); away, busy, shut (refused, nothing written).
 # TYPE tidemark_commands_total counter
-tidemark_commands_total{outcome="accepted"} 121
-tidemark_commands_total{outcome="away"} 0
-tidemark_commands_total{outcome="busy"} 0
-tidemark_commands_total{outcome="shut"} 0
-tidemark_commands_total{outcome="unknown"} 0
+tidemark_commands_total{outcome="accepted",topic="topic"} 121
+tidemark_commands_total{outcome="away",topic="topic"} 0
+tidemark_commands_total{outcome="busy",topic="topic"} 0
+tidemark_commands_total{outcome="shut",topic="topic"} 0
+tidemark_commands_total{outcome="unknown",topic="topic"} 0
 `), "tidemark_commands_total"))
 	})
 }
@@ -120,13 +127,13 @@ func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 		start := time.Now()
 		errs := make(chan error, 2)
 		go func() {
-			_, err := d.Accept(t.Context(), "handed over", nil, "")
+			_, err := accept(t.Context(), d, "handed over")
 			errs <- err
 		}()
 		synctest.Wait()
 		go func() {
 			time.Sleep(time.Second)
-			_, err := d.Accept(t.Context(), "abandoned", nil, "")
+			_, err := accept(t.Context(), d, "abandoned")
 			errs <- err
 		}()
 		require.ErrorIs(t, <-errs, ErrUnknown)
@@ -139,8 +146,8 @@ func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 		time.Sleep(time.Minute)
 		_, keys := log.seen()
 		require.Equal(t, []string{"handed over"}, keys, "what was abandoned never reaches the log")
-		require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.unknown))
-		require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.away))
+		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.unknown))
+		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.away))
 		n, err := testutil.GatherAndCount(registry)
 		require.NoError(t, err)
 		require.Equal(t, 8, n)
@@ -155,12 +162,12 @@ func TestACallerThatLeavesTakesHisCommandAlongIfHeStillCan(t *testing.T) {
 		errs := make(chan error, 2)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
-			_, err := d.Accept(ctx, "first", nil, "")
+			_, err := accept(ctx, d, "first")
 			errs <- err
 		}()
 		synctest.Wait()
 		go func() {
-			_, err := d.Accept(ctx, "second", nil, "")
+			_, err := accept(ctx, d, "second")
 			errs <- err
 		}()
 		synctest.Wait()
@@ -190,7 +197,7 @@ func TestEveryMessageOfAGroupHasItsOwnOutcome(t *testing.T) {
 		var callers sync.WaitGroup
 		for _, key := range []string{"a0", "n1", "u2", "a3", "n4", "u5"} {
 			callers.Go(func() {
-				_, err := d.Accept(t.Context(), key, nil, "")
+				_, err := accept(t.Context(), d, key)
 				switch key[0] {
 				case 'a':
 					require.NoError(t, err)
@@ -212,17 +219,17 @@ func TestAFullQueueRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _ := setup(t, Options{Log: &fakeLog{takes: time.Second}, MaxQueue: 3})
 		var callers sync.WaitGroup
-		callers.Go(func() { _, _ = d.Accept(t.Context(), "in flight", nil, "") })
+		callers.Go(func() { _, _ = accept(t.Context(), d, "in flight") })
 		synctest.Wait()
 		for range 3 {
 			callers.Go(func() {
-				_, err := d.Accept(t.Context(), "waiting", nil, "")
+				_, err := accept(t.Context(), d, "waiting")
 				require.NoError(t, err)
 			})
 		}
 		synctest.Wait()
 		start := time.Now()
-		_, err := d.Accept(t.Context(), "one too many", nil, "")
+		_, err := accept(t.Context(), d, "one too many")
 		require.ErrorIs(t, err, ErrBusy)
 		require.Zero(t, time.Since(start))
 		callers.Wait()
@@ -235,13 +242,13 @@ func TestAShutDoorSaysWhyAndOpensAgain(t *testing.T) {
 		log := &fakeLog{takes: time.Millisecond}
 		d, _ := setup(t, Options{Log: log})
 		d.Shut(&kafka.GuardError{Topic: "topic", Faults: []kafka.Fault{{Setting: "retention.ms", Wanted: "-1", Found: "1", Why: "records would expire"}}})
-		_, err := d.Accept(t.Context(), "k", nil, "")
+		_, err := accept(t.Context(), d, "k")
 		var shut *ShutError
 		require.ErrorAs(t, err, &shut)
 		require.ErrorContains(t, err, "retention.ms must be -1 and is 1")
-		require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.shut))
+		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.shut))
 		d.Open()
-		_, err = d.Accept(t.Context(), "k", nil, "")
+		_, err = accept(t.Context(), d, "k")
 		require.NoError(t, err)
 		_, keys := log.seen()
 		require.Len(t, keys, 1)
@@ -252,10 +259,10 @@ func TestADoorThatWasNotOpenedIsAway(t *testing.T) {
 	t.Parallel()
 	d, err := New(Options{Topic: "topic", Log: &fakeLog{}, Metrics: NewMetrics(prometheus.NewRegistry())})
 	require.NoError(t, err)
-	_, err = d.Accept(t.Context(), "k", nil, "")
+	_, err = accept(t.Context(), d, "k")
 	require.ErrorIs(t, err, ErrAway)
 	require.NoError(t, d.Close(t.Context()))
-	require.Equal(t, 1.0, testutil.ToFloat64(d.options.Metrics.away))
+	require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.away))
 	_, err = New(Options{})
 	require.Error(t, err)
 }
@@ -268,7 +275,7 @@ func TestCloseFinishesWhatIsInHand(t *testing.T) {
 		var callers sync.WaitGroup
 		for i := range 5 {
 			callers.Go(func() {
-				_, err := d.Accept(t.Context(), fmt.Sprint(i), nil, "")
+				_, err := accept(t.Context(), d, fmt.Sprint(i))
 				require.NoError(t, err)
 			})
 		}
@@ -284,7 +291,7 @@ func TestCloseLeavesALogThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d, _ := setup(t, Options{Log: &fakeLog{takes: time.Hour}, Deadline: time.Second})
-		_, err := d.Accept(t.Context(), "k", nil, "")
+		_, err := accept(t.Context(), d, "k")
 		require.ErrorIs(t, err, ErrUnknown)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -310,7 +317,7 @@ func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 			callers.Go(func() {
 				time.Sleep(time.Duration(i*i%997) * time.Millisecond)
 				key := fmt.Sprint(i)
-				_, err := d.Accept(t.Context(), key, nil, "")
+				_, err := accept(t.Context(), d, key)
 				mu.Lock()
 				defer mu.Unlock()
 				told[key] = err
@@ -351,7 +358,7 @@ func TestTheRecordCarriesTheCorrelationID(t *testing.T) {
 		seen = m.Metadata[event.HeaderCorrelationID]
 		return nil
 	}}})
-	_, err := d.Accept(t.Context(), "k", nil, "mine 1")
+	_, err := accept(telemetry.WithCorrelationID(t.Context(), "mine 1"), d, "k")
 	require.NoError(t, err)
 	require.Equal(t, "mine 1", seen)
 }

@@ -2,6 +2,7 @@ package door
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,40 +32,59 @@ func (e *KeyError) Error() string {
 // longestKey is how many bytes a key that is no UUID may have.
 const longestKey = 255
 
-// Wish is what an Idempotency-Key is bound to.
-type Wish struct {
-	Caller  string // id of the API key; "" without authentication
-	Route   string // one name for all spellings of a route
-	Instant string // as the log prints it, or Now
+// Binding is what an Idempotency-Key is bound to: the same key with another binding is another command.
+type Binding struct {
+	Caller string // id of the API key; "" without authentication
+	Route  string // one name for all spellings of a route
+	Wanted string // what the command asks for, in canonical form: an instant as the log prints it, or Now; an endpoint's document
 }
 
 // KeyTicket returns the ticket of a command that came with key, without any state at the door:
 //
 //   - a UUIDv7: the key itself, "this very command";
 //   - any other UUID, and from a caller who is known any text of 1 to 255 printable ASCII characters: a
-//     UUIDv8 (RFC 9562, section 5.8) of the SHA-256 of the wish and the key. The same key with another
-//     instant, or of another caller, is another ticket.
+//     UUIDv8 (RFC 9562, section 5.8) of the SHA-256 of the binding and the key.
 //
 // A UUIDv8 is refused: it is a ticket that the door made of another key, and taking it for a key would
 // make a second command of a retry. So are values that are no identity (nil, max, no RFC 9562 variant)
 // and, without authentication, everything that is no UUID: two strangers may well choose the same word.
 // The error is a *KeyError.
-func KeyTicket(key string, w Wish, now time.Time) (uuid.UUID, error) {
+func KeyTicket(key string, b Binding, now time.Time) (uuid.UUID, error) {
+	bare, id, err := checkKey(key, b.Caller, now)
+	if err != nil || id.Version() == 7 {
+		return id, err
+	}
+	return ticket.Derived("tidemark ticket 1", b.Caller, bare, b.Route, b.Wanted), nil
+}
+
+// PlaceTicket returns the ticket of one of the commands of a request that came with key: a UUIDv8 of the SHA-256 of the
+// binding, the key and the place, for a UUIDv7 too, since it cannot be the ticket of all. Which keys are taken is said by
+// KeyTicket. The error is a *KeyError.
+func PlaceTicket(key string, b Binding, place int, now time.Time) (uuid.UUID, error) {
+	bare, _, err := checkKey(key, b.Caller, now)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	return ticket.Derived("tidemark ticket of a list 1", b.Caller, bare, b.Route, strconv.Itoa(place), b.Wanted), nil
+}
+
+// checkKey returns the one spelling of a key that is taken, and the UUID that it is, if it is one.
+func checkKey(key, caller string, now time.Time) (bare string, id uuid.UUID, err error) {
 	// The header's draft (draft-ietf-httpapi-idempotency-key-header) makes it a string in quotes.
-	bare := key
+	bare = key
 	if len(bare) > 1 && strings.HasPrefix(bare, `"`) && strings.HasSuffix(bare, `"`) {
 		bare = bare[1 : len(bare)-1]
 	}
-	refuse := func(rule string) (uuid.UUID, error) { return uuid.Nil, &KeyError{Key: key, Rule: rule} }
-	id, err := ticket.Parse(bare)
+	refuse := func(rule string) (string, uuid.UUID, error) { return "", uuid.Nil, &KeyError{Key: key, Rule: rule} }
+	id, err = ticket.Parse(bare)
 	switch {
 	case err == nil:
-	case w.Caller == "":
+	case caller == "":
 		return refuse("without authentication a key is a UUID")
 	case !printable(bare):
 		return refuse(fmt.Sprintf("a key has 1 to %d printable ASCII characters", longestKey))
 	default:
-		return derive(bare, w), nil
+		return bare, uuid.Nil, nil
 	}
 	if id == uuid.Nil || id == uuid.Max {
 		return refuse("it is the same for everybody")
@@ -77,11 +97,10 @@ func KeyTicket(key string, w Wish, now time.Time) (uuid.UUID, error) {
 		if at, _ := ticket.Time(id); at.Sub(now) > maxAhead {
 			return refuse(fmt.Sprintf("it is a UUIDv7 of %s, more than %s ahead of this clock", at.Format(time.RFC3339), maxAhead))
 		}
-		return id, nil
 	case 8:
 		return refuse("it is a ticket that was made of a key: send that key again, the retry_key of the answer")
 	}
-	return derive(id.String(), w), nil
+	return id.String(), id, nil
 }
 
 func printable(key string) bool {
@@ -91,8 +110,4 @@ func printable(key string) bool {
 		}
 	}
 	return key != "" && len(key) <= longestKey
-}
-
-func derive(key string, w Wish) uuid.UUID {
-	return ticket.Derived("tidemark ticket 1", w.Caller, key, w.Route, w.Instant)
 }

@@ -26,10 +26,10 @@ func v7(at time.Time) string {
 func TestAUUIDv7IsItselfTheTicket(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{v7(noon), v7(noon.Add(-1000 * 24 * time.Hour)), v7(noon.Add(5 * time.Minute)), strings.ToUpper(v7(noon)), `"` + v7(noon) + `"`} {
-		id, err := KeyTicket(key, Wish{Instant: Now}, noon)
+		id, err := KeyTicket(key, Binding{Wanted: Now}, noon)
 		require.NoError(t, err)
 		require.Equal(t, strings.ToLower(strings.Trim(key, `"`)), id.String())
-		other, err := KeyTicket(key, Wish{Instant: "2009-09-28T19:03:12Z"}, noon)
+		other, err := KeyTicket(key, Binding{Wanted: "2009-09-28T19:03:12Z"}, noon)
 		require.NoError(t, err)
 		require.Equal(t, id, other, "whatever is wanted: this very command")
 	}
@@ -39,31 +39,31 @@ func TestAUUIDv7IsItselfTheTicket(t *testing.T) {
 func TestAnyOtherUUIDIsMadeIntoATicket(t *testing.T) {
 	t.Parallel()
 	const key = "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"
-	wish := Wish{Route: "POST /api/v1/timestamp", Instant: "2009-09-28T19:03:12Z"}
+	binding := Binding{Route: "POST /api/v1/timestamp", Wanted: "2009-09-28T19:03:12Z"}
 	for _, tc := range []struct {
-		key  string
-		wish Wish
-		want string
+		key     string
+		binding Binding
+		want    string
 	}{
-		{key, wish, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
-		{strings.ToUpper(key), wish, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
-		{`"` + key + `"`, wish, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
-		{key, Wish{Route: wish.Route, Instant: Now}, "92e56d8f-6f2c-8410-9e2d-fb6f21d8f481"},
+		{key, binding, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
+		{strings.ToUpper(key), binding, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
+		{`"` + key + `"`, binding, "14b6d3bf-5f77-87a1-b723-4ef3ac785284"},
+		{key, Binding{Route: binding.Route, Wanted: Now}, "92e56d8f-6f2c-8410-9e2d-fb6f21d8f481"},
 	} {
-		id, err := KeyTicket(tc.key, tc.wish, noon)
+		id, err := KeyTicket(tc.key, tc.binding, noon)
 		require.NoError(t, err)
 		require.Equal(t, tc.want, id.String())
 		require.EqualValues(t, 8, id.Version())
 		require.Equal(t, uuid.RFC4122, id.Variant())
 	}
-	seen := map[uuid.UUID]Wish{}
-	for _, w := range []Wish{
-		wish,
-		{Route: wish.Route, Instant: Now},
-		{Route: wish.Route, Instant: "2009-09-28T19:03:13Z"},
-		{Route: "another", Instant: wish.Instant},
-		{Caller: "somebody", Route: wish.Route, Instant: wish.Instant},
-		{Caller: "somebodyPOST /api/v1/timestamp", Instant: wish.Instant}, // no two lists of parts read the same
+	seen := map[uuid.UUID]Binding{}
+	for _, w := range []Binding{
+		binding,
+		{Route: binding.Route, Wanted: Now},
+		{Route: binding.Route, Wanted: "2009-09-28T19:03:13Z"},
+		{Route: "another", Wanted: binding.Wanted},
+		{Caller: "somebody", Route: binding.Route, Wanted: binding.Wanted},
+		{Caller: "somebodyPOST /api/v1/timestamp", Wanted: binding.Wanted}, // no two lists of parts read the same
 	} {
 		id, err := KeyTicket(key, w, noon)
 		require.NoError(t, err)
@@ -90,7 +90,7 @@ func TestKeysThatAreRefusedSayWhy(t *testing.T) {
 		"6f2b8a0e-58cf-0d63-9a0d-0d1f3c1f3a55":    "no UUID of a known version",
 		"6f2b8a0e-58cf-4d63-1a0d-0d1f3c1f3a55":    "no UUID of a known version",
 	} {
-		_, err := KeyTicket(key, Wish{Instant: Now}, noon)
+		_, err := KeyTicket(key, Binding{Wanted: Now}, noon)
 		var refused *KeyError
 		require.ErrorAs(t, err, &refused, key)
 		require.ErrorContains(t, err, rule, key)
@@ -101,12 +101,12 @@ func TestKeysThatAreRefusedSayWhy(t *testing.T) {
 // A caller who is known may choose any word: it is a key among that caller's own. The golden value freezes it.
 func TestACallersKeyIsAnyWordAndItsOwn(t *testing.T) {
 	t.Parallel()
-	mine := Wish{Caller: "k3v5oq2mda", Route: "POST /api/v1/timestamp", Instant: Now}
+	mine := Binding{Caller: "k3v5oq2mda", Route: "POST /api/v1/timestamp", Wanted: Now}
 	theirs := mine
 	theirs.Caller = "another"
 	seen := map[uuid.UUID]string{}
 	for _, key := range []string{"order-17", "order-18", "x", strings.Repeat("x", 255), "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", "with a space"} {
-		for _, w := range []Wish{mine, theirs} {
+		for _, w := range []Binding{mine, theirs} {
 			id, err := KeyTicket(key, w, noon)
 			require.NoError(t, err, key)
 			require.EqualValues(t, 8, id.Version())
@@ -135,7 +135,7 @@ func FuzzKeyTicket(f *testing.F) {
 		f.Add(seed, "2009-09-28T19:03:12Z")
 	}
 	f.Fuzz(func(t *testing.T, key, wanted string) {
-		w := Wish{Route: "r", Instant: wanted}
+		w := Binding{Route: "r", Wanted: wanted}
 		id, err := KeyTicket(key, w, noon)
 		if err != nil {
 			var refused *KeyError
@@ -153,9 +153,44 @@ func FuzzKeyTicket(f *testing.F) {
 		default:
 			require.EqualValues(t, 8, id.Version())
 			require.Equal(t, id, again)
-			other, err := KeyTicket(key, Wish{Route: "r", Instant: wanted + "x"}, noon)
+			other, err := KeyTicket(key, Binding{Route: "r", Wanted: wanted + "x"}, noon)
 			require.NoError(t, err)
 			require.NotEqual(t, id, other)
 		}
 	})
+}
+
+// The golden values freeze this rule too.
+func TestEachPlaceOfAListHasATicketOfItsOwn(t *testing.T) {
+	t.Parallel()
+	b := Binding{Route: "POST /api/v1/endpoints", Wanted: `{"url":"https://example.org"}`}
+	const key = "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55"
+	seen := map[uuid.UUID]bool{}
+	for _, tc := range []struct {
+		key   string
+		place int
+		want  string
+	}{
+		{key, 0, "a1105fd3-ab9c-863a-839f-f24d950f7bea"}, {key, 1, "b4dbddc6-0d1c-889c-8c4f-2aa113d9362d"}, {v7(noon), 0, "53347e63-2dc5-800d-b1b3-a72847c9cfe5"},
+	} {
+		id, err := PlaceTicket(tc.key, b, tc.place, noon)
+		require.NoError(t, err)
+		require.Equal(t, tc.want, id.String())
+		require.EqualValues(t, 8, id.Version(), "a UUIDv7 cannot be the ticket of all")
+		require.False(t, seen[id])
+		seen[id] = true
+		again, err := PlaceTicket(`"`+strings.ToUpper(tc.key)+`"`, b, tc.place, noon)
+		require.NoError(t, err)
+		require.Equal(t, id, again)
+		other, err := PlaceTicket(tc.key, Binding{Route: b.Route, Wanted: "{}"}, tc.place, noon)
+		require.NoError(t, err)
+		require.NotEqual(t, id, other)
+	}
+	alone, err := KeyTicket(key, b, noon)
+	require.NoError(t, err)
+	require.False(t, seen[alone], "a list of one is a list")
+	for _, key := range []string{"word", alone.String(), uuid.Nil.String(), v7(noon.Add(time.Hour))} {
+		_, err := PlaceTicket(key, b, 0, noon)
+		require.ErrorAs(t, err, new(*KeyError), key)
+	}
 }

@@ -7,71 +7,67 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics of a door.
+// Metrics of the doors of a process, by topic.
 type Metrics struct {
+	commands       *prometheus.CounterVec
+	group, produce *prometheus.HistogramVec
+	open           *prometheus.GaugeVec
+}
+
+// topicMetrics are those of one door.
+type topicMetrics struct {
 	accepted, unknown, away, busy, shut prometheus.Counter
 
-	group   prometheus.Histogram
-	produce prometheus.Histogram
-	open    prometheus.Gauge
+	group, produce prometheus.Observer
+	open           prometheus.Gauge
 }
 
 // NewMetrics registers them.
 func NewMetrics(registry prometheus.Registerer) *Metrics {
-	commands := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "tidemark_commands_total",
-		Help: "Commands at the door by outcome: accepted; unknown (handed over, no answer); away, busy, shut (refused, nothing written).",
-	}, []string{"outcome"})
 	m := &Metrics{
-		accepted: commands.WithLabelValues("accepted"), unknown: commands.WithLabelValues("unknown"),
-		away: commands.WithLabelValues("away"), busy: commands.WithLabelValues("busy"), shut: commands.WithLabelValues("shut"),
-		group: prometheus.NewHistogram(prometheus.HistogramOpts{
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidemark_commands_total",
+			Help: "Commands at the door by outcome: accepted; unknown (handed over, no answer); away, busy, shut (refused, nothing written).",
+		}, []string{"topic", "outcome"}),
+		group: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "tidemark_command_group_size", Help: "Commands that shared one flight to the log.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096},
-		}),
-		produce: prometheus.NewHistogram(prometheus.HistogramOpts{
+		}, []string{"topic"}),
+		produce: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "tidemark_command_produce_seconds", Help: "Time until the log acknowledged a group, or did not.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-		}),
-		open: prometheus.NewGauge(prometheus.GaugeOpts{
+		}, []string{"topic"}),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "tidemark_door_open", Help: "1 while the door takes commands, 0 while it refuses them all: no broker yet, or a topic that could lose them.",
-		}),
+		}, []string{"topic"}),
 	}
-	registry.MustRegister(commands, m.group, m.produce, m.open)
+	registry.MustRegister(m.commands, m.group, m.produce, m.open)
 	return m
 }
 
-// Beside are the metrics of a second door: its commands count with the first one's, and whether it is open
-// is not said by the gauge, which is the first one's.
-func (m *Metrics) Beside() *Metrics {
-	other := *m
-	other.open = prometheus.NewGauge(prometheus.GaugeOpts{Name: "tidemark_decisions_open", Help: "Not registered."})
-	return &other
-}
-
-func (m *Metrics) count(err error) {
-	switch outcomeOf(err) {
-	case "accepted":
-		m.accepted.Inc()
-	case "unknown":
-		m.unknown.Inc()
-	case "busy":
-		m.busy.Inc()
-	case "shut":
-		m.shut.Inc()
-	default:
-		m.away.Inc()
+func (m *Metrics) of(topic string) topicMetrics {
+	outcome := func(name string) prometheus.Counter { return m.commands.WithLabelValues(topic, name) }
+	return topicMetrics{
+		accepted: outcome("accepted"), unknown: outcome("unknown"), away: outcome("away"), busy: outcome("busy"), shut: outcome("shut"),
+		group: m.group.WithLabelValues(topic), produce: m.produce.WithLabelValues(topic), open: m.open.WithLabelValues(topic),
 	}
 }
 
-func (m *Metrics) countAll(outcomes []Outcome) {
+func (m *topicMetrics) count(outcomes []Outcome) {
 	accepted := 0
 	for _, o := range outcomes {
-		if o.Err == nil {
+		switch outcomeOf(o.Err) {
+		case "accepted":
 			accepted++
-			continue
+		case "unknown":
+			m.unknown.Inc()
+		case "busy":
+			m.busy.Inc()
+		case "shut":
+			m.shut.Inc()
+		default:
+			m.away.Inc()
 		}
-		m.count(o.Err)
 	}
 	m.accepted.Add(float64(accepted))
 }
@@ -93,7 +89,7 @@ func outcomeOf(err error) string {
 	}
 }
 
-func (m *Metrics) flown(n int, took time.Duration) {
+func (m *topicMetrics) flown(n int, took time.Duration) {
 	m.group.Observe(float64(n))
 	m.produce.Observe(took.Seconds())
 }

@@ -13,9 +13,9 @@ import (
 
 // Ticket returns the ticket of a command: the one its Idempotency-Key stands for (see KeyTicket), or a
 // new UUIDv7 where it came without. The error is a *KeyError, or that of a system without randomness.
-func (d *Door) Ticket(key string, w Wish, now time.Time) (uuid.UUID, error) {
+func (d *Door) Ticket(key string, b Binding, now time.Time) (uuid.UUID, error) {
 	if key != "" {
-		return KeyTicket(key, w, now)
+		return KeyTicket(key, b, now)
 	}
 	return d.newTicket()
 }

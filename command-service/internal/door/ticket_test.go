@@ -17,7 +17,7 @@ func TestATicketOfTheDoorsOwnIsANewUUIDv7(t *testing.T) {
 		d, _ := setup(t, Options{Log: &fakeLog{}, Partitions: partitions})
 		seen := map[uuid.UUID]bool{}
 		for range 2_000 {
-			id, err := d.Ticket("", Wish{Instant: Now}, noon)
+			id, err := d.Ticket("", Binding{Wanted: Now}, noon)
 			require.NoError(t, err)
 			require.False(t, seen[id])
 			seen[id] = true
@@ -37,7 +37,7 @@ func TestTicketsOfOneGroupShareAPartitionAndGroupsTakeTurns(t *testing.T) {
 	for range 24 {
 		group := map[int32]int{}
 		for range 20 {
-			id, err := d.Ticket("", Wish{Instant: Now}, noon)
+			id, err := d.Ticket("", Binding{Wanted: Now}, noon)
 			require.NoError(t, err)
 			group[kafka.PartitionOf([]byte(id.String()), 12)]++
 		}
@@ -45,7 +45,7 @@ func TestTicketsOfOneGroupShareAPartitionAndGroupsTakeTurns(t *testing.T) {
 		for p := range group {
 			turns[p]++
 		}
-		_, err := d.Accept(t.Context(), "k", nil, "") // a group leaves
+		_, err := accept(t.Context(), d, "k") // a group leaves
 		require.NoError(t, err)
 	}
 	require.Len(t, turns, 12)
@@ -68,8 +68,8 @@ func TestWithAKeyTheTicketIsTheKeys(t *testing.T) {
 	t.Parallel()
 	d, _ := setup(t, Options{Log: &fakeLog{}, Partitions: 12})
 	for _, key := range []string{v7(noon), "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", "abc"} {
-		want, wantErr := KeyTicket(key, Wish{Instant: Now}, noon)
-		id, err := d.Ticket(key, Wish{Instant: Now}, noon)
+		want, wantErr := KeyTicket(key, Binding{Wanted: Now}, noon)
+		id, err := d.Ticket(key, Binding{Wanted: Now}, noon)
 		require.Equal(t, want, id)
 		require.Equal(t, wantErr, err)
 	}

@@ -4,46 +4,55 @@ import (
 	"context"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/position"
-	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
-// acceptTraced is accept within a span of its own, which the record's traceparent names: whoever reads the record goes
-// on from there. The flight that the command shares with others has a span beside them, which links to each.
-func (d *Door) acceptTraced(ctx context.Context, m *message.Message) (position.Position, error) {
-	ctx, span := d.options.Tracer.Start(ctx, "create "+d.options.Topic, trace.WithSpanKind(trace.SpanKindProducer))
-	defer span.End()
-	if !span.IsRecording() {
-		return d.accept(ctx, m, nil)
+// startSpan begins the span of one Accept, which the traceparent of its records names: whoever reads one goes on from
+// there. The flight that the commands share with others has a span of its own, which links to each. The span is nil
+// where nobody traces.
+func (d *Door) startSpan(ctx context.Context, commands []Command) (context.Context, trace.Span) {
+	if d.options.Tracer == nil || len(commands) == 0 {
+		return ctx, nil
 	}
-	if parent := telemetry.Traceparent(ctx); parent != "" {
-		if m.Metadata == nil {
-			m.Metadata = message.Metadata{}
-		}
-		m.Metadata[telemetry.TraceHeader] = parent
+	ctx, span := d.options.Tracer.Start(ctx, "create "+d.options.Topic, trace.WithSpanKind(trace.SpanKindProducer))
+	if !span.IsRecording() {
+		span.End()
+		return ctx, nil
 	}
 	span.SetAttributes(semconv.MessagingSystemKafka, semconv.MessagingDestinationName(d.options.Topic), semconv.MessagingOperationName("create"),
-		semconv.MessagingOperationTypeCreate, semconv.MessagingKafkaMessageKey(m.UUID))
-	at, err := d.accept(ctx, m, span)
-	if err != nil {
-		span.SetStatus(codes.Error, outcomeOf(err))
-		span.SetAttributes(attribute.String("tidemark.outcome", outcomeOf(err)))
-		return at, err
+		semconv.MessagingOperationTypeCreate)
+	if len(commands) == 1 {
+		span.SetAttributes(semconv.MessagingKafkaMessageKey(commands[0].Key))
+	} else {
+		span.SetAttributes(semconv.MessagingBatchMessageCount(len(commands)))
 	}
-	span.SetAttributes(attribute.String("tidemark.outcome", "accepted"), attribute.String("tidemark.position", at.String()))
-	return at, nil
+	return ctx, span
+}
+
+// endSpan says what became of the first command that was not accepted, else where the first one stands.
+func endSpan(span trace.Span, outcomes []Outcome) {
+	if span == nil {
+		return
+	}
+	defer span.End()
+	for _, o := range outcomes {
+		if o.Err != nil {
+			span.SetStatus(codes.Error, outcomeOf(o.Err))
+			span.SetAttributes(attribute.String("tidemark.outcome", outcomeOf(o.Err)))
+			return
+		}
+	}
+	span.SetAttributes(attribute.String("tidemark.outcome", "accepted"), attribute.String("tidemark.position", outcomes[0].Position.String()))
 }
 
 // flew makes the span of a flight that had at least one command that is traced. Commands that nobody traces cost it
 // nothing but the look.
-func (d *Door) flew(group []*command, results []kafka.Result, start time.Time) {
+func (d *Door) flew(group []*request, results []kafka.Result, start time.Time) {
 	var links []trace.Link
 	var failed error
 	for _, c := range group {

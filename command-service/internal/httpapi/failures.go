@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/command-service/internal/door"
+	"github.com/tidemark/tidemark/command-service/internal/endpoint"
+	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -47,6 +49,7 @@ func (f *failures) of(ctx context.Context, err error, a attempt) failure {
 		badKey     *door.KeyError
 		shut       *door.ShutError
 		badLine    *lineError
+		invalid    *endpoint.InvalidError
 	)
 	switch {
 	case errors.As(err, &badLine):
@@ -71,6 +74,15 @@ func (f *failures) of(ctx context.Context, err error, a attempt) failure {
 	case errors.As(err, &badInstant):
 		return failure{Problem: problem.Problem{
 			Type: "/problems/bad-instant", Title: "Instant not accepted", Status: http.StatusBadRequest, Detail: badInstant.Error(),
+		}}
+	case errors.As(err, &invalid):
+		list := make([]api.FieldError, len(invalid.Fields))
+		for i, e := range invalid.Fields {
+			list[i] = api.FieldError{Path: e.Path, Message: e.Message}
+		}
+		return failure{Problem: problem.Problem{
+			Type: "/problems/bad-endpoint", Title: "Endpoint not accepted", Status: http.StatusBadRequest,
+			Detail: invalid.Error() + "; nothing was written", Errors: list,
 		}}
 	case errors.As(err, &badKey):
 		return failure{Problem: problem.Problem{

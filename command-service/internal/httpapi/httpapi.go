@@ -23,16 +23,21 @@ import (
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
-	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // route is the one name of all spellings of the command, for the rule of keys: a retry that goes to the
 // older alias is still a retry.
 const route = "POST /api/v1/timestamp"
 
+// Doors are the ways into the log, one a topic.
+type Doors struct {
+	Timestamps *door.Door // to timestamp.command.v1
+	Endpoints  *door.Door // to endpoint.command.v1
+}
+
 // Server answers the routes of the specification.
 type Server struct {
-	door     *door.Door
+	doors    Doors
 	letters  *deadletter.Desk
 	queryURL string
 	failures *failures
@@ -44,9 +49,9 @@ type Server struct {
 var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. QueryURL is where tickets are read. Streams that are still open end when ctx does.
-func Mount(ctx context.Context, e *gin.Engine, d *door.Door, letters *deadletter.Desk, queryURL string, log *slog.Logger) error {
+func Mount(ctx context.Context, e *gin.Engine, doors Doors, letters *deadletter.Desk, queryURL string, log *slog.Logger) error {
 	return mount(ctx, e, &Server{
-		door: d, letters: letters, queryURL: queryURL, failures: &failures{log: log}, now: time.Now, limits: defaultLimits, stopping: ctx.Done(),
+		doors: doors, letters: letters, queryURL: queryURL, failures: &failures{log: log}, now: time.Now, limits: defaultLimits, stopping: ctx.Done(),
 	})
 }
 
@@ -70,6 +75,9 @@ func mount(ctx context.Context, e *gin.Engine, s *Server) error {
 	e.POST("/api/v1/timestamp/:instant", wrapper.StampInstant)
 	e.POST("/api/v1/timestamps", wrapper.StampStream)
 	e.POST("/app", wrapper.StampApp)
+	e.POST("/api/v1/endpoints", wrapper.PostEndpoints)
+	e.PUT("/api/v1/endpoints/:id", wrapper.PutEndpoint)
+	e.DELETE("/api/v1/endpoints/:id", wrapper.DeleteEndpoint)
 	e.POST("/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
 	e.POST("/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)
 	return nil
@@ -123,33 +131,43 @@ func (s *Server) stamp(c *gin.Context, status int, text *string, key *api.Idempo
 		}
 		wanted = instant.Format(at)
 	}
-	a := attempt{}
-	if key != nil {
-		a.key = *key
-	}
-	id, err := s.door.Ticket(a.key, wish(caller, wanted), now)
+	a := attempt{key: keyOf(key)}
+	id, err := s.doors.Timestamps.Ticket(a.key, stampBinding(caller, wanted), now)
 	if err != nil {
 		s.fail(c, err, a)
 		return
 	}
 	a.ticket = id.String()
 	value := event.AppendTimestampCommand(make([]byte, 0, 128), event.TimestampCommand{CommandID: id, EventTimestamp: at})
-	place, err := s.door.Accept(ctx, a.ticket, value, telemetry.CorrelationID(ctx))
-	if err != nil {
-		s.fail(c, err, a)
+	o := s.doors.Timestamps.Accept(ctx, door.Command{Key: a.ticket, Value: value})[0]
+	if o.Err != nil {
+		s.fail(c, o.Err, a)
 		return
 	}
-	written := place.String()
+	s.located(c, a, o.Position)
+	c.Data(status, "application/json; charset=utf-8", []byte(`{"id":"`+a.ticket+`"}`))
+}
+
+// located sets the headers that say where an accepted command stands and where its ticket is read.
+func (s *Server) located(c *gin.Context, a attempt, at position.Position) {
+	written := at.String()
 	h := c.Writer.Header()
 	h["Location"] = []string{s.queryURL + "/api/v1/tickets/" + a.ticket + "?position=" + written}
 	h[position.Header] = []string{written}
 	h["Cache-Control"] = []string{"no-store"}
-	c.Data(status, "application/json; charset=utf-8", []byte(`{"id":"`+a.ticket+`"}`))
 }
 
-// wish is what a key is bound to.
-func wish(caller, instant string) door.Wish {
-	return door.Wish{Caller: caller, Route: route, Instant: instant}
+// stampBinding is what the key of a timestamp is bound to.
+func stampBinding(caller, instant string) door.Binding {
+	return door.Binding{Caller: caller, Route: route, Wanted: instant}
+}
+
+// keyOf is the request's Idempotency-Key, or empty.
+func keyOf(key *api.IdempotencyKey) string {
+	if key == nil {
+		return ""
+	}
+	return *key
 }
 
 // callerOf is the id of the key that was shown, or empty.

@@ -23,6 +23,7 @@ import (
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	api "github.com/tidemark/tidemark/shared/api/command"
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 
 type bundle struct {
 	engine    *gin.Engine
-	door      *door.Door
+	doors     Doors
 	decisions *door.Door
 	server    *Server
 
@@ -118,22 +119,27 @@ func setup(t *testing.T) *bundle {
 	registry := prometheus.NewRegistry()
 	var err error
 	metrics := door.NewMetrics(registry)
-	b.door, err = door.New(door.Options{Topic: topic.TimestampCommand.Name, Log: b, Metrics: metrics})
-	require.NoError(t, err)
-	b.decisions, err = door.New(door.Options{Topic: topic.DeadLetterCommand.Name, Log: b, Metrics: metrics})
-	require.NoError(t, err)
-	for _, d := range []*door.Door{b.door, b.decisions} {
-		t.Cleanup(func() { require.NoError(t, d.Close(context.Background())) }) // the test's context has ended
-		d.Open()
+	for d, of := range map[**door.Door]topic.Spec{
+		&b.doors.Timestamps: topic.TimestampCommand, &b.doors.Endpoints: topic.EndpointCommand, &b.decisions: topic.DeadLetterCommand,
+	} {
+		*d, err = door.New(door.Options{Topic: of.Name, Log: b, Metrics: metrics})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, (*d).Close(context.Background())) }) // the test's context has ended
+		(*d).Open()
 	}
 	engine, err := manners.NewEngine(manners.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: Bodies})
 	require.NoError(t, err)
 	b.engine = engine.Engine
+	k := config.Kafka{Partitions: 12, ClaimedPartitions: 48}
 	letters := deadletter.New(deadletter.Options{
-		Commands: b.door, Decisions: b.decisions, Log: b, Topic: topic.TimestampCommand.Name, Partitions: 12, Deadline: 5 * time.Second,
+		Topics: []deadletter.Topic{
+			deadletter.Timestamps(topic.TimestampCommand.Sized(k), b.doors.Timestamps), deadletter.Endpoints(topic.EndpointCommand.Sized(k), b.doors.Endpoints),
+			deadletter.Foreign(topic.ProjectionReceipt.Sized(k)),
+		},
+		Decisions: b.decisions, Log: b, Deadline: 5 * time.Second,
 	})
 	b.server = &Server{
-		door: b.door, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),
+		doors: b.doors, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),
 	}
 	require.NoError(t, mount(t.Context(), b.engine, b.server))
 	return b
@@ -345,7 +351,7 @@ func TestAnUnknownOutcomeCarriesItsTicketAndTheKeyToRetryItWith(t *testing.T) {
 func TestAnUnsafeLogIsNamed(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.door.Shut(&kafka.GuardError{Topic: "timestamp.command.v1", Faults: []kafka.Fault{{Setting: "retention.ms", Wanted: "-1", Found: "1000", Why: "records would expire"}}})
+	b.doors.Timestamps.Shut(&kafka.GuardError{Topic: "timestamp.command.v1", Faults: []kafka.Fault{{Setting: "retention.ms", Wanted: "-1", Found: "1000", Why: "records would expire"}}})
 	w := b.post("/app", "")
 	require.Equal(t, 503, w.Code)
 	require.NotEmpty(t, w.Header().Get("Retry-After"))

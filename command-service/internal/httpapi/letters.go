@@ -14,13 +14,13 @@ import (
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
-	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
 // Bodies are the bounds of the routes that take larger bodies than others, for the engine.
 var Bodies = map[string]int64{
 	"/api/v1/deadletters/redrive": 8 << 20,
 	"/api/v1/deadletters/discard": 1 << 20,
+	"/api/v1/endpoints":           8 << 20,
 }
 
 // RedriveDeadLetters writes a new command for each letter.
@@ -57,12 +57,12 @@ func read(c *gin.Context, body any) bool {
 }
 
 func request(c *gin.Context, note *string, readable *bool) deadletter.Request {
-	r := deadletter.Request{CorrelationID: telemetry.CorrelationID(c.Request.Context()), Readable: readable != nil && *readable}
+	r := deadletter.Request{Readable: readable != nil && *readable}
 	if note != nil {
 		r.Note = *note
 	}
 	if caller, ok := auth.FromContext(c.Request.Context()); ok {
-		r.By = caller.ID
+		r.By, r.ByName = caller.ID, caller.Name
 	}
 	return r
 }

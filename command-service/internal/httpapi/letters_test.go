@@ -117,7 +117,7 @@ func TestEachBrokenLetterIsNamedAndNothingIsWritten(t *testing.T) {
 		{"timestamp.command.v1/3@2", "event_timestamp"}, {"timestamp.command.v1/3@3", "no event_timestamp"},
 		{"timestamp.command.v1/3@4", "no JSON object"}, {"timestamp.command.v1/3@5", "no JSON object"},
 		{"timestamp.command.v1/3@1", "twice"}, {"timestamp.command.v1/12@1", "12 partitions"},
-		{"timestamp.command.v1/3@100", "ends at offset 100"}, {"elsewhere/3@1", "in the topic timestamp.command.v1"}, {"3@1", "is no position"},
+		{"timestamp.command.v1/3@100", "ends at offset 100"}, {"elsewhere/3@1", "only in timestamp.command.v1, endpoint.command.v1"}, {"3@1", "is no position"},
 	} {
 		e := found[i].(map[string]any)
 		require.Equal(t, want[0], e["position"])

@@ -77,7 +77,7 @@ type stream struct {
 
 // StampStream accepts a command for each line of the body, and answers each with a line.
 func (s *Server) StampStream(c *gin.Context) {
-	if err := s.door.Refuses(); err != nil {
+	if err := s.doors.Timestamps.State(); err != nil {
 		s.fail(c, err, attempt{})
 		return
 	}
@@ -161,7 +161,7 @@ func (st *stream) send(ctx context.Context, group []entry) error {
 			commands = append(commands, group[i].command)
 		}
 	}
-	outcomes := st.server.door.AcceptAll(ctx, commands, telemetry.CorrelationID(ctx))
+	outcomes := st.server.doors.Timestamps.AcceptPatiently(ctx, commands)
 	st.out = st.out[:0]
 	for i := range group {
 		e := &group[i]
@@ -381,7 +381,7 @@ func (r *lineReader) decode(raw []byte, e *entry) error {
 		if named {
 			wanted = instant.Format(at)
 		}
-		command.CommandID, err = r.server.door.Ticket(e.attempt.key, wish(r.caller, wanted), now)
+		command.CommandID, err = r.server.doors.Timestamps.Ticket(e.attempt.key, stampBinding(r.caller, wanted), now)
 	} else {
 		// Not the door's own kind, which belongs to one partition: a group this large has a batch for each.
 		command.CommandID, err = ticket.New()

@@ -240,7 +240,7 @@ func TestWhatWasSurelyNotWrittenIsTriedAgain(t *testing.T) {
 func TestAShutDoorRefusesTheStreamAsAWhole(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.door.Shut(errors.New("retention.ms must be -1"))
+	b.doors.Timestamps.Shut(errors.New("retention.ms must be -1"))
 	res := streamTo(t, b.serve(t), strings.NewReader("{}\n"))
 	require.Equal(t, 503, res.StatusCode)
 	require.NotEmpty(t, res.Header.Get("Retry-After"))

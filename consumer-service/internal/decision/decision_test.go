@@ -16,13 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -124,7 +124,7 @@ func (s *heldStore) Progress(context.Context) (map[int32]int64, error) {
 	return maps.Clone(s.next), s.away
 }
 
-func (s *heldStore) Misplaced(context.Context, []Decision) ([]position.Position, error) {
+func (s *heldStore) WithoutLetter(context.Context, []Decision) ([]position.Position, error) {
 	return nil, nil
 }
 
@@ -288,7 +288,7 @@ func database(t *testing.T) *sqlx.DB {
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, migrations.Apply(t.Context(), db))
+	require.NoError(t, schema.Apply(t.Context(), db))
 	return db
 }
 
@@ -355,13 +355,22 @@ func TestADecisionOnWhatIsNoDeadLetterIsTold(t *testing.T) {
 	db := database(t)
 	_, err := db.Exec(`
 INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset, applied, rejected) VALUES ('timestamp.command.v1', 7, 1, 0, 10, 9, 1);
-INSERT INTO dead_letters (topic, partition, "offset", headers, reason_code, reason, first_seen_at) VALUES ('timestamp.command.v1', 7, 3, '[]', 'decode', '', now())`)
+INSERT INTO dead_letters (topic, partition, "offset", headers, reason_code, reason, first_seen_at) VALUES ('timestamp.command.v1', 7, 3, '[]', 'decode', '', now());
+INSERT INTO endpoints.projection_progress (topic, partition, epoch, first_offset, next_offset, applied, rejected) VALUES ('endpoint.command.v1', 7, 1, 2, 5, 2, 1);
+INSERT INTO endpoints.dead_letters (topic, partition, "offset", headers, reason_code, reason, first_seen_at) VALUES ('endpoint.command.v1', 7, 4, '[]', 'decode', '', now())`)
 	require.NoError(t, err)
+	endpoint := func(offset int64) position.Position {
+		return position.Position{Topic: topic.EndpointCommand.Name, Partition: 7, Offset: offset}
+	}
 	var some []Decision
-	for _, at := range []position.Position{about(7, 3), about(7, 4), about(7, 10), about(8, 0)} { // a letter, a row, not read yet, no such partition
+	for _, at := range []position.Position{
+		about(7, 3), about(7, 4), about(7, 10), about(8, 0), // a letter, a row, not read yet, no such partition
+		endpoint(1), endpoint(3), endpoint(4), endpoint(5), // before the log's start, a row, a letter, not read yet
+		{Topic: "other.v1", Partition: 7, Offset: 3}, // of no projection
+	} {
 		some = append(some, Decision{DeadLetterCommand: event.DeadLetterCommand{Position: at, Decision: event.Discard}})
 	}
-	misplaced, err := (&Postgres{db}).Misplaced(t.Context(), some)
+	found, err := (&Postgres{db}).WithoutLetter(t.Context(), some)
 	require.NoError(t, err)
-	require.Equal(t, []position.Position{about(7, 4)}, misplaced)
+	require.Equal(t, []position.Position{endpoint(3), about(7, 4)}, found)
 }

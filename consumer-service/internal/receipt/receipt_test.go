@@ -3,7 +3,6 @@ package receipt
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -19,12 +18,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tidemark/tidemark/consumer-service/migrations"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
+	"github.com/tidemark/tidemark/shared/schema"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -72,19 +71,13 @@ func (s *heldStore) Alone(ctx context.Context, do func(context.Context) error) (
 	return true, do(ctx)
 }
 
-func (s *heldStore) Outboxes(context.Context) ([]string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return []string{"public"}, s.away
-}
-
-func (s *heldStore) Oldest(_ context.Context, _ string, limit int) ([]Row, error) {
+func (s *heldStore) Oldest(_ context.Context, limit int) ([]Row, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.rows[:min(limit, len(s.rows))]), s.away
 }
 
-func (s *heldStore) Delete(_ context.Context, _ string, numbers []int64) error {
+func (s *heldStore) Delete(_ context.Context, numbers []int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away == nil {
@@ -115,8 +108,8 @@ func start(t *testing.T, store Store, log Log) *Publisher {
 func startWhile(t *testing.T, store Store, log Log, same func() bool) *Publisher {
 	t.Helper()
 	p := New(Options{
-		Store: store, Log: log, Topic: "receipts", Ensure: func(context.Context) error { return nil },
-		Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+		Projection: "timestamps", Store: store, Log: log, Topic: "receipts", Ensure: func(context.Context) error { return nil },
+		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -239,52 +232,90 @@ func database(t *testing.T) *sqlx.DB {
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, migrations.Apply(t.Context(), db))
+	require.NoError(t, schema.Apply(t.Context(), db))
 	return db
 }
 
-const row = ` (group_name, generation, epoch, topic, partition, from_offset, next_offset, outcomes, decided_at)
-	SELECT 'g', %d, 1, 't', 0, n, n + 1, '[{"outcome":"applied","count":1}]', '2026-01-02T03:04:05.000006Z' FROM generate_series(0, 9) n`
+// filled writes ten receipts of a projection's generation into the outbox.
+func filled(t *testing.T, db *sqlx.DB, projection string, generation int) {
+	t.Helper()
+	_, err := db.ExecContext(t.Context(), `
+INSERT INTO projection_receipt_outbox (projection, group_name, generation, epoch, served, topic, partition, from_offset, next_offset, outcomes, decided_at)
+SELECT $1, 'g', $2, 1, $2 = 0, $1, 0, n, n + 1, '[{"outcome":"applied","count":1}]', '2026-01-02T03:04:05.000006Z' FROM generate_series(0, 9) n`, projection, generation)
+	require.NoError(t, err)
+}
 
-// Several processes publish one database's receipts, of all of its generations, once while nothing fails.
-func TestOneProcessAtATimeEmptiesTheOutboxesOfAllGenerations(t *testing.T) {
+func left(t *testing.T, db *sqlx.DB, projection string) (n int) {
+	t.Helper()
+	require.NoError(t, db.GetContext(t.Context(), &n, `SELECT count(*) FROM projection_receipt_outbox WHERE projection = $1`, projection))
+	return n
+}
+
+// Several processes publish the receipts of one projection, of all of its generations, once while nothing fails. Those of
+// another projection wait for a process that runs it.
+func TestOneProcessAtATimeEmptiesTheOutboxOfItsProjection(t *testing.T) {
 	t.Parallel()
 	db := database(t)
-	for _, s := range []string{`CREATE SCHEMA tidemark_g7`, `CREATE TABLE tidemark_g7.receipt_outbox (LIKE public.receipt_outbox INCLUDING ALL)`, `CREATE SCHEMA other`, `CREATE TABLE other.receipt_outbox ()`} {
-		_, err := db.Exec(s)
-		require.NoError(t, err)
-	}
 	log := &heldLog{}
 	var all []*Publisher
 	for range 3 {
-		all = append(all, start(t, &Postgres{db}, log))
+		all = append(all, start(t, &Postgres{db, "timestamps"}, log))
 	}
 	for range 5 {
-		_, err := db.Exec(fmt.Sprintf(`INSERT INTO public.receipt_outbox`+row, 0))
-		require.NoError(t, err)
-		_, err = db.Exec(fmt.Sprintf(`INSERT INTO tidemark_g7.receipt_outbox`+row, 7))
-		require.NoError(t, err)
+		filled(t, db, "timestamps", 0)
+		filled(t, db, "timestamps", 7)
+		filled(t, db, "endpoints", 0)
 		for _, p := range all {
 			p.Kick()
 		}
 	}
-	left := func() (n int) {
-		require.NoError(t, db.Get(&n, `SELECT (SELECT count(*) FROM public.receipt_outbox) + (SELECT count(*) FROM tidemark_g7.receipt_outbox)`))
-		return n
-	}
-	require.Eventually(t, func() bool { return left() == 0 }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return left(t, db, "timestamps") == 0 }, 20*time.Second, 5*time.Millisecond)
 	require.Len(t, log.got(), 100)
-	side := 0
+	candidate := 0
 	for _, v := range log.got() {
-		side += strings.Count(v, `"generation":7`)
+		require.Contains(t, v, `"topic":"timestamps"`)
 		require.Contains(t, v, `"decided_at":"2026-01-02T03:04:05.000006Z"`)
+		if strings.Contains(v, `"generation":7`) {
+			candidate++
+			require.Contains(t, v, `"served":false`)
+		} else {
+			require.Contains(t, v, `"served":true`)
+		}
 	}
-	require.Equal(t, 50, side)
+	require.Equal(t, 50, candidate)
+	require.Equal(t, 50, left(t, db, "endpoints"))
+}
 
-	_, err := db.Exec(`DROP SCHEMA tidemark_g7 CASCADE`) // a generation that is dropped takes nobody along
+// The publishers of two projections do not wait for each other: the lock is each projection's own.
+func TestPublishersOfTwoProjectionsDoNotShareALock(t *testing.T) {
+	t.Parallel()
+	db := database(t)
+	called, err := (&Postgres{db, "timestamps"}).Alone(t.Context(), func(ctx context.Context) error {
+		for projection, want := range map[string]bool{"timestamps": false, "endpoints": true} {
+			called, err := (&Postgres{db, projection}).Alone(ctx, func(context.Context) error { return nil })
+			require.NoError(t, err)
+			require.Equal(t, want, called, projection)
+		}
+		return nil
+	})
 	require.NoError(t, err)
-	rows, err := (&Postgres{db}).Oldest(t.Context(), "tidemark_g7", 10)
+	require.True(t, called)
+}
+
+// A receipt without offsets says that a partition is caught up and idle; it goes out like any other.
+func TestAReceiptOfAnIdlePartitionIsPublished(t *testing.T) {
+	t.Parallel()
+	db := database(t)
+	_, err := db.ExecContext(t.Context(), `
+INSERT INTO projection_receipt_outbox (projection, group_name, generation, epoch, served, topic, partition, from_offset, next_offset, outcomes, caught_up_at, decided_at)
+VALUES ('timestamps', 'g', 0, 1, true, 't', 3, 17, 17, '[]', '2026-01-02T03:04:05Z', '2026-01-02T03:04:06Z')`)
 	require.NoError(t, err)
-	require.Empty(t, rows)
-	require.NoError(t, (&Postgres{db}).Delete(t.Context(), "tidemark_g7", []int64{1}))
+	log := &heldLog{}
+	start(t, &Postgres{db, "timestamps"}, log)
+	require.Eventually(t, func() bool { return left(t, db, "timestamps") == 0 }, 20*time.Second, 5*time.Millisecond)
+	require.Len(t, log.got(), 1)
+	r, err := event.DecodeReceipt([]byte(log.got()[0]))
+	require.NoError(t, err)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	require.Equal(t, event.Receipt{Group: "g", Epoch: 1, Served: true, Topic: "t", Partition: 3, From: 17, Next: 17, CaughtUpAt: &at, DecidedAt: at.Add(time.Second)}, r)
 }

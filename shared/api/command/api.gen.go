@@ -70,6 +70,83 @@ type Discard struct {
 	Readable *bool `json:"readable,omitempty"`
 }
 
+// Endpoint defines model for Endpoint.
+type Endpoint struct {
+	// Url What is to be checked: an absolute http or https URL.
+	//
+	// Example: https://example.org/
+	Url string `json:"url"`
+
+	// Name What people call it; host and path of the URL where it is left out.
+	Name *string `json:"name,omitempty"`
+
+	// Group The group that it belongs to; none where it is left out.
+	Group *string `json:"group,omitempty"`
+
+	// Tags None where they are left out.
+	Tags *[]string `json:"tags,omitempty"`
+
+	// Interval Time between two checks: whole seconds from 5s to 24h, such as 30s, 5m or 1h30m. 1m where it is left out.
+	//
+	// Example: 30s
+	Interval *string `json:"interval,omitempty"`
+
+	// Enabled Whether it is to be checked; true where it is left out.
+	Enabled              *bool                  `json:"enabled,omitempty"`
+	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// EndpointProblem RFC 9457.
+type EndpointProblem struct {
+	Type     string  `json:"type"`
+	Title    string  `json:"title"`
+	Status   int     `json:"status"`
+	Detail   *string `json:"detail,omitempty"`
+	Instance *string `json:"instance,omitempty"`
+
+	// Errors Everything that is wrong.
+	Errors *[]FieldError `json:"errors,omitempty"`
+}
+
+// EndpointResult defines model for EndpointResult.
+type EndpointResult struct {
+	// Id The ticket, a UUID.
+	Id string `json:"id"`
+
+	// EndpointId The endpoint's id.
+	EndpointId string `json:"endpoint_id"`
+
+	// Position The record's place in the log.
+	Position *string `json:"position,omitempty"`
+
+	// Error Instead of a position, what a request of its own would have been answered with.
+	Error *Problem `json:"error,omitempty"`
+}
+
+// EndpointTicket defines model for EndpointTicket.
+type EndpointTicket struct {
+	// Id The ticket, a UUID.
+	//
+	// Example: 01920b5c-7d4e-7cc3-98c4-dc0c0c07398f
+	Id string `json:"id"`
+
+	// EndpointId The endpoint's id.
+	//
+	// Example: 6f2b8a0e-58cf-8d63-9a0d-0d1f3c1f3a55
+	EndpointId string `json:"endpoint_id"`
+}
+
+// FieldError defines model for FieldError.
+type FieldError struct {
+	// Path Of the member; begins with the place in a list, counted from 0. Empty for the body itself.
+	//
+	// Example: [2].tags[0]
+	Path string `json:"path"`
+
+	// Message What was expected and what was found.
+	Message string `json:"message"`
+}
+
 // Letter defines model for Letter.
 type Letter struct {
 	// Payload The new command, as JSON text.
@@ -88,6 +165,43 @@ type LetterError struct {
 	Position string `json:"position"`
 	Reason   string `json:"reason"`
 }
+
+// NewEndpoint defines model for NewEndpoint.
+type NewEndpoint struct {
+	// Url What is to be checked: an absolute http or https URL.
+	//
+	// Example: https://example.org/
+	Url string `json:"url"`
+
+	// Name What people call it; host and path of the URL where it is left out.
+	Name *string `json:"name,omitempty"`
+
+	// Group The group that it belongs to; none where it is left out.
+	Group *string `json:"group,omitempty"`
+
+	// Tags None where they are left out.
+	Tags *[]string `json:"tags,omitempty"`
+
+	// Interval Time between two checks: whole seconds from 5s to 24h, such as 30s, 5m or 1h30m. 1m where it is left out.
+	//
+	// Example: 30s
+	Interval *string `json:"interval,omitempty"`
+
+	// Enabled Whether it is to be checked; true where it is left out.
+	Enabled *bool `json:"enabled,omitempty"`
+
+	// Id This command's own Idempotency-Key, with the same rules. It is not kept.
+	Id                   *string                `json:"id,omitempty"`
+	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// NewEndpoints defines model for NewEndpoints.
+type NewEndpoints struct {
+	union json.RawMessage
+}
+
+// NewEndpoints1 defines model for NewEndpoints.1.
+type NewEndpoints1 = []NewEndpoint
 
 // Problem RFC 9457.
 type Problem struct {
@@ -152,11 +266,17 @@ type IdempotencyKey = string
 // Accepted defines model for Accepted.
 type Accepted = Ticket
 
+// BadEndpoint RFC 9457.
+type BadEndpoint = EndpointProblem
+
 // Broken RFC 9457.
 type Broken = Problem
 
 // Decided defines model for Decided.
 type Decided = Decisions
+
+// EndpointAccepted defines model for EndpointAccepted.
+type EndpointAccepted = EndpointTicket
 
 // NoKey RFC 9457.
 type NoKey = Problem
@@ -179,12 +299,50 @@ type Unavailable = Problem
 // Undecided RFC 9457.
 type Undecided = Problem
 
+// WrongType RFC 9457.
+type WrongType = Problem
+
+// PostEndpointsParams defines parameters for PostEndpoints.
+type PostEndpointsParams struct {
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller, the route and
+	// what is asked for, so that the same key with another instant, or of another caller, is another command.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PostEndpoints202JSONResponseBody1 defines parameters for PostEndpoints.
+type PostEndpoints202JSONResponseBody1 = []EndpointResult
+
+// PostEndpoints202JSONResponseBody defines parameters for PostEndpoints.
+type PostEndpoints202JSONResponseBody struct {
+	union json.RawMessage
+}
+
+// DeleteEndpointParams defines parameters for DeleteEndpoint.
+type DeleteEndpointParams struct {
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller, the route and
+	// what is asked for, so that the same key with another instant, or of another caller, is another command.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// PutEndpointParams defines parameters for PutEndpoint.
+type PutEndpointParams struct {
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller, the route and
+	// what is asked for, so that the same key with another instant, or of another caller, is another command.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // StampParams defines parameters for Stamp.
 type StampParams struct {
 	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
 	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
-	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
-	// instant, so that the same key with another instant, or of another caller, is another command.
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller, the route and
+	// what is asked for, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -192,8 +350,8 @@ type StampParams struct {
 type StampInstantParams struct {
 	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
 	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
-	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
-	// instant, so that the same key with another instant, or of another caller, is another command.
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller, the route and
+	// what is asked for, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -201,8 +359,8 @@ type StampInstantParams struct {
 type StampAppParams struct {
 	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
 	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
-	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller and the wanted
-	// instant, so that the same key with another instant, or of another caller, is another command.
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller, the route and
+	// what is asked for, so that the same key with another instant, or of another caller, is another command.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
@@ -212,11 +370,438 @@ type DiscardDeadLettersJSONRequestBody = Discard
 // RedriveDeadLettersJSONRequestBody defines body for RedriveDeadLetters for application/json ContentType.
 type RedriveDeadLettersJSONRequestBody = Redrive
 
+// PostEndpointsJSONRequestBody defines body for PostEndpoints for application/json ContentType.
+type PostEndpointsJSONRequestBody = NewEndpoints
+
+// PutEndpointJSONRequestBody defines body for PutEndpoint for application/json ContentType.
+type PutEndpointJSONRequestBody = Endpoint
+
 // StampJSONRequestBody defines body for Stamp for application/json ContentType.
 type StampJSONRequestBody = Stamp
 
 // StampAppJSONRequestBody defines body for StampApp for application/json ContentType.
 type StampAppJSONRequestBody = Stamp
+
+// Getter for additional properties for Endpoint. Returns the specified
+// element and whether it was found
+func (a Endpoint) Get(fieldName string) (value interface{}, found bool) {
+	if a.AdditionalProperties != nil {
+		value, found = a.AdditionalProperties[fieldName]
+	}
+	return
+}
+
+// Setter for additional properties for Endpoint
+func (a *Endpoint) Set(fieldName string, value interface{}) {
+	if a.AdditionalProperties == nil {
+		a.AdditionalProperties = make(map[string]interface{})
+	}
+	a.AdditionalProperties[fieldName] = value
+}
+
+// Override default JSON handling for Endpoint to handle AdditionalProperties
+func (a *Endpoint) UnmarshalJSON(b []byte) error {
+	object := make(map[string]json.RawMessage)
+	err := json.Unmarshal(b, &object)
+	if err != nil {
+		return err
+	}
+
+	if raw, found := object["url"]; found {
+		err = json.Unmarshal(raw, &a.Url)
+		if err != nil {
+			return fmt.Errorf("error reading 'url': %w", err)
+		}
+		delete(object, "url")
+	}
+
+	if raw, found := object["name"]; found {
+		err = json.Unmarshal(raw, &a.Name)
+		if err != nil {
+			return fmt.Errorf("error reading 'name': %w", err)
+		}
+		delete(object, "name")
+	}
+
+	if raw, found := object["group"]; found {
+		err = json.Unmarshal(raw, &a.Group)
+		if err != nil {
+			return fmt.Errorf("error reading 'group': %w", err)
+		}
+		delete(object, "group")
+	}
+
+	if raw, found := object["tags"]; found {
+		err = json.Unmarshal(raw, &a.Tags)
+		if err != nil {
+			return fmt.Errorf("error reading 'tags': %w", err)
+		}
+		delete(object, "tags")
+	}
+
+	if raw, found := object["interval"]; found {
+		err = json.Unmarshal(raw, &a.Interval)
+		if err != nil {
+			return fmt.Errorf("error reading 'interval': %w", err)
+		}
+		delete(object, "interval")
+	}
+
+	if raw, found := object["enabled"]; found {
+		err = json.Unmarshal(raw, &a.Enabled)
+		if err != nil {
+			return fmt.Errorf("error reading 'enabled': %w", err)
+		}
+		delete(object, "enabled")
+	}
+
+	if len(object) != 0 {
+		a.AdditionalProperties = make(map[string]interface{})
+		for fieldName, fieldBuf := range object {
+			var fieldVal interface{}
+			err := json.Unmarshal(fieldBuf, &fieldVal)
+			if err != nil {
+				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
+			}
+			a.AdditionalProperties[fieldName] = fieldVal
+		}
+	}
+	return nil
+}
+
+// Override default JSON handling for Endpoint to handle AdditionalProperties
+func (a Endpoint) MarshalJSON() ([]byte, error) {
+	var err error
+	object := make(map[string]json.RawMessage)
+
+	object["url"], err = json.Marshal(a.Url)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'url': %w", err)
+	}
+
+	if a.Name != nil {
+		object["name"], err = json.Marshal(a.Name)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'name': %w", err)
+		}
+	}
+
+	if a.Group != nil {
+		object["group"], err = json.Marshal(a.Group)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'group': %w", err)
+		}
+	}
+
+	if a.Tags != nil {
+		object["tags"], err = json.Marshal(a.Tags)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'tags': %w", err)
+		}
+	}
+
+	if a.Interval != nil {
+		object["interval"], err = json.Marshal(a.Interval)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'interval': %w", err)
+		}
+	}
+
+	if a.Enabled != nil {
+		object["enabled"], err = json.Marshal(a.Enabled)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'enabled': %w", err)
+		}
+	}
+
+	for fieldName, field := range a.AdditionalProperties {
+		object[fieldName], err = json.Marshal(field)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
+		}
+	}
+	return json.Marshal(object)
+}
+
+// Getter for additional properties for NewEndpoint. Returns the specified
+// element and whether it was found
+func (a NewEndpoint) Get(fieldName string) (value interface{}, found bool) {
+	if a.AdditionalProperties != nil {
+		value, found = a.AdditionalProperties[fieldName]
+	}
+	return
+}
+
+// Setter for additional properties for NewEndpoint
+func (a *NewEndpoint) Set(fieldName string, value interface{}) {
+	if a.AdditionalProperties == nil {
+		a.AdditionalProperties = make(map[string]interface{})
+	}
+	a.AdditionalProperties[fieldName] = value
+}
+
+// Override default JSON handling for NewEndpoint to handle AdditionalProperties
+func (a *NewEndpoint) UnmarshalJSON(b []byte) error {
+	object := make(map[string]json.RawMessage)
+	err := json.Unmarshal(b, &object)
+	if err != nil {
+		return err
+	}
+
+	if raw, found := object["url"]; found {
+		err = json.Unmarshal(raw, &a.Url)
+		if err != nil {
+			return fmt.Errorf("error reading 'url': %w", err)
+		}
+		delete(object, "url")
+	}
+
+	if raw, found := object["name"]; found {
+		err = json.Unmarshal(raw, &a.Name)
+		if err != nil {
+			return fmt.Errorf("error reading 'name': %w", err)
+		}
+		delete(object, "name")
+	}
+
+	if raw, found := object["group"]; found {
+		err = json.Unmarshal(raw, &a.Group)
+		if err != nil {
+			return fmt.Errorf("error reading 'group': %w", err)
+		}
+		delete(object, "group")
+	}
+
+	if raw, found := object["tags"]; found {
+		err = json.Unmarshal(raw, &a.Tags)
+		if err != nil {
+			return fmt.Errorf("error reading 'tags': %w", err)
+		}
+		delete(object, "tags")
+	}
+
+	if raw, found := object["interval"]; found {
+		err = json.Unmarshal(raw, &a.Interval)
+		if err != nil {
+			return fmt.Errorf("error reading 'interval': %w", err)
+		}
+		delete(object, "interval")
+	}
+
+	if raw, found := object["enabled"]; found {
+		err = json.Unmarshal(raw, &a.Enabled)
+		if err != nil {
+			return fmt.Errorf("error reading 'enabled': %w", err)
+		}
+		delete(object, "enabled")
+	}
+
+	if raw, found := object["id"]; found {
+		err = json.Unmarshal(raw, &a.Id)
+		if err != nil {
+			return fmt.Errorf("error reading 'id': %w", err)
+		}
+		delete(object, "id")
+	}
+
+	if len(object) != 0 {
+		a.AdditionalProperties = make(map[string]interface{})
+		for fieldName, fieldBuf := range object {
+			var fieldVal interface{}
+			err := json.Unmarshal(fieldBuf, &fieldVal)
+			if err != nil {
+				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
+			}
+			a.AdditionalProperties[fieldName] = fieldVal
+		}
+	}
+	return nil
+}
+
+// Override default JSON handling for NewEndpoint to handle AdditionalProperties
+func (a NewEndpoint) MarshalJSON() ([]byte, error) {
+	var err error
+	object := make(map[string]json.RawMessage)
+
+	object["url"], err = json.Marshal(a.Url)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'url': %w", err)
+	}
+
+	if a.Name != nil {
+		object["name"], err = json.Marshal(a.Name)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'name': %w", err)
+		}
+	}
+
+	if a.Group != nil {
+		object["group"], err = json.Marshal(a.Group)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'group': %w", err)
+		}
+	}
+
+	if a.Tags != nil {
+		object["tags"], err = json.Marshal(a.Tags)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'tags': %w", err)
+		}
+	}
+
+	if a.Interval != nil {
+		object["interval"], err = json.Marshal(a.Interval)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'interval': %w", err)
+		}
+	}
+
+	if a.Enabled != nil {
+		object["enabled"], err = json.Marshal(a.Enabled)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'enabled': %w", err)
+		}
+	}
+
+	if a.Id != nil {
+		object["id"], err = json.Marshal(a.Id)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'id': %w", err)
+		}
+	}
+
+	for fieldName, field := range a.AdditionalProperties {
+		object[fieldName], err = json.Marshal(field)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
+		}
+	}
+	return json.Marshal(object)
+}
+
+// AsNewEndpoint returns the union data inside the NewEndpoints as a NewEndpoint
+func (t NewEndpoints) AsNewEndpoint() (NewEndpoint, error) {
+	var body NewEndpoint
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewEndpoint overwrites any union data inside the NewEndpoints as the provided NewEndpoint
+func (t *NewEndpoints) FromNewEndpoint(v NewEndpoint) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewEndpoint performs a merge with any union data inside the NewEndpoints, using the provided NewEndpoint
+func (t *NewEndpoints) MergeNewEndpoint(v NewEndpoint) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewEndpoints1 returns the union data inside the NewEndpoints as a NewEndpoints1
+func (t NewEndpoints) AsNewEndpoints1() (NewEndpoints1, error) {
+	var body NewEndpoints1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewEndpoints1 overwrites any union data inside the NewEndpoints as the provided NewEndpoints1
+func (t *NewEndpoints) FromNewEndpoints1(v NewEndpoints1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewEndpoints1 performs a merge with any union data inside the NewEndpoints, using the provided NewEndpoints1
+func (t *NewEndpoints) MergeNewEndpoints1(v NewEndpoints1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t NewEndpoints) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *NewEndpoints) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
+
+// AsEndpointTicket returns the union data inside the PostEndpoints202JSONResponseBody as a EndpointTicket
+func (t PostEndpoints202JSONResponseBody) AsEndpointTicket() (EndpointTicket, error) {
+	var body EndpointTicket
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromEndpointTicket overwrites any union data inside the PostEndpoints202JSONResponseBody as the provided EndpointTicket
+func (t *PostEndpoints202JSONResponseBody) FromEndpointTicket(v EndpointTicket) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeEndpointTicket performs a merge with any union data inside the PostEndpoints202JSONResponseBody, using the provided EndpointTicket
+func (t *PostEndpoints202JSONResponseBody) MergeEndpointTicket(v EndpointTicket) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsPostEndpoints202JSONResponseBody1 returns the union data inside the PostEndpoints202JSONResponseBody as a PostEndpoints202JSONResponseBody1
+func (t PostEndpoints202JSONResponseBody) AsPostEndpoints202JSONResponseBody1() (PostEndpoints202JSONResponseBody1, error) {
+	var body PostEndpoints202JSONResponseBody1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromPostEndpoints202JSONResponseBody1 overwrites any union data inside the PostEndpoints202JSONResponseBody as the provided PostEndpoints202JSONResponseBody1
+func (t *PostEndpoints202JSONResponseBody) FromPostEndpoints202JSONResponseBody1(v PostEndpoints202JSONResponseBody1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergePostEndpoints202JSONResponseBody1 performs a merge with any union data inside the PostEndpoints202JSONResponseBody, using the provided PostEndpoints202JSONResponseBody1
+func (t *PostEndpoints202JSONResponseBody) MergePostEndpoints202JSONResponseBody1(v PostEndpoints202JSONResponseBody1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t PostEndpoints202JSONResponseBody) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *PostEndpoints202JSONResponseBody) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -316,8 +901,11 @@ type ClientInterface interface {
 	//
 	// A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 	// log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-	// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-	// that is made of position and instant.
+	// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+	// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+	// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+	//
+	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
 	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 	// letter's ticket is the same every time, and only the first decision on a position counts.
@@ -331,8 +919,11 @@ type ClientInterface interface {
 	//
 	// A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 	// log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-	// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-	// that is made of position and instant.
+	// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+	// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+	// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+	//
+	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
 	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 	// letter's ticket is the same every time, and only the first decision on a position counts.
@@ -341,6 +932,67 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
 	RedriveDeadLetters(ctx context.Context, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PostEndpointsWithBody Add an endpoint, or up to 1,000 of them
+	//
+	// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+	// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+	// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+	//
+	// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+	// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+	// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+	//
+	// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+	// it (then the status is 207).
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+	PostEndpointsWithBody(ctx context.Context, params *PostEndpointsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PostEndpoints Add an endpoint, or up to 1,000 of them
+	//
+	// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+	// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+	// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+	//
+	// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+	// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+	// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+	//
+	// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+	// it (then the status is 207).
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+	PostEndpoints(ctx context.Context, params *PostEndpointsParams, body PostEndpointsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteEndpoint Delete an endpoint
+	//
+	// What is known of the past stays. A later put of the same id makes it anew.
+	//
+	// Corresponds with DELETE /api/v1/endpoints/{id} (the `DeleteEndpoint` operationId).
+	DeleteEndpoint(ctx context.Context, id string, params *DeleteEndpointParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutEndpointWithBody Say how an endpoint shall be, whether it is there already or not
+	//
+	// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+	PutEndpointWithBody(ctx context.Context, id string, params *PutEndpointParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutEndpoint Say how an endpoint shall be, whether it is there already or not
+	//
+	// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+	PutEndpoint(ctx context.Context, id string, params *PutEndpointParams, body PutEndpointJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StampWithBody Stamp an instant, the present one unless the body names another
 	//
@@ -448,8 +1100,11 @@ func (c *Client) DiscardDeadLetters(ctx context.Context, body DiscardDeadLetters
 //
 // A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 // log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-// that is made of position and instant.
+// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+//
+// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
 // Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 // letter's ticket is the same every time, and only the first decision on a position counts.
@@ -473,8 +1128,11 @@ func (c *Client) RedriveDeadLettersWithBody(ctx context.Context, contentType str
 //
 // A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 // log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-// that is made of position and instant.
+// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+//
+// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
 // Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 // letter's ticket is the same every time, and only the first decision on a position counts.
@@ -484,6 +1142,117 @@ func (c *Client) RedriveDeadLettersWithBody(ctx context.Context, contentType str
 // Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
 func (c *Client) RedriveDeadLetters(ctx context.Context, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRedriveDeadLettersRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PostEndpointsWithBody Add an endpoint, or up to 1,000 of them
+//
+// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+//
+// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+//
+// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+// it (then the status is 207).
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+func (c *Client) PostEndpointsWithBody(ctx context.Context, params *PostEndpointsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPostEndpointsRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PostEndpoints Add an endpoint, or up to 1,000 of them
+//
+// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+//
+// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+//
+// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+// it (then the status is 207).
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+func (c *Client) PostEndpoints(ctx context.Context, params *PostEndpointsParams, body PostEndpointsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPostEndpointsRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteEndpoint Delete an endpoint
+//
+// What is known of the past stays. A later put of the same id makes it anew.
+//
+// Corresponds with DELETE /api/v1/endpoints/{id} (the `DeleteEndpoint` operationId).
+func (c *Client) DeleteEndpoint(ctx context.Context, id string, params *DeleteEndpointParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteEndpointRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutEndpointWithBody Say how an endpoint shall be, whether it is there already or not
+//
+// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+func (c *Client) PutEndpointWithBody(ctx context.Context, id string, params *PutEndpointParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutEndpointRequestWithBody(c.Server, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutEndpoint Say how an endpoint shall be, whether it is there already or not
+//
+// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+func (c *Client) PutEndpoint(ctx context.Context, id string, params *PutEndpointParams, body PutEndpointJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutEndpointRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -691,6 +1460,172 @@ func NewRedriveDeadLettersRequestWithBody(server string, contentType string, bod
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewPostEndpointsRequest calls the generic PostEndpoints builder with application/json body
+func NewPostEndpointsRequest(server string, params *PostEndpointsParams, body PostEndpointsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPostEndpointsRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewPostEndpointsRequestWithBody constructs an http.Request for the PostEndpoints method, with any body, and a specified content type
+func NewPostEndpointsRequestWithBody(server string, params *PostEndpointsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/endpoints")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteEndpointRequest constructs an http.Request for the DeleteEndpoint method
+func NewDeleteEndpointRequest(server string, id string, params *DeleteEndpointParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/endpoints/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewPutEndpointRequest calls the generic PutEndpoint builder with application/json body
+func NewPutEndpointRequest(server string, id string, params *PutEndpointParams, body PutEndpointJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutEndpointRequestWithBody(server, id, params, "application/json", bodyReader)
+}
+
+// NewPutEndpointRequestWithBody constructs an http.Request for the PutEndpoint method, with any body, and a specified content type
+func NewPutEndpointRequestWithBody(server string, id string, params *PutEndpointParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/endpoints/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -951,8 +1886,11 @@ type ClientWithResponsesInterface interface {
 	//
 	// A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 	// log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-	// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-	// that is made of position and instant.
+	// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+	// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+	// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+	//
+	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
 	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 	// letter's ticket is the same every time, and only the first decision on a position counts.
@@ -966,8 +1904,11 @@ type ClientWithResponsesInterface interface {
 	//
 	// A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 	// log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-	// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-	// that is made of position and instant.
+	// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+	// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+	// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+	//
+	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
 	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 	// letter's ticket is the same every time, and only the first decision on a position counts.
@@ -976,6 +1917,69 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
 	RedriveDeadLettersWithResponse(ctx context.Context, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error)
+
+	// PostEndpointsWithBodyWithResponse Add an endpoint, or up to 1,000 of them
+	//
+	// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+	// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+	// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+	//
+	// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+	// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+	// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+	//
+	// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+	// it (then the status is 207).
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+	PostEndpointsWithBodyWithResponse(ctx context.Context, params *PostEndpointsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PostEndpointsResponse, error)
+
+	// PostEndpointsWithResponse Add an endpoint, or up to 1,000 of them
+	//
+	// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+	// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+	// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+	//
+	// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+	// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+	// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+	//
+	// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+	// it (then the status is 207).
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+	PostEndpointsWithResponse(ctx context.Context, params *PostEndpointsParams, body PostEndpointsJSONRequestBody, reqEditors ...RequestEditorFn) (*PostEndpointsResponse, error)
+
+	// DeleteEndpointWithResponse Delete an endpoint
+	//
+	// What is known of the past stays. A later put of the same id makes it anew.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/endpoints/{id} (the `DeleteEndpoint` operationId).
+	DeleteEndpointWithResponse(ctx context.Context, id string, params *DeleteEndpointParams, reqEditors ...RequestEditorFn) (*DeleteEndpointResponse, error)
+
+	// PutEndpointWithBodyWithResponse Say how an endpoint shall be, whether it is there already or not
+	//
+	// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+	PutEndpointWithBodyWithResponse(ctx context.Context, id string, params *PutEndpointParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutEndpointResponse, error)
+
+	// PutEndpointWithResponse Say how an endpoint shall be, whether it is there already or not
+	//
+	// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+	PutEndpointWithResponse(ctx context.Context, id string, params *PutEndpointParams, body PutEndpointJSONRequestBody, reqEditors ...RequestEditorFn) (*PutEndpointResponse, error)
 
 	// StampWithBodyWithResponse Stamp an instant, the present one unless the body names another
 	//
@@ -1271,6 +2275,363 @@ func (r RedriveDeadLettersResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RedriveDeadLettersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// PostEndpointsResponse202Headers the declared response headers of an HTTP 202 response for PostEndpoints
+type PostEndpointsResponse202Headers struct {
+	Location         *string
+	TidemarkPosition *string
+}
+
+// PostEndpointsResponse401Headers the declared response headers of an HTTP 401 response for PostEndpoints
+type PostEndpointsResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// PostEndpointsResponse429Headers the declared response headers of an HTTP 429 response for PostEndpoints
+type PostEndpointsResponse429Headers struct {
+	RetryAfter *int
+}
+
+// PostEndpointsResponse503Headers the declared response headers of an HTTP 503 response for PostEndpoints
+type PostEndpointsResponse503Headers struct {
+	RetryAfter *string
+}
+
+type PostEndpointsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *PostEndpoints202JSONResponseBody
+	// JSON207 the response for an HTTP 207 `application/json` response
+	JSON207 *[]EndpointResult
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadEndpoint
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *WrongType
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Unavailable
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *PostEndpointsResponse202Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *PostEndpointsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *PostEndpointsResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *PostEndpointsResponse503Headers
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r PostEndpointsResponse) GetJSON202() *PostEndpoints202JSONResponseBody {
+	return r.JSON202
+}
+
+// GetJSON207 returns the response for an HTTP 207 `application/json` response
+func (r PostEndpointsResponse) GetJSON207() *[]EndpointResult {
+	return r.JSON207
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r PostEndpointsResponse) GetApplicationproblemJSON400() *BadEndpoint {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r PostEndpointsResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r PostEndpointsResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r PostEndpointsResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r PostEndpointsResponse) GetApplicationproblemJSON415() *WrongType {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r PostEndpointsResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r PostEndpointsResponse) GetApplicationproblemJSON503() *Unavailable {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r PostEndpointsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PostEndpointsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PostEndpointsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PostEndpointsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DeleteEndpointResponse202Headers the declared response headers of an HTTP 202 response for DeleteEndpoint
+type DeleteEndpointResponse202Headers struct {
+	Location         *string
+	TidemarkPosition *string
+}
+
+// DeleteEndpointResponse401Headers the declared response headers of an HTTP 401 response for DeleteEndpoint
+type DeleteEndpointResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// DeleteEndpointResponse429Headers the declared response headers of an HTTP 429 response for DeleteEndpoint
+type DeleteEndpointResponse429Headers struct {
+	RetryAfter *int
+}
+
+// DeleteEndpointResponse503Headers the declared response headers of an HTTP 503 response for DeleteEndpoint
+type DeleteEndpointResponse503Headers struct {
+	RetryAfter *string
+}
+
+type DeleteEndpointResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *EndpointAccepted
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadEndpoint
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Unavailable
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *DeleteEndpointResponse202Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DeleteEndpointResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *DeleteEndpointResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *DeleteEndpointResponse503Headers
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r DeleteEndpointResponse) GetJSON202() *EndpointAccepted {
+	return r.JSON202
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r DeleteEndpointResponse) GetApplicationproblemJSON400() *BadEndpoint {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r DeleteEndpointResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r DeleteEndpointResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r DeleteEndpointResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r DeleteEndpointResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r DeleteEndpointResponse) GetApplicationproblemJSON503() *Unavailable {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteEndpointResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteEndpointResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteEndpointResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteEndpointResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// PutEndpointResponse202Headers the declared response headers of an HTTP 202 response for PutEndpoint
+type PutEndpointResponse202Headers struct {
+	Location         *string
+	TidemarkPosition *string
+}
+
+// PutEndpointResponse401Headers the declared response headers of an HTTP 401 response for PutEndpoint
+type PutEndpointResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// PutEndpointResponse429Headers the declared response headers of an HTTP 429 response for PutEndpoint
+type PutEndpointResponse429Headers struct {
+	RetryAfter *int
+}
+
+// PutEndpointResponse503Headers the declared response headers of an HTTP 503 response for PutEndpoint
+type PutEndpointResponse503Headers struct {
+	RetryAfter *string
+}
+
+type PutEndpointResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *EndpointAccepted
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *BadEndpoint
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *TooLarge
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *WrongType
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Unavailable
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *PutEndpointResponse202Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *PutEndpointResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *PutEndpointResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *PutEndpointResponse503Headers
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r PutEndpointResponse) GetJSON202() *EndpointAccepted {
+	return r.JSON202
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r PutEndpointResponse) GetApplicationproblemJSON400() *BadEndpoint {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r PutEndpointResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r PutEndpointResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r PutEndpointResponse) GetApplicationproblemJSON413() *TooLarge {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r PutEndpointResponse) GetApplicationproblemJSON415() *WrongType {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r PutEndpointResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r PutEndpointResponse) GetApplicationproblemJSON503() *Unavailable {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r PutEndpointResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutEndpointResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutEndpointResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutEndpointResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -1746,8 +3107,11 @@ func (c *ClientWithResponses) DiscardDeadLettersWithResponse(ctx context.Context
 //
 // A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 // log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-// that is made of position and instant.
+// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+//
+// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
 // Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 // letter's ticket is the same every time, and only the first decision on a position counts.
@@ -1767,8 +3131,11 @@ func (c *ClientWithResponses) RedriveDeadLettersWithBodyWithResponse(ctx context
 //
 // A new command names the letter it was made of (header `redriveOf`), and a decision on the letter follows it in the
 // log. No offset is moved: the letter stays where it is, rejected, in every rebuild. The command keeps the
-// `command_id` of its payload where that is a UUID, so that the ticket its client has comes alive; else it gets one
-// that is made of position and instant.
+// `command_id` of its payload where that is a UUID, so that the ticket its client has becomes valid; else it gets one
+// that is made of the position and of what the payload says. A command about an endpoint bears the name of the key that
+// redrives it, and is applied where it is written: it wins over all puts of that endpoint before it.
+//
+// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
 // Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
 // letter's ticket is the same every time, and only the first decision on a position counts.
@@ -1782,6 +3149,99 @@ func (c *ClientWithResponses) RedriveDeadLettersWithResponse(ctx context.Context
 		return nil, err
 	}
 	return ParseRedriveDeadLettersResponse(rsp)
+}
+
+// PostEndpointsWithBodyWithResponse Add an endpoint, or up to 1,000 of them
+//
+// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+//
+// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+//
+// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+// it (then the status is 207).
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+func (c *ClientWithResponses) PostEndpointsWithBodyWithResponse(ctx context.Context, params *PostEndpointsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PostEndpointsResponse, error) {
+	rsp, err := c.PostEndpointsWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePostEndpointsResponse(rsp)
+}
+
+// PostEndpointsWithResponse Add an endpoint, or up to 1,000 of them
+//
+// The body is one endpoint or a list, as JSON or, with `Content-Type: application/yaml`, as YAML. Members that are
+// left out get their defaults, which the log keeps with the rest; members that are not listed here are kept as they
+// came. Where anything is wrong, nothing is written, and one 400 names every path that is.
+//
+// The id of a new endpoint derives from its ticket, so a request that is sent again under the same key makes no second
+// endpoint, in a list too: there the ticket of each derives from the key, its place and what it says, for a UUIDv7 key
+// too. `id` in an item is that item's own Idempotency-Key, and comes before the request's.
+//
+// Each endpoint of a list has an answer of its own, in order: its position, or its problem where the log did not take
+// it (then the status is 207).
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/endpoints (the `PostEndpoints` operationId).
+func (c *ClientWithResponses) PostEndpointsWithResponse(ctx context.Context, params *PostEndpointsParams, body PostEndpointsJSONRequestBody, reqEditors ...RequestEditorFn) (*PostEndpointsResponse, error) {
+	rsp, err := c.PostEndpoints(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePostEndpointsResponse(rsp)
+}
+
+// DeleteEndpointWithResponse Delete an endpoint
+//
+// What is known of the past stays. A later put of the same id makes it anew.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/endpoints/{id} (the `DeleteEndpoint` operationId).
+func (c *ClientWithResponses) DeleteEndpointWithResponse(ctx context.Context, id string, params *DeleteEndpointParams, reqEditors ...RequestEditorFn) (*DeleteEndpointResponse, error) {
+	rsp, err := c.DeleteEndpoint(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteEndpointResponse(rsp)
+}
+
+// PutEndpointWithBodyWithResponse Say how an endpoint shall be, whether it is there already or not
+//
+// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+func (c *ClientWithResponses) PutEndpointWithBodyWithResponse(ctx context.Context, id string, params *PutEndpointParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutEndpointResponse, error) {
+	rsp, err := c.PutEndpointWithBody(ctx, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutEndpointResponse(rsp)
+}
+
+// PutEndpointWithResponse Say how an endpoint shall be, whether it is there already or not
+//
+// The body is the whole endpoint; members that are left out get their defaults, whatever they were before.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /api/v1/endpoints/{id} (the `PutEndpoint` operationId).
+func (c *ClientWithResponses) PutEndpointWithResponse(ctx context.Context, id string, params *PutEndpointParams, body PutEndpointJSONRequestBody, reqEditors ...RequestEditorFn) (*PutEndpointResponse, error) {
+	rsp, err := c.PutEndpoint(ctx, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutEndpointResponse(rsp)
 }
 
 // StampWithBodyWithResponse Stamp an instant, the present one unless the body names another
@@ -2106,6 +3566,381 @@ func ParseRedriveDeadLettersResponse(rsp *http.Response) (*RedriveDeadLettersRes
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers RedriveDeadLettersResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParsePostEndpointsResponse parses an HTTP response from a PostEndpointsWithResponse call
+func ParsePostEndpointsResponse(rsp *http.Response) (*PostEndpointsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PostEndpointsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest PostEndpoints202JSONResponseBody
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 207:
+		var dest []EndpointResult
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON207 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadEndpoint
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest WrongType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 202:
+		var headers PostEndpointsResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		if values := rsp.Header.Values("Tidemark-Position"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.TidemarkPosition = &value
+		}
+		response.Headers202 = &headers
+	case rsp.StatusCode == 401:
+		var headers PostEndpointsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers PostEndpointsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers PostEndpointsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteEndpointResponse parses an HTTP response from a DeleteEndpointWithResponse call
+func ParseDeleteEndpointResponse(rsp *http.Response) (*DeleteEndpointResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteEndpointResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest EndpointAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadEndpoint
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 202:
+		var headers DeleteEndpointResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		if values := rsp.Header.Values("Tidemark-Position"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.TidemarkPosition = &value
+		}
+		response.Headers202 = &headers
+	case rsp.StatusCode == 401:
+		var headers DeleteEndpointResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers DeleteEndpointResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers DeleteEndpointResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParsePutEndpointResponse parses an HTTP response from a PutEndpointWithResponse call
+func ParsePutEndpointResponse(rsp *http.Response) (*PutEndpointResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutEndpointResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest EndpointAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadEndpoint
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest WrongType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 202:
+		var headers PutEndpointResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		if values := rsp.Header.Values("Tidemark-Position"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.TidemarkPosition = &value
+		}
+		response.Headers202 = &headers
+	case rsp.StatusCode == 401:
+		var headers PutEndpointResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers PutEndpointResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers PutEndpointResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
@@ -2575,6 +4410,15 @@ type ServerInterface interface {
 	// RedriveDeadLetters Write a new command in the place of each dead letter
 	// (POST /api/v1/deadletters/redrive)
 	RedriveDeadLetters(c *gin.Context)
+	// PostEndpoints Add an endpoint, or up to 1,000 of them
+	// (POST /api/v1/endpoints)
+	PostEndpoints(c *gin.Context, params PostEndpointsParams)
+	// DeleteEndpoint Delete an endpoint
+	// (DELETE /api/v1/endpoints/{id})
+	DeleteEndpoint(c *gin.Context, id string, params DeleteEndpointParams)
+	// PutEndpoint Say how an endpoint shall be, whether it is there already or not
+	// (PUT /api/v1/endpoints/{id})
+	PutEndpoint(c *gin.Context, id string, params PutEndpointParams)
 	// Stamp Stamp an instant, the present one unless the body names another
 	// (POST /api/v1/timestamp)
 	Stamp(c *gin.Context, params StampParams)
@@ -2622,6 +4466,144 @@ func (siw *ServerInterfaceWrapper) RedriveDeadLetters(c *gin.Context) {
 	}
 
 	siw.Handler.RedriveDeadLetters(c)
+}
+
+// PostEndpoints operation middleware
+func (siw *ServerInterfaceWrapper) PostEndpoints(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PostEndpointsParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.PostEndpoints(c, params)
+}
+
+// DeleteEndpoint operation middleware
+func (siw *ServerInterfaceWrapper) DeleteEndpoint(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteEndpointParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.DeleteEndpoint(c, id, params)
+}
+
+// PutEndpoint operation middleware
+func (siw *ServerInterfaceWrapper) PutEndpoint(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", c.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter id: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutEndpointParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.PutEndpoint(c, id, params)
 }
 
 // Stamp operation middleware
@@ -2797,6 +4779,9 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.POST(options.BaseURL+"/api/v1/timestamp/:instant", wrapper.StampInstant)
 	router.POST(options.BaseURL+"/api/v1/timestamps", wrapper.StampStream)
 	router.POST(options.BaseURL+"/app", wrapper.StampApp)
+	router.POST(options.BaseURL+"/api/v1/endpoints", wrapper.PostEndpoints)
+	router.DELETE(options.BaseURL+"/api/v1/endpoints/:id", wrapper.DeleteEndpoint)
+	router.PUT(options.BaseURL+"/api/v1/endpoints/:id", wrapper.PutEndpoint)
 	router.POST(options.BaseURL+"/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
 	router.POST(options.BaseURL+"/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)
 }

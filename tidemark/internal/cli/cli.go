@@ -92,7 +92,7 @@ func newRoot(around Surroundings) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(c.up(), c.env(), c.keys(), c.stamp(), c.ticket(), c.status())
-	root.AddCommand(c.deadletters(), c.rebuild(), c.audit(), c.doctor())
+	root.AddCommand(c.endpoints(), c.deadletters(), c.rebuild(), c.audit(), c.doctor())
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
 	return root

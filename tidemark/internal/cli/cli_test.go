@@ -319,7 +319,7 @@ func (w *text) String() string {
 	return w.b.String()
 }
 
-// upped is a tidemark up, and somebody at a terminal beside it.
+// upped is a tidemark up, and somebody at another terminal.
 type upped struct {
 	dir         string
 	environ     map[string]string

@@ -27,7 +27,7 @@ const (
 	batchBytes  = 3 << 20 // of payloads in one request: the service takes 8 MiB, and JSON makes them longer
 	longestJSON = 16 << 20
 
-	visibleWithin = 5 * time.Second // a decision is, unless the projection is away
+	visibleWithin = 5 * time.Second // a decision is, unless the projection is down
 )
 
 // exported is one line of an export, and of what redrive --file takes.

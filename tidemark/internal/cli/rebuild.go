@@ -73,19 +73,13 @@ shown then. A position names its topic and so its projection; for a time, name t
 	return c.withOutput(cmd)
 }
 
-// allOf makes one end of several. Its status is 1 where one of them has failed, else that of the first one.
-func allOf(failures []error) error {
-	status := ok
-	for _, err := range failures {
-		var e *ended
-		if errors.As(err, &e) && (status == ok || e.status == failed) {
-			status = e.status
-		}
+// allOf makes one end of several. Its status is that of the first that did not succeed.
+func allOf(ends []error) error {
+	var first *ended
+	if err := errors.Join(ends...); errors.As(err, &first) {
+		return &ended{first.status, err}
 	}
-	if status == ok {
-		return nil
-	}
-	return &ended{status, errors.Join(failures...)}
+	return nil
 }
 
 type rebuildOptions struct {

@@ -33,7 +33,7 @@ unknown can be repeated: with the same key and instant it is the same command an
 
 With --file every line of a file is a command: an RFC 3339 instant, or JSON as the bulk stream takes it ("…" or
 {"event_timestamp":"…","id":"…"}, both members optional); empty lines are passed over. The lines go over one stream, and
-again when it breaks or the log is away, for as long as --retry-for lasts without a line accepted. Every line has a key,
+again when it breaks or the log is down, for as long as --retry-for lasts without a line accepted. Every line has a key,
 its own id or one made of --key, its number and its content: a run that did not get to its end says how to go on, and
 nothing counts twice. --output json prints a line for each: its number, ticket, position and key, or its error.
 ` + exitStatuses,
@@ -90,18 +90,19 @@ nothing counts twice. --output json prints a line for each: its number, ticket, 
 	return c.withOutput(cmd)
 }
 
-// stampFailed tells a refusal from an outcome that nobody knows.
-func stampFailed(err error, instant, key string) error {
-	unknown := false
+// outcomeUnknown says that a command may have been accepted although it ended in an error.
+func outcomeUnknown(err error) bool {
 	var problem *client.Problem
 	if errors.As(err, &problem) {
-		unknown = problem.RetryKey != ""
+		return problem.RetryKey != ""
 	}
 	var unreachable *client.Unreachable
-	if errors.As(err, &unreachable) {
-		unknown = unreachable.Unknown()
-	}
-	if !unknown {
+	return errors.As(err, &unreachable) && unreachable.Unknown()
+}
+
+// stampFailed tells a refusal from an outcome that nobody knows.
+func stampFailed(err error, instant, key string) error {
+	if !outcomeUnknown(err) {
 		return requestFailed(err)
 	}
 	again := "tidemark stamp"

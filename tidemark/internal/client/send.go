@@ -109,17 +109,30 @@ func (a answer) strange() error {
 // Problem is a refusal or failure that a service answered with. Ticket and RetryKey are there when the command may have
 // been accepted all the same.
 type Problem struct {
-	Service  string `json:"-"`
-	Type     string `json:"type"`
-	Title    string `json:"title"`
-	Status   int    `json:"status"`
-	Detail   string `json:"detail"`
-	Ticket   string `json:"ticket,omitempty"`
-	RetryKey string `json:"retry_key,omitempty"`
-	Errors   []struct {
-		Position string `json:"position"`
-		Reason   string `json:"reason"`
-	} `json:"errors,omitempty"`
+	Service  string  `json:"-"`
+	Type     string  `json:"type"`
+	Title    string  `json:"title"`
+	Status   int     `json:"status"`
+	Detail   string  `json:"detail"`
+	Ticket   string  `json:"ticket,omitempty"`
+	RetryKey string  `json:"retry_key,omitempty"`
+	Errors   []Fault `json:"errors,omitempty"`
+}
+
+// Fault is one of several things that a request was refused for: a dead letter by its position, or a member by its path.
+type Fault struct {
+	Position string `json:"position,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	Path     string `json:"path,omitempty"`
+	Message  string `json:"message,omitempty"`
+}
+
+func (f Fault) String() string {
+	where, what := f.Position+f.Path, f.Reason+f.Message // one of each is empty
+	if where == "" {
+		return what
+	}
+	return where + ": " + what
 }
 
 // Words are what the problem says, without who says it.
@@ -133,7 +146,7 @@ func (p *Problem) Words() string {
 func (p *Problem) Error() string {
 	text := p.Words()
 	for _, e := range p.Errors {
-		text += "\n  " + e.Position + ": " + e.Reason
+		text += "\n  " + e.String()
 	}
 	return fmt.Sprintf("%s answered %d: %s", p.Service, p.Status, text)
 }

@@ -28,15 +28,15 @@ func TestManyCommandsOfOneCallerShareAFlightWithTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &fakeLog{takes: 10 * time.Millisecond}
 		d, _ := setup(t, Options{Log: log, MaxGroup: 50})
-		go func() { _, _ = d.Accept(t.Context(), "first", nil, "") }()
+		go func() { _, _ = accept(t.Context(), d, "first") }()
 		synctest.Wait() // it leaves alone
 		single := make(chan error, 1)
 		go func() {
-			_, err := d.Accept(t.Context(), "single", nil, "")
+			_, err := accept(t.Context(), d, "single")
 			single <- err
 		}()
 		synctest.Wait()
-		outcomes := d.AcceptAll(t.Context(), manyCommands(3000), "mine")
+		outcomes := d.AcceptPatiently(t.Context(), manyCommands(3000))
 		require.NoError(t, <-single)
 		groups, keys := log.seen()
 		require.Equal(t, []int{1, 3001}, groups)
@@ -44,8 +44,8 @@ func TestManyCommandsOfOneCallerShareAFlightWithTheOthers(t *testing.T) {
 			require.NoError(t, o.Err)
 			require.Equal(t, fmt.Sprint(i), keys[o.Position.Offset], "in their order, each his own place")
 		}
-		require.Equal(t, 3002.0, testutil.ToFloat64(d.options.Metrics.accepted))
-		require.Empty(t, d.AcceptAll(t.Context(), nil, ""))
+		require.Equal(t, 3002.0, testutil.ToFloat64(d.metrics.accepted))
+		require.Empty(t, d.AcceptPatiently(t.Context(), nil))
 	})
 }
 
@@ -64,7 +64,7 @@ func TestOnlyWhatWasSurelyNotWrittenIsTriedAgain(t *testing.T) {
 			return nil
 		}}
 		d, _ := setup(t, Options{Log: log})
-		outcomes := d.AcceptAll(t.Context(), manyCommands(4), "")
+		outcomes := d.AcceptPatiently(t.Context(), manyCommands(4))
 		require.NoError(t, outcomes[0].Err)
 		require.ErrorIs(t, outcomes[1].Err, ErrUnknown)
 		require.NoError(t, outcomes[2].Err)
@@ -82,9 +82,9 @@ func TestManyAreAnsweredWithinTheDeadline(t *testing.T) {
 		d, _ := setup(t, Options{Log: log, Deadline: 5 * time.Second})
 		start := time.Now()
 		handed := make(chan []Outcome, 1)
-		go func() { handed <- d.AcceptAll(t.Context(), manyCommands(2), "") }()
+		go func() { handed <- d.AcceptPatiently(t.Context(), manyCommands(2)) }()
 		synctest.Wait()
-		abandoned := d.AcceptAll(t.Context(), manyCommands(2), "")
+		abandoned := d.AcceptPatiently(t.Context(), manyCommands(2))
 		require.Equal(t, 5*time.Second, time.Since(start))
 		for i, o := range <-handed {
 			require.ErrorIs(t, o.Err, ErrUnknown)
@@ -103,17 +103,17 @@ func TestADoorThatOpensInTimeTakesThemAll(t *testing.T) {
 		d, _ := setup(t, Options{Log: &fakeLog{}, Deadline: 5 * time.Second})
 		d.Shut(errors.New("retention.ms must be -1"))
 		var shut *ShutError
-		require.ErrorAs(t, d.Refuses(), &shut)
-		outcomes := d.AcceptAll(t.Context(), manyCommands(2), "")
+		require.ErrorAs(t, d.State(), &shut)
+		outcomes := d.AcceptPatiently(t.Context(), manyCommands(2))
 		require.ErrorAs(t, outcomes[1].Err, &shut)
 		time.AfterFunc(time.Second, d.Open)
-		outcomes = d.AcceptAll(t.Context(), manyCommands(2), "")
+		outcomes = d.AcceptPatiently(t.Context(), manyCommands(2))
 		require.NoError(t, outcomes[1].Err)
-		require.NoError(t, d.Refuses())
+		require.NoError(t, d.State())
 
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		d.Shut(ErrAway)
-		require.ErrorIs(t, d.AcceptAll(ctx, manyCommands(1), "")[0].Err, ErrAway)
+		require.ErrorIs(t, d.AcceptPatiently(ctx, manyCommands(1))[0].Err, ErrAway)
 	})
 }
