@@ -140,7 +140,7 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	c.Consumer.Group.Rebalance.Timeout = 20 * time.Second
 	c.Consumer.Group.InstanceId = o.InstanceID
 	c.Consumer.Retry.BackoffFunc = s.lost
-	c.Consumer.MaxWaitTime = 250 * time.Millisecond
+	c.Consumer.MaxWaitTime = 500 * time.Millisecond // an idle partition costs two requests a second; a session ends within it
 	c.Consumer.MaxProcessingTime = 500 * time.Millisecond
 	c.Consumer.Fetch.Default = 1 << 20
 	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{

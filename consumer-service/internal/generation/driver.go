@@ -97,6 +97,9 @@ func (s *Service) steps(ctx context.Context) {
 
 // stepAll takes one step of each generation that is due. It reports whether there is more to do at once.
 func (s *Service) stepAll(ctx context.Context) (more bool, err error) {
+	if s.quiet() {
+		return false, nil
+	}
 	all, err := s.rows(ctx)
 	if err != nil {
 		return false, err

@@ -3,6 +3,7 @@ package generation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidemark/tidemark/shared/loop"
@@ -79,6 +80,9 @@ func (s *Service) sample(ctx context.Context) {
 }
 
 func (s *Service) sampleAll(ctx context.Context, seen map[int]*history) error {
+	if all := s.seen.Load(); all != nil && len(seen) == 0 && !slices.ContainsFunc(*all, func(g Generation) bool { return !g.State.serves() }) {
+		return nil
+	}
 	all, err := s.rows(ctx)
 	if err != nil {
 		return err

@@ -66,7 +66,17 @@ func New(o Options) *Service {
 	return &Service{Options: o, audits: projection.NewAuditor(o.DB, o.Definition, o.Logger), kick: loop.NewKick(), tries: map[int]*try{}, tidy: map[int]bool{}}
 }
 
-func (s *Service) look() { s.kick.Send() }
+// look makes the driver look at once: a request was noted.
+func (s *Service) look() {
+	s.seen.Store(nil) // it is older than the request
+	s.kick.Send()
+}
+
+// quiet reports whether, as far as is known, every generation serves, and the driver has nothing to do.
+func (s *Service) quiet() bool {
+	all := s.seen.Load()
+	return all != nil && !slices.ContainsFunc(*all, func(g Generation) bool { return g.State != Serving || !s.tidy[g.Number] })
+}
 
 // name is the projection's.
 func (s *Service) name() string { return s.Definition.Name }

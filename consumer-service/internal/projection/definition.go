@@ -22,8 +22,10 @@ type Definition struct {
 	Name   string     // of the projection
 	Schema string     // where its serving tables stand; Name unless given
 	Topic  topic.Spec // what it reads; no two projections read one topic
-	Kind   Kind
-	Main   Main
+	// BaseGroup says that its consumer group is KAFKA_GROUP_ID itself; the others' have their name behind it.
+	BaseGroup bool
+	Kind      Kind
+	Main      Main
 	// Ticket is the column of the main table that holds the ticket of the command; empty where records have none.
 	Ticket string
 	// Derived tables are folded from the applied records, in lock order. A spread projection has none.
@@ -151,14 +153,11 @@ func (d *Definition) ServingSchema() string {
 
 // GroupOf is the consumer group of the projection where KAFKA_GROUP_ID is base.
 func (d *Definition) GroupOf(base string) string {
-	if d.Name == baseGroupOwner {
+	if d.BaseGroup {
 		return base
 	}
 	return base + "." + d.Name
 }
-
-// baseGroupOwner is the projection whose group is KAFKA_GROUP_ID itself; the others' names are made of it.
-const baseGroupOwner = "timestamps"
 
 func (d *Definition) validate() error {
 	spec := d.Main.Spec()
@@ -203,6 +202,7 @@ func CheckAll(definitions []*Definition) error {
 		take("name", d.Name, d.Name)
 		take("topic", d.Topic.Name, d.Name)
 		take("schema", d.ServingSchema(), d.Name)
+		take("consumer group", d.GroupOf("KAFKA_GROUP_ID"), d.Name)
 		for _, t := range d.All() {
 			take("table", d.ServingSchema()+"."+t, d.Name)
 		}

@@ -209,25 +209,36 @@ type reached struct {
 }
 
 // watermark notes where the log ended at a time, for all partitions at once, and that those which had
-// reached it were caught up then. Rows that a writer holds are left for the next time; that writer notes it.
-func (s store) watermark(ctx context.Context, at time.Time, ends map[int32]int64) error {
+// reached it were caught up then. Rows that a writer holds are left for the next time; that writer notes it. It returns
+// how far each partition is.
+func (s store) watermark(ctx context.Context, at time.Time, ends map[int32]int64) (map[int32]int64, error) {
 	partitions, offsets := postgres.Int8s(len(ends)), postgres.Int8s(len(ends))
 	for p, end := range ends {
 		partitions.Int8(int64(p))
 		offsets.Int8(end)
 	}
-	_, err := s.db.ExecContext(ctx, s.in(`
-UPDATE {g}.projection_progress p
-SET log_end = w.log_end, log_end_at = $2,
-	caught_up_at = CASE WHEN p.next_offset >= w.log_end THEN greatest(p.caught_up_at, $2) ELSE p.caught_up_at END
-FROM unnest($3::bigint[], $4::bigint[]) AS w (partition, log_end)
-WHERE p.topic = $1 AND p.partition = w.partition AND p.partition IN (
-	SELECT f.partition FROM {g}.projection_progress f WHERE f.topic = $1 ORDER BY f.partition FOR UPDATE SKIP LOCKED
-)`), s.def.Topic.Name, at, partitions.Bytes(), offsets.Bytes())
-	if err != nil {
-		return fmt.Errorf("note the watermark: %w", err)
+	var rows []struct {
+		Partition int32 `db:"partition"`
+		Next      int64 `db:"next_offset"`
 	}
-	return nil
+	if err := s.db.SelectContext(ctx, &rows, s.in(`
+WITH noted AS (
+	UPDATE {g}.projection_progress p
+	SET log_end = w.log_end, log_end_at = $2,
+		caught_up_at = CASE WHEN p.next_offset >= w.log_end THEN greatest(p.caught_up_at, $2) ELSE p.caught_up_at END
+	FROM unnest($3::bigint[], $4::bigint[]) AS w (partition, log_end)
+	WHERE p.topic = $1 AND p.partition = w.partition AND p.partition IN (
+		SELECT f.partition FROM {g}.projection_progress f WHERE f.topic = $1 ORDER BY f.partition FOR UPDATE SKIP LOCKED
+	)
+)
+SELECT partition, next_offset FROM {g}.projection_progress WHERE topic = $1`), s.def.Topic.Name, at, partitions.Bytes(), offsets.Bytes()); err != nil {
+		return nil, fmt.Errorf("note the watermark: %w", err)
+	}
+	next := make(map[int32]int64, len(rows))
+	for _, r := range rows {
+		next[r.Partition] = r.Next
+	}
+	return next, nil
 }
 
 // tellIdle writes a receipt without offsets for each of the partitions that is caught up: silence with it is health,

@@ -101,10 +101,11 @@ func (p *Projector) look(ctx context.Context, w *watch) error {
 	for partition, a := range assigned {
 		a.log.Store(&reached{ends[partition], at})
 	}
-	if err := p.store.watermark(ctx, at, ends); err != nil {
+	next, err := p.store.watermark(ctx, at, ends)
+	if err != nil {
 		return err
 	}
-	if err := p.compare(ctx, w, assigned, ends); err != nil {
+	if err := p.compare(ctx, w, assigned, ends, next); err != nil {
 		return err
 	}
 	if err := p.tellIdle(ctx, assigned); err != nil {
@@ -114,17 +115,13 @@ func (p *Projector) look(ctx context.Context, w *watch) error {
 }
 
 // compare shows the lag, and books what only markers are left of.
-func (p *Projector) compare(ctx context.Context, w *watch, assigned map[int32]*assignment, ends map[int32]int64) error {
-	at, err := p.store.progress(ctx, p.store.db, p.all())
-	if err != nil {
-		return err
-	}
+func (p *Projector) compare(ctx context.Context, w *watch, assigned map[int32]*assignment, ends, at map[int32]int64) error {
 	var behind int64
 	for partition, end := range ends {
 		if stop, ok := p.Pace.stop(partition); ok {
 			end = min(end, stop)
 		}
-		next := at[partition].NextOffset
+		next := at[partition]
 		p.Metrics.lag(partition, max(end-next, 0))
 		a := assigned[partition]
 		if a == nil || next >= end {

@@ -59,7 +59,7 @@ type Options struct {
 	Ensure     func(context.Context) error // makes the topic where there is none
 	Metrics    *Metrics
 	Logger     *slog.Logger
-	Every      time.Duration // between two looks that nobody asked for; 1 s unless given
+	Every      time.Duration // between two looks that nobody asked for; 5 s unless given
 }
 
 // Metrics of the publishers of a process, by projection.
@@ -99,7 +99,7 @@ const (
 // New returns a publisher that does not run yet.
 func New(o Options) *Publisher {
 	if o.Every == 0 {
-		o.Every = time.Second
+		o.Every = 5 * time.Second
 	}
 	return &Publisher{
 		options: o, kick: loop.NewKick(),
@@ -129,12 +129,12 @@ func (p *Publisher) Run(ctx context.Context, same func() bool) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && !failing {
+		if err != nil && !failing && !errors.Is(err, errElsewhere) {
 			p.options.Logger.Warn("cannot publish receipts, they stay in the outbox", "projection", p.options.Projection, "topic", p.options.Topic, "err", err)
 		}
-		failing = err != nil
+		failing = err != nil && !errors.Is(err, errElsewhere)
 		switch {
-		case failing:
+		case err != nil:
 			err = wait.Sleep(ctx)
 		case full:
 			wait.Reset()
@@ -157,14 +157,21 @@ func (p *Publisher) await(ctx context.Context) error {
 	return loop.Sleep(ctx, gather)
 }
 
+// errElsewhere says that another process publishes just now. It may have looked before the newest receipt came, so this one
+// looks again soon.
+var errElsewhere = errors.New("another process publishes")
+
 // publishPage publishes up to a page, and reports whether there is more.
 func (p *Publisher) publishPage(ctx context.Context) (full bool, err error) {
-	_, err = p.options.Store.Alone(ctx, func(ctx context.Context) error {
+	inside, err := p.options.Store.Alone(ctx, func(ctx context.Context) error {
 		n, age, err := p.drain(ctx)
 		full = n == page
 		p.oldest.Set(age.Seconds())
 		return err
 	})
+	if err == nil && !inside {
+		return false, errElsewhere
+	}
 	return full && err == nil, err
 }
 

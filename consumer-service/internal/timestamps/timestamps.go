@@ -17,7 +17,7 @@ import (
 // changes the number of partitions, or sends an id of its own, may bring one id into two of them.
 func Definition(of topic.Spec) *projection.Definition {
 	return &projection.Definition{
-		Name: "timestamps", Schema: "public", Topic: of, Kind: projection.Spread, Ticket: "id",
+		Name: "timestamps", Schema: "public", Topic: of, BaseGroup: true, Kind: projection.Spread, Ticket: "id",
 		Main: &projection.MainTable[event.TimestampCommand]{
 			Name:   "timestamp_records",
 			Decode: func(r kafka.Record) (event.TimestampCommand, error) { return event.DecodeTimestampCommand(r.Value) },
