@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 type Accepted struct {
 	ID       uuid.UUID
 	Position string
+	Endpoint string // the endpoint's id, of a command about one
 }
 
 // Stamp posts a timestamp command for at (now where it is empty) under key, a UUIDv7, which becomes the
@@ -30,9 +32,30 @@ func (c *Client) Stamp(ctx context.Context, at string, key uuid.UUID) (Accepted,
 	})
 }
 
+// AddEndpoint posts the document of a new endpoint under key, as Stamp does.
+func (c *Client) AddEndpoint(ctx context.Context, document []byte, key uuid.UUID) (Accepted, error) {
+	return c.accept(ctx, key, func(ctx context.Context, key string) (*http.Response, error) {
+		return c.command.PostEndpointsWithBody(ctx, &command.PostEndpointsParams{IdempotencyKey: &key}, "application/json", bytes.NewReader(document))
+	})
+}
+
+// PutEndpoint sends how the endpoint with that id shall be, under key.
+func (c *Client) PutEndpoint(ctx context.Context, id uuid.UUID, document []byte, key uuid.UUID) (Accepted, error) {
+	return c.accept(ctx, key, func(ctx context.Context, key string) (*http.Response, error) {
+		return c.command.PutEndpointWithBody(ctx, id.String(), &command.PutEndpointParams{IdempotencyKey: &key}, "application/json", bytes.NewReader(document))
+	})
+}
+
+// DeleteEndpoint deletes the endpoint with that id, under key.
+func (c *Client) DeleteEndpoint(ctx context.Context, id, key uuid.UUID) (Accepted, error) {
+	return c.accept(ctx, key, func(ctx context.Context, key string) (*http.Response, error) {
+		return c.command.DeleteEndpoint(ctx, id.String(), &command.DeleteEndpointParams{IdempotencyKey: &key})
+	})
+}
+
 // accept sends a command under key and reads the ticket that comes back.
 func (c *Client) accept(ctx context.Context, key uuid.UUID, send func(context.Context, string) (*http.Response, error)) (Accepted, error) {
-	var got command.Ticket
+	var got command.EndpointTicket // or a ticket, which has an id alone
 	header, err := c.call(ctx, CommandService, &got, func(ctx context.Context) (*http.Response, error) { return send(ctx, key.String()) })
 	var id uuid.UUID
 	if err == nil {
@@ -41,7 +64,7 @@ func (c *Client) accept(ctx context.Context, key uuid.UUID, send func(context.Co
 	var refused *Refusal
 	switch {
 	case err == nil:
-		return Accepted{ID: id, Position: header.Get(position.Header)}, nil
+		return Accepted{ID: id, Position: header.Get(position.Header), Endpoint: got.EndpointId}, nil
 	case errors.As(err, &refused) && !refused.Down:
 		return Accepted{}, refused
 	default:

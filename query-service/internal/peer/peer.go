@@ -88,6 +88,7 @@ type Refusal struct {
 	// again finds out, and cannot double it.
 	Ticket, Key string
 	Letters     []command.LetterError // of a redrive, one for each letter that is still broken
+	Fields      []command.FieldError  // of an endpoint, one for each member that is not accepted
 }
 
 func (r *Refusal) Error() string { return r.Detail }
@@ -131,13 +132,23 @@ func (c *Client) call(ctx context.Context, service string, answer any, send func
 
 func (c *Client) refusal(service string, status int, content []byte) *Refusal {
 	var told struct {
-		Detail   string                `json:"detail"`
-		Ticket   string                `json:"ticket"`
-		RetryKey string                `json:"retry_key"`
-		Errors   []command.LetterError `json:"errors"`
+		Detail   string     `json:"detail"`
+		Ticket   string     `json:"ticket"`
+		RetryKey string     `json:"retry_key"`
+		Errors   []struct { // which of both it is, its members tell
+			command.LetterError
+			command.FieldError
+		} `json:"errors"`
 	}
 	isProblem := json.Unmarshal(content, &told) == nil && told.Detail != ""
-	r := &Refusal{Status: status, Detail: strings.TrimSuffix(told.Detail, "."), Ticket: told.Ticket, Key: told.RetryKey, Letters: told.Errors}
+	r := &Refusal{Status: status, Detail: strings.TrimSuffix(told.Detail, "."), Ticket: told.Ticket, Key: told.RetryKey}
+	for _, e := range told.Errors {
+		if e.Position != "" {
+			r.Letters = append(r.Letters, e.LetterError)
+		} else {
+			r.Fields = append(r.Fields, e.FieldError)
+		}
+	}
 	switch {
 	case status == http.StatusUnauthorized:
 		r.Detail = fmt.Sprintf("%s wants an API key for this, and none that it knows came with the request", service)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/tidemark/tidemark/query-service/internal/endpoint"
 	"github.com/tidemark/tidemark/shared/instant"
 )
 
@@ -20,13 +21,18 @@ var functions = template.FuncMap{
 	"plural":  plural,
 	"some":    func(n int, one, many string) string { return plural(int64(n), one, many) },
 	// Templates hand over what a pointer points to, where a function takes it; printf would print the address.
-	"isZero": func(n int64) bool { return n == 0 },
-	"tenths": func(f float64) string { return fmt.Sprintf("%.1f", f) },
-	"whole":  func(f float64) string { return number(int64(math.Round(f))) },
-	"took":   took,
-	"secs":   func(f float64) string { return span(time.Duration(f * float64(time.Second))) },
-	"millis": func(f float64) string { return took(time.Duration(f * float64(time.Millisecond))) },
+	"isZero":   func(n int64) bool { return n == 0 },
+	"tenths":   func(f float64) string { return fmt.Sprintf("%.1f", f) },
+	"whole":    func(f float64) string { return number(int64(math.Round(f))) },
+	"took":     took,
+	"secs":     func(f float64) string { return span(time.Duration(f * float64(time.Second))) },
+	"interval": endpoint.FormatInterval,
+	"wrong":    func(f endpointForm, field string) fieldError { return fieldError{field, f.Wrong[field]} },
+	"millis":   func(f float64) string { return took(time.Duration(f * float64(time.Millisecond))) },
 }
+
+// fieldError is what is wrong with a field of a form; Why is empty where nothing is.
+type fieldError struct{ Field, Why string }
 
 // number prints n with a comma for each thousand: 1 234 567 would break across lines, 1,234,567 does not.
 func number(n int64) string {

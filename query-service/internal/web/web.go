@@ -1,6 +1,6 @@
 // Package web is the pages of Tidemark: what is running, how far and how complete each projection is, a
 // form that stamps a time and shows its ticket becoming a row, records, dead letters with what can be done
-// about them, and rebuilds with their verification.
+// about them, endpoints, and rebuilds with their verification.
 //
 // Pages are rendered here and are complete without script: every form is an ordinary POST to this
 // service that ends in a redirect, and a page with something under way renews itself. The little script
@@ -60,7 +60,7 @@ type Pages struct {
 // Mount adds the pages to the engine.
 func Mount(o Options) (*Pages, error) {
 	p := &Pages{Options: o, pages: map[string]*template.Template{}}
-	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "error"} {
+	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "endpoints", "endpoint", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("read the page %s: %w", name, err)
@@ -86,6 +86,8 @@ func Mount(o Options) (*Pages, error) {
 	e.GET("/tickets", p.lookUp)
 	e.GET("/tickets/:id", p.ticket)
 	e.GET("/records", p.records)
+	e.GET("/endpoints", p.endpoints)
+	e.GET("/endpoints/:id", p.endpoint)
 	e.GET("/projections", p.projections)
 	e.GET("/projections/:name", p.projection)
 	e.GET("/projections/:name/rebuild", p.rebuild)
@@ -94,6 +96,9 @@ func Mount(o Options) (*Pages, error) {
 	e.GET("/dead-letters", p.deadLetters)
 	e.GET("/dead-letters/:topic/:place", p.deadLetter)
 	for path, handle := range map[string]gin.HandlerFunc{
+		"/endpoints":                        p.addEndpoint,
+		"/endpoints/:id":                    p.putEndpoint,
+		"/endpoints/:id/delete":             p.deleteEndpoint,
 		"/stamp":                            p.stamp,
 		"/projections/:name/audit":          p.audit,
 		"/dead-letters/review":              p.review,
