@@ -192,45 +192,63 @@ func (s store) dropDay(ctx context.Context, epoch int64, day string) (gone bool,
 	if err != nil {
 		return false, nil //nolint:nilerr // somebody else's table
 	}
+	passed := start.AddDate(0, 0, 2).Add(s.def.Retention)
 	err = postgres.Tx(ctx, s.db, func(tx *sqlx.Tx) error {
 		g, err := s.ownGeneration(ctx, tx, epoch)
 		if err != nil {
 			return err
 		}
-		var rows []struct {
-			Partition int32
-			Epoch     int64
-			Reached   *time.Time
+		if ready, err := s.allPassed(ctx, tx, epoch, passed, ""); err != nil || !ready {
+			return err
 		}
-		if err := tx.SelectContext(ctx, &rows, s.in(`
-SELECT partition, epoch, greatest(last_created_at, caught_up_at) AS reached
-FROM {g}.projection_progress WHERE topic = $1 ORDER BY partition FOR UPDATE`), s.def.Topic.Name); err != nil {
-			return fmt.Errorf("lock the progress: %w", err)
+		// The rows are counted before anybody is made to wait: none is added any more.
+		table := postgres.Qualified(schema.Candidate(s.def.Name, g.Number), s.dayTable(day))
+		var rows []struct{ Partition, N int64 }
+		if err := tx.SelectContext(ctx, &rows, `SELECT partition, count(*) AS n FROM `+table+` GROUP BY partition ORDER BY partition`); err != nil {
+			return fmt.Errorf("count the rows of day %s: %w", day, err)
+		}
+		// The table is locked before the progress rows, as everywhere: a writer that waits for its progress row has the table.
+		if _, err := tx.ExecContext(ctx, s.in(`SET LOCAL lock_timeout = '1s'; LOCK TABLE ONLY {main} IN ACCESS EXCLUSIVE MODE`)); err != nil {
+			return fmt.Errorf("lock the table of day %s: %w", day, err)
+		}
+		if ready, err := s.allPassed(ctx, tx, epoch, passed, "FOR UPDATE"); err != nil || !ready {
+			return err
 		}
 		for _, r := range rows {
-			if r.Epoch != epoch {
-				return errFenced
-			}
-			if r.Reached == nil || r.Reached.Before(start.AddDate(0, 0, 2).Add(s.def.Retention)) {
-				return nil
+			if _, err := tx.ExecContext(ctx, s.in(`
+UPDATE {g}.projection_progress SET dropped = dropped + $3 WHERE topic = $1 AND partition = $2`), s.def.Topic.Name, r.Partition, r.N); err != nil {
+				return fmt.Errorf("book the rows of day %s: %w", day, err)
 			}
 		}
-		table := postgres.Qualified(schema.Candidate(s.def.Name, g.Number), s.dayTable(day))
-		for _, statement := range []string{
-			`SET LOCAL lock_timeout = '1s'`,
-			fmt.Sprintf(s.in(`
-UPDATE {g}.projection_progress p SET dropped = p.dropped + d.n
-FROM (SELECT partition, count(*) AS n FROM %s GROUP BY partition) d WHERE p.topic = '%s' AND p.partition = d.partition`), table, s.def.Topic.Name),
-			`DROP TABLE ` + table,
-		} {
-			if _, err := tx.ExecContext(ctx, statement); err != nil {
-				return fmt.Errorf("drop day %s: %w", day, err)
-			}
+		if _, err := tx.ExecContext(ctx, `DROP TABLE `+table); err != nil {
+			return fmt.Errorf("drop day %s: %w", day, err)
 		}
 		gone = true
 		return nil
 	})
 	return gone && err == nil, err
+}
+
+// allPassed reports whether every partition has passed a log time, its progress read in the order of partitions.
+func (s store) allPassed(ctx context.Context, tx *sqlx.Tx, epoch int64, at time.Time, lock string) (bool, error) {
+	var rows []struct {
+		Epoch   int64
+		Reached *time.Time
+	}
+	if err := tx.SelectContext(ctx, &rows, s.in(`
+SELECT epoch, greatest(last_created_at, caught_up_at) AS reached
+FROM {g}.projection_progress WHERE topic = $1 ORDER BY partition `+lock), s.def.Topic.Name); err != nil {
+		return false, fmt.Errorf("read the progress: %w", err)
+	}
+	for _, r := range rows {
+		if r.Epoch != epoch {
+			return false, errFenced
+		}
+		if r.Reached == nil || r.Reached.Before(at) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // SchemaComment is the comment that marks a schema as a generation's own.
@@ -239,14 +257,14 @@ func SchemaComment(def *Definition) string { return "Tidemark: a generation of "
 // EnsureSchema makes that schema, or refuses one that is there and is not Tidemark's.
 func EnsureSchema(ctx context.Context, tx *sqlx.Tx, def *Definition, generation int) error {
 	name := schema.Candidate(def.Name, generation)
-	var comment *string
-	var there bool
-	if err := tx.QueryRowxContext(ctx, `
-SELECT n.oid IS NOT NULL, obj_description(n.oid, 'pg_namespace') FROM (SELECT to_regnamespace($1)::oid AS oid) n`, name).Scan(&there, &comment); err != nil {
+	// The table itself is asked: to_regnamespace may answer from a cache that does not know what another session has just made.
+	var found []*string
+	if err := tx.SelectContext(ctx, &found, `
+SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1`, name); err != nil {
 		return fmt.Errorf("look for the schema %s: %w", name, err)
 	}
-	if there {
-		if comment == nil || *comment != SchemaComment(def) {
+	if len(found) > 0 {
+		if comment := found[0]; comment == nil || *comment != SchemaComment(def) {
 			return refuse("the schema %s is there and is not Tidemark's: rename or drop it", name)
 		}
 		return nil

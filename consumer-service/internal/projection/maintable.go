@@ -19,7 +19,9 @@ type MainTable[E any] struct {
 	// Decode reads a record. An error makes the record a dead letter, now and in every rebuild: its text becomes the
 	// reason, so it must depend on the record alone.
 	Decode func(kafka.Record) (E, error)
-	// Key are the columns of the primary key, and Columns the others beside created_at, partition and offset.
+	// Key are the columns of the primary key, and Columns the others beside created_at, partition and offset. Decode bounds
+	// the length of a text that another index than the primary key holds: a candidate has such indexes only after it is
+	// filled, and one that is too long for them would never be indexed.
 	Key, Columns []Column[E]
 	// Compare orders values by their key, the same way in every process: writers that meet take rows in this order.
 	Compare func(a, b *E) int

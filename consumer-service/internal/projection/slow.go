@@ -94,6 +94,11 @@ func (j *slowWrite) write(ctx context.Context, w *window) error {
 // lock takes the batch's own progress row, or all of them in the order of partitions; a careful write holds the
 // tables' definitions, too.
 func (j *slowWrite) lock(ctx context.Context) error {
+	if j.def.Main.Spec().Day != "" { // before any row, as whoever drops a day does
+		if _, err := j.tx.ExecContext(ctx, j.in(`LOCK TABLE ONLY {main} IN ROW EXCLUSIVE MODE`)); err != nil {
+			return fmt.Errorf("hold the table's days: %w", err)
+		}
+	}
 	var rows []progress
 	if err := j.tx.SelectContext(ctx, &rows, j.in(`
 SELECT partition, epoch, first_offset, next_offset FROM {g}.projection_progress
