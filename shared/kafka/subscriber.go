@@ -146,7 +146,7 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
 		Brokers: o.Kafka.Brokers, ConsumerGroup: o.Group, Unmarshaler: standIn{}, OverwriteSaramaConfig: c,
 		NackResendSleep: wkafka.NoSleep, ReconnectRetrySleep: time.Second, Tracer: handlerHook(s.wrap),
-	}, NewWatermillLogger(o.Log, s.watch))
+	}, newWatermillLogger(o.Log, s.watch))
 	if err != nil {
 		return nil, fmt.Errorf("make the subscriber: %w", err)
 	}
