@@ -24,6 +24,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/telemetry"
@@ -163,16 +164,14 @@ func Run(ctx context.Context, o Options) (err error) {
 // this process goes out of rotation and answers what it still can.
 func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *manners.Readiness, fail func(error), log *slog.Logger) {
 	const every, patience = time.Second, 5 * time.Second
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	served, last := false, "starting"
-	for {
+	loop.Every(ctx, every, func(ctx context.Context) {
 		reason, err := look(ctx, db, pacer, patience)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, postgres.ErrNewerSchema) && !served:
-			fail(err)
+			fail(err) // and ctx ends
 			return
 		case reason == "":
 			served = true
@@ -188,12 +187,7 @@ func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *mann
 			}
 			last = reason
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
+	})
 }
 
 // look returns why the database cannot be read, or "".

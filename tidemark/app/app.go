@@ -25,6 +25,7 @@ import (
 	query "github.com/tidemark/tidemark/query-service/app"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/lifecycle"
+	"github.com/tidemark/tidemark/shared/loop"
 	pg "github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/telemetry"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
@@ -257,7 +258,7 @@ func (r *run) awaitSchema(ctx context.Context, c config.Postgres) {
 		if current, err := pg.CheckSchema(ctx, db); current || errors.Is(err, pg.ErrNewerSchema) {
 			return
 		}
-		pause(ctx, 20*time.Millisecond)
+		_ = loop.Sleep(ctx, 20*time.Millisecond) // the loop looks at ctx
 	}
 }
 
@@ -285,7 +286,7 @@ func (r *run) awaitReady(ctx context.Context) error {
 			r.waiting(reasons...)
 			tell = time.Now().Add(time.Second)
 		}
-		pause(ctx, 25*time.Millisecond)
+		_ = loop.Sleep(ctx, 25*time.Millisecond) // the loop looks at ctx
 	}
 }
 
@@ -345,11 +346,4 @@ func baseURL(h config.HTTP) string {
 		host = "127.0.0.1"
 	}
 	return h.Scheme() + "://" + net.JoinHostPort(host, strconv.Itoa(h.ServerPort))
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
@@ -54,7 +55,8 @@ func (d *Door) AcceptAll(ctx context.Context, commands []Command, correlationID 
 		m.UUID, m.Payload, m.Metadata = c.Key, c.Value, headers
 		msgs[i], of[i] = m, i
 	}
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+	retry := loop.Backoff{First: firstPause, Most: longestPause}
+	for {
 		again := 0
 		for i, r := range d.acceptAll(ctx, msgs) {
 			outcomes[of[i]] = r
@@ -64,7 +66,7 @@ func (d *Door) AcceptAll(ctx context.Context, commands []Command, correlationID 
 			}
 		}
 		msgs, of = msgs[:again], of[:again]
-		if again == 0 || !wait(ctx, pause) {
+		if again == 0 || retry.Sleep(ctx) != nil {
 			break
 		}
 	}
@@ -128,16 +130,4 @@ func same(n int, err error) []Outcome {
 		outcomes[i].Err = err
 	}
 	return outcomes
-}
-
-// wait pauses, and reports whether there is time left after it.
-func wait(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

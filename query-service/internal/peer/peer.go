@@ -23,6 +23,7 @@ import (
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/certs"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
@@ -68,7 +69,7 @@ func NewClient(o Options) (*Client, error) {
 		},
 	}
 	c.generations = &recent.Value[[]Generation]{For: sharedFor, Patience: readPatience, Read: c.readGenerations}
-	c.health.now, c.health.next = make(chan struct{}, 1), make(chan struct{})
+	c.health.wanted, c.health.next = loop.NewKick(), make(chan struct{})
 	return c, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -325,9 +326,7 @@ func (c *command) watch(ctx context.Context, services *client.Client, n int, unt
 				return failure
 			}
 		}
-		select {
-		case <-time.After(watchEvery):
-		case <-ctx.Done():
+		if loop.Sleep(ctx, watchEvery) != nil {
 			shown.end()
 			state := ""
 			if last.State != "" {

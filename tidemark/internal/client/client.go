@@ -24,6 +24,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -185,7 +186,7 @@ func (c *Client) Ticket(ctx context.Context, id, at string, wait time.Duration) 
 		if err != nil || !open || time.Now().Add(retryPause).After(end) {
 			return ticket, err
 		}
-		if err := sleep(ctx, retryPause); err != nil {
+		if err := loop.Sleep(ctx, retryPause); err != nil {
 			return ticket, err
 		}
 	}
@@ -208,7 +209,7 @@ func (c *Client) patiently(ctx context.Context, path, at string, wait time.Durat
 			time.Now().Add(retryPause).After(end) {
 			return err
 		}
-		if err := sleep(ctx, retryPause); err != nil {
+		if err := loop.Sleep(ctx, retryPause); err != nil {
 			return err
 		}
 	}
@@ -463,13 +464,4 @@ func excerpt(body []byte) string {
 		text = text[:200] + "… (" + strconv.Itoa(len(body)) + " bytes)"
 	}
 	return text
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
 }
