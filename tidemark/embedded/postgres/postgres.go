@@ -28,6 +28,7 @@ import (
 
 	_ "github.com/lib/pq" // the driver that waits for the server and makes its database
 
+	"github.com/tidemark/tidemark/shared/lockfile"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
@@ -65,7 +66,7 @@ type Server struct {
 	user     *account
 	settings map[string]string
 	facts    facts
-	lock     *datadir.Lock
+	lock     *lockfile.Lock
 	process  *process
 	close    func() error
 }
