@@ -267,15 +267,12 @@ func fetched(b *sarama.RecordBatch, one *sarama.Record) Record {
 // read on: past markers and aborted records, too, so that whoever reads up to a stable end comes there.
 // Nothing is waited for: at the log's end there are no records and next is offset.
 func (r *Reader) ReadFrom(ctx context.Context, topic string, partition int32, offset int64) (records []Record, next int64, err error) {
-	blocks, aborted, err := r.fetch(ctx, topic, partition, offset)
+	blocks, aborted, next, err := r.fetch(ctx, topic, partition, offset)
 	if err != nil {
 		return nil, offset, err
 	}
-	next = offset
 	for _, b := range blocks {
 		switch {
-		case b.PartialTrailingRecord:
-			return records, next, nil
 		case b.Control:
 			aborted = closed(aborted, b)
 		case !isAborted(aborted, b):
@@ -295,7 +292,7 @@ func (r *Reader) ReadFrom(ctx context.Context, topic string, partition int32, of
 func (r *Reader) Explain(ctx context.Context, topic string, partition int32, from, to int64) (Gap, error) {
 	var g Gap
 	for at := from; at < to; {
-		blocks, aborted, err := r.fetch(ctx, topic, partition, at)
+		blocks, aborted, _, err := r.fetch(ctx, topic, partition, at)
 		if err != nil {
 			return Gap{}, err
 		}
@@ -355,27 +352,36 @@ func closed(aborted []*sarama.AbortedTransaction, marker *sarama.RecordBatch) []
 }
 
 // fetch reads raw record batches from offset on, up to the stable end, and the aborted transactions among
-// them, without Sarama's consumer, which hides markers.
-func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offset int64) ([]*sarama.RecordBatch, []*sarama.AbortedTransaction, error) {
-	for size := int32(64 << 10); ; size *= 8 {
+// them, without Sarama's consumer, which hides markers. Nothing stands in [offset, from).
+func (r *Reader) fetch(ctx context.Context, topic string, partition int32, offset int64) (batches []*sarama.RecordBatch, aborted []*sarama.AbortedTransaction, from int64, err error) {
+	for size := int32(64 << 10); ; {
 		block, err := ask(ctx, r, func(c sarama.Client) (*sarama.FetchResponseBlock, error) {
 			return fetchBlock(c, topic, partition, offset, size)
 		})
 		if err != nil || block == nil {
-			return nil, nil, err
+			return nil, nil, offset, err
 		}
-		var batches []*sarama.RecordBatch
 		partial := block.Partial
 		for _, set := range block.RecordsSet {
-			if set.RecordBatch != nil {
-				batches = append(batches, set.RecordBatch)
-				partial = partial || set.RecordBatch.PartialTrailingRecord
+			switch b := set.RecordBatch; {
+			case b == nil: // of a format that no broker since Kafka 4 has
+			case b.PartialTrailingRecord:
+				partial = true
+			default:
+				batches = append(batches, b)
 			}
 		}
-		// Sarama leaves out batches that compaction has emptied: where there are only such, others may follow.
-		emptied := block.LastRecordsBatchOffset != nil
-		if len(batches) > 0 || !partial && !emptied || size >= 256<<20 {
-			return batches, block.AbortedTransactions, nil
+		switch {
+		case len(batches) > 0:
+			return batches, block.AbortedTransactions, offset, nil
+		case partial && size < 256<<20:
+			size *= 8
+		case block.LastRecordsBatchOffset != nil:
+			// Only batches that compaction has emptied, which Sarama leaves out. It names where the last of them begins,
+			// which may be before offset, and not where it ends: so the next offset is asked for, until they are past.
+			offset = max(offset, *block.LastRecordsBatchOffset) + 1
+		default:
+			return nil, nil, offset, nil
 		}
 	}
 }

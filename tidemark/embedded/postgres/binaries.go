@@ -13,6 +13,7 @@ import (
 
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
 
@@ -31,7 +32,7 @@ func binaries(ctx context.Context, cache string, user *account, fetching func())
 	}
 	lock, err := datadir.Acquire(cache)
 	for errors.Is(err, datadir.ErrLocked) {
-		if err = sleep(ctx, 5*pollEvery); err == nil {
+		if err = loop.Sleep(ctx, 5*pollEvery); err == nil {
 			lock, err = datadir.Acquire(cache)
 		}
 	}

@@ -28,6 +28,8 @@ import (
 
 	_ "github.com/lib/pq" // the driver that waits for the server and makes its database
 
+	"github.com/tidemark/tidemark/shared/lockfile"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
 
@@ -64,7 +66,7 @@ type Server struct {
 	user     *account
 	settings map[string]string
 	facts    facts
-	lock     *datadir.Lock
+	lock     *lockfile.Lock
 	process  *process
 	close    func() error
 }
@@ -244,7 +246,7 @@ func (s *Server) start(ctx context.Context) error {
 		if err == nil || !unclean || ctx.Err() != nil || time.Now().After(giveUp) {
 			return err
 		}
-		if err := sleep(ctx, 10*pollEvery); err != nil {
+		if err := loop.Sleep(ctx, 10*pollEvery); err != nil {
 			return err
 		}
 	}
@@ -342,13 +344,4 @@ func freePort(ctx context.Context, port int) (int, error) {
 		return 0, err
 	}
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
 }
