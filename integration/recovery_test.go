@@ -2,7 +2,9 @@ package integration_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +18,7 @@ import (
 )
 
 // The database can be thrown away, in every way that somebody may throw it away, and comes back from the log: the same
-// bytes, row by row, outcome by outcome. `make drill` runs this and prints the steps as they are taken.
+// bytes, row by row, outcome by outcome, in both projections. `make drill` runs this and prints the steps as they are taken.
 func TestRecovery(t *testing.T) {
 	for _, d := range []struct {
 		name string
@@ -38,7 +40,8 @@ func TestRecovery(t *testing.T) {
 			name, _, _ = strings.Cut(name, "?")
 			_, err := d.Postgres.CreateDatabase(t.Context(), name)
 			require.NoError(t, err)
-			d.DB, d.epoch = d.Connect(d.DBURL), 0
+			d.DB = d.Connect(d.DBURL)
+			d.forgetEpochs()
 			d.startAs(d.Group + "-again")
 		}},
 		{"a second, empty database", func(t *testing.T, d *disaster) {
@@ -46,11 +49,21 @@ func TestRecovery(t *testing.T) {
 			db, url := d.Database()
 			second := d.Service("consumer-service", map[string]string{"DB_URL": url, "KAFKA_GROUP_ID": d.Group + "-second"})
 			d.Ready(second)
-			story.RequireSame(t, d.before, d.RequireProjected(db))
-			d.epoch = 0 // nothing happened to the first one
+			for _, l := range d.all {
+				story.RequireSame(t, l.before, l.RequireProjected(db))
+			}
+			d.forgetEpochs() // nothing happened to the first one
 		}},
 		{"the group keeps its name and Kafka's own tool resets its offsets", func(t *testing.T, d *disaster) {
 			d.truncate()
+			t.Log("stop consumer-service")
+			d.Stop(d.consumer)
+			d.resetOffsets()
+			t.Log("start consumer-service under the same name")
+			d.startAs(d.Group)
+		}},
+		{"the offsets of one projection's group are reset, and the other stays as it is", func(t *testing.T, d *disaster) {
+			d.all[1].stays = true
 			t.Log("stop consumer-service")
 			d.Stop(d.consumer)
 			d.resetOffsets()
@@ -93,13 +106,18 @@ func TestRecovery(t *testing.T) {
 			d.startedOver()
 			t.Log("compare tables and log up to one vector of offsets, several times while it fills and follows")
 			for range 20 {
-				d.requireEqualUpToItsProgress()
+				for _, l := range d.all {
+					d.requireEqualUpToItsProgress(l)
+				}
 				time.Sleep(20 * time.Millisecond)
 			}
 			stop()
-			after := d.RequireProjected(d.DB)
-			require.Contains(t, after.Rows, d.firstRow())
-			d.before = after // from here on this is what must be there
+			for _, l := range d.all {
+				after := l.RequireProjected(d.DB)
+				first, _, _ := strings.Cut(l.before.Rows, "\n")
+				require.Contains(t, after.Rows, first)
+				l.before = after // from here on this is what must be there
+			}
 		}},
 	} {
 		t.Run(d.name, func(t *testing.T) {
@@ -110,14 +128,21 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
-// disaster is a story in which 1,001 commands were projected before anything happens, duplicates and bad records among
-// them.
+// disaster is a story in which 1,001 timestamps and 60 commands about endpoints were projected before anything happens,
+// duplicates and bad records among them.
 type disaster struct {
 	*story.Story
 	t        *testing.T
 	consumer *stack.Service
-	before   story.Dump
-	epoch    int64 // before
+	all      []*loss
+}
+
+// loss is what a disaster does to one projection.
+type loss struct {
+	*story.Story
+	before story.Dump
+	epoch  int64 // before
+	stays  bool  // this projection is not started over
 }
 
 func newDisaster(t *testing.T) *disaster {
@@ -143,11 +168,54 @@ func newDisaster(t *testing.T) *disaster {
 	}
 	_, err = d.Log.Write(more...)
 	require.NoError(t, err)
-	d.before = d.RequireProjected(d.DB)
-	d.epoch = d.Epoch(d.DB)
-	require.Equal(t, 1001, lines(d.before.Rows))
-	require.Equal(t, 10, lines(d.before.DeadLetters))
+	d.changeEndpoints(door)
+
+	timestamps, endpoints := &loss{Story: d.Story}, &loss{Story: d.Of(story.Endpoints)}
+	d.all = []*loss{timestamps, endpoints}
+	for _, l := range d.all {
+		l.before, l.epoch = l.RequireProjected(d.DB), l.Epoch(d.DB)
+	}
+	require.Equal(t, 1001, lines(timestamps.before.Rows))
+	require.Equal(t, 10, lines(timestamps.before.DeadLetters))
+	require.Equal(t, 60, lines(endpoints.before.Rows))
+	require.Equal(t, 30, lines(endpoints.before.Derived))
+	require.Equal(t, 10, strings.Count(endpoints.before.Derived, "\tt\tNULL"), "endpoints that were deleted")
+	require.Equal(t, 5, lines(endpoints.before.DeadLetters))
 	return d
+}
+
+// changeEndpoints makes 30 endpoints, changes 20 of them and deletes 10, and writes 5 records that cannot be read.
+func (d *disaster) changeEndpoints(door *stack.Service) {
+	d.t.Log("make 30 endpoints, change 20, delete 10, and write 5 records that cannot be read")
+	const path = "/api/v1/endpoints"
+	send := func(method, path, body string) story.Answer {
+		a, err := d.Client.Do(d.t.Context(), method, door.URL()+path, body, "Content-Type", "application/json")
+		require.NoError(d.t, err)
+		require.Equal(d.t, http.StatusAccepted, a.Status, a)
+		return a
+	}
+	for i := range 30 {
+		id := send(http.MethodPost, path, fmt.Sprintf(`{"url":"https://example.org/%d"}`, i)).Text("endpoint_id")
+		if i < 20 {
+			send(http.MethodPut, path+"/"+id, fmt.Sprintf(`{"url":"https://example.org/%d","interval":"5m","tags":["changed"],"more":[%d]}`, i, i))
+		}
+		if i < 10 {
+			send(http.MethodDelete, path+"/"+id, "")
+		}
+	}
+	var bad []story.Message
+	for i := range int32(5) {
+		bad = append(bad, story.Message{Partition: i, Value: []byte(`{"kind":"put"}`)})
+	}
+	_, err := d.Log.On(story.EndpointTopic).Write(bad...)
+	require.NoError(d.t, err)
+}
+
+// forgetEpochs is for a database that has lost them, or to which nothing happened.
+func (d *disaster) forgetEpochs() {
+	for _, l := range d.all {
+		l.epoch = 0
+	}
 }
 
 // route sends the consumer through a proxy where the broker has one.
@@ -158,10 +226,13 @@ func (d *disaster) route() map[string]string {
 	return map[string]string{"KAFKA_BROKERS": d.Kafka.Proxy("consumer").Address()}
 }
 
+// truncate empties the main table of every projection.
 func (d *disaster) truncate() {
-	d.t.Log("TRUNCATE timestamp_records")
-	_, err := d.DB.ExecContext(d.t.Context(), "TRUNCATE timestamp_records")
-	require.NoError(d.t, err)
+	for _, l := range d.all {
+		d.t.Log("TRUNCATE " + l.Projection.Tables[0])
+		_, err := d.DB.ExecContext(d.t.Context(), "TRUNCATE "+l.Projection.Schema+"."+l.Projection.Tables[0])
+		require.NoError(d.t, err)
+	}
 }
 
 func (d *disaster) restartAs(group string) {
@@ -197,23 +268,39 @@ func (d *disaster) resetOffsets() {
 	d.t.Log("kafka-consumer-groups --reset-offsets --to-earliest --execute")
 	ctx, cancel := context.WithTimeout(d.t.Context(), story.Patience)
 	defer cancel()
-	require.NoError(d.t, d.ResetOffsets(ctx, d.Group))
+	for _, group := range []struct {
+		of   *loss
+		name string
+	}{{d.all[0], d.Group}, {d.all[1], d.Group + ".endpoints"}} {
+		if group.of.stays {
+			continue
+		}
+		require.NoError(d.t, group.of.ResetOffsets(ctx, group.name))
+	}
 }
 
-// isBack requires the projection to be, byte for byte, what it was before, and the audit to agree.
+// isBack requires the projections to be, byte for byte, what they were before, and the audits to agree.
 func (d *disaster) isBack() {
 	d.t.Helper()
 	d.t.Log("wait, compare byte for byte, wait for a clean audit")
 	d.startedOver()
-	story.RequireSame(d.t, d.before, d.RequireProjected(d.DB))
-	d.RequireCleanAudit(d.DB)
+	for _, l := range d.all {
+		story.RequireSame(d.t, l.before, l.RequireProjected(d.DB))
+		l.RequireCleanAudit(d.DB)
+	}
 }
 
-// startedOver waits for a new epoch: until then the old progress still says that all is read.
+// startedOver waits for new epochs: until then the old progress still says that all is read.
 func (d *disaster) startedOver() {
 	d.t.Helper()
-	require.Eventually(d.t, func() bool { return d.Epoch(d.DB) > d.epoch }, story.Patience, 5*time.Millisecond,
-		"the projection was never started over")
+	for _, l := range d.all {
+		if l.stays {
+			require.Equal(d.t, l.epoch, l.Epoch(d.DB), "%s were started over for nothing", l.Projection.Name)
+			continue
+		}
+		require.Eventually(d.t, func() bool { return l.Epoch(d.DB) > l.epoch }, story.Patience, 5*time.Millisecond,
+			"the %s were never started over", l.Projection.Name)
+	}
 }
 
 // keepWriting appends commands, one after the other, until stop is called.
@@ -223,8 +310,12 @@ func (d *disaster) keepWriting() (stop func()) {
 	ended := make(chan error, 1)
 	go func() {
 		for ctx.Err() == nil {
-			value := fmt.Appendf(nil, `{"command_id":"%s","event_timestamp":"%s"}`, uuid.NewString(), time.Now().UTC().Format(time.RFC3339))
-			if _, err := d.Log.Write(story.Message{Partition: story.AnyPartition, Key: uuid.NewString(), Value: value}); err != nil {
+			id := uuid.NewString()
+			value := fmt.Appendf(nil, `{"command_id":"%s","event_timestamp":"%s"}`, id, time.Now().UTC().Format(time.RFC3339))
+			_, err := d.Log.Write(story.Message{Partition: story.AnyPartition, Key: id, Value: value})
+			value = fmt.Appendf(nil, `{"command_id":"%s","endpoint_id":"%s","kind":"delete","sent_by":""}`, uuid.NewString(), id)
+			_, more := d.Log.On(story.EndpointTopic).Write(story.Message{Partition: story.AnyPartition, Key: id, Value: value})
+			if err := errors.Join(err, more); err != nil {
 				ended <- err
 				return
 			}
@@ -238,23 +329,18 @@ func (d *disaster) keepWriting() (stop func()) {
 	}
 }
 
-// requireEqualUpToItsProgress takes one snapshot of the projection and requires it to be what the log says up to the
-// offsets that it has passed.
-func (d *disaster) requireEqualUpToItsProgress() {
+// requireEqualUpToItsProgress takes one snapshot of a projection and requires it to be what the log says up to the offsets
+// that it has passed.
+func (d *disaster) requireEqualUpToItsProgress(l *loss) {
 	d.t.Helper()
-	dump := d.Dump(d.DB)
+	dump := l.Dump(d.DB)
 	upTo, err := dump.UpTo()
 	require.NoError(d.t, err)
 	dump, err = dump.Below(upTo)
 	require.NoError(d.t, err)
-	records, _, err := d.Log.Read(d.t.Context(), upTo)
+	records, _, err := l.Log.Read(d.t.Context(), upTo)
 	require.NoError(d.t, err)
-	story.Expect(records, story.Rules{}).Require(d.t, upTo, dump)
-}
-
-func (d *disaster) firstRow() string {
-	row, _, _ := strings.Cut(d.before.Rows, "\n")
-	return row
+	l.Projection.Expect(records, story.Rules{}).Require(d.t, upTo, dump)
 }
 
 func lines(text string) int { return strings.Count(text, "\n") }

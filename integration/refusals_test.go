@@ -72,8 +72,15 @@ func TestTwoDatabasesOnOneGroupAreRefused(t *testing.T) {
 	_, err := s.Client.Stamp(t.Context(), stack.command, "")
 	require.NoError(t, err)
 	s.RequireProjected(s.DB)
-	_, url := s.Database()
-	refusesToStart(t, s.Service("consumer-service", map[string]string{"DB_URL": url}), "the mark of another database", "KAFKA_GROUP_ID of its own")
+	db, url := s.Database()
+	second := s.Service("consumer-service", map[string]string{"DB_URL": url})
+	s.RequireRefused(second, db, "was committed for another database", "KAFKA_GROUP_ID of its own")
+	s.Of(story.Endpoints).RequireRefused(second, db, "was committed for another database", "KAFKA_GROUP_ID of its own")
+	var written int
+	require.NoError(t, db.QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM public.projection_progress) +
+		(SELECT count(*) FROM endpoints.projection_progress) + (SELECT count(*) FROM public.projection_groups)`).Scan(&written))
+	require.Zero(t, written)
+	require.True(t, second.Running(), "a refusal ends no process")
 }
 
 // All mistakes of a configuration come in one message, and none of its secrets.

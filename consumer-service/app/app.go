@@ -35,7 +35,7 @@ import (
 )
 
 // Name of the service, in logs and towards Kafka and the database.
-const Name = "consumer-service"
+var Name = service.Consumer.Name
 
 // Parts of the readiness that are of no single projection.
 const (

@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/service"
 )
 
 // Config is everything that can be set.
@@ -28,13 +29,13 @@ type Config struct {
 	QueryURL      string        `env:"QUERY_URL" desc:"base URL of query-service, where readers are sent"`
 }
 
-// DefaultConfig is a service on port 7081 of this host that runs every projection.
+// DefaultConfig is a service on its usual port of this host that runs every projection.
 func DefaultConfig() Config {
 	kafka := config.DefaultKafka()
 	return Config{
-		HTTP: config.DefaultHTTP(7081), Log: config.Log{Level: "info"}, Kafka: kafka, Postgres: config.DefaultPostgres(),
+		HTTP: config.DefaultHTTP(service.Consumer.Port), Log: config.Log{Level: "info"}, Kafka: kafka, Postgres: config.DefaultPostgres(),
 		Telemetry: config.DefaultTelemetry(), Projections: names(definitions(kafka)),
-		GroupID: "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: "http://127.0.0.1:7082",
+		GroupID: "timestamp-consumer-service-1", BatchSize: 5000, AuditInterval: 30 * time.Second, QueryURL: service.Query.DefaultURL(),
 	}
 }
 

@@ -32,7 +32,7 @@ type generation struct {
 
 func generations(b *testing.B, service *stack.Service, method, path, body string, into any) int {
 	b.Helper()
-	req, err := http.NewRequestWithContext(b.Context(), method, service.URL()+"/api/v1/generations"+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(b.Context(), method, service.URL()+"/api/v1/projections/timestamps/generations"+path, strings.NewReader(body))
 	require.NoError(b, err)
 	req.Header.Set("Content-Type", "application/json")
 	res, err := http.DefaultClient.Do(req)
@@ -67,14 +67,14 @@ func (s *stage) gone(b *testing.B, service *stack.Service, number int) {
 	}, time.Minute, 50*time.Millisecond)
 }
 
-// blueGreen rebuilds beside what serves and returns records a second, from the request to the swap: with the
+// blueGreen rebuilds while another generation serves and returns records a second, from the request to the swap: with the
 // joining of the group, the indexes and the proof. The old generation is dropped afterwards.
 func (r *replayed) blueGreen(b *testing.B) (rate, proofMs float64) {
 	b.Helper()
 	r.exec(b, `VACUUM timestamp_records`) // what serves has served for a while
 	r.exec(b, `CHECKPOINT`)
 	var group string
-	require.NoError(b, r.db.QueryRowContext(b.Context(), `SELECT group_name FROM generations WHERE state = 'serving'`).Scan(&group))
+	require.NoError(b, r.db.QueryRowContext(b.Context(), `SELECT group_name FROM projection_generations WHERE projection = 'timestamps' AND state = 'serving'`).Scan(&group))
 	c := r.service(b, "consumer-service", map[string]string{"KAFKA_GROUP_ID": group, "AUDIT_INTERVAL": "1h"})
 	var was struct{ Generations []generation }
 	generations(b, c, http.MethodGet, "", "", &was)
@@ -91,7 +91,7 @@ func (r *replayed) blueGreen(b *testing.B) (rate, proofMs float64) {
 	return float64(r.n) / g.StateSince.Sub(g.RequestedAt).Seconds(), g.Proof.Took
 }
 
-// BenchmarkRebuild compares a rebuild beside what serves, proof and swap included, with the plain replay of the
+// BenchmarkRebuild compares a blue/green rebuild, proof and swap included, with the plain replay of the
 // same log; and reads while a rebuild goes on, held to half its rate, with reads while nothing does.
 func BenchmarkRebuild(b *testing.B) {
 	small, large, times, readFor := 1_000_000, 10_000_000, 3, 5*time.Second
@@ -121,7 +121,7 @@ func BenchmarkRebuild(b *testing.B) {
 func (r *replayed) throttled(b *testing.B, limit int, during time.Duration) run {
 	b.Helper()
 	var group string
-	require.NoError(b, r.db.QueryRowContext(b.Context(), `SELECT group_name FROM generations WHERE state = 'serving'`).Scan(&group))
+	require.NoError(b, r.db.QueryRowContext(b.Context(), `SELECT group_name FROM projection_generations WHERE projection = 'timestamps' AND state = 'serving'`).Scan(&group))
 	c := r.service(b, "consumer-service", map[string]string{"KAFKA_GROUP_ID": group, "AUDIT_INTERVAL": "1h"})
 	query := r.service(b, "query-service", nil)
 	var some string
@@ -139,7 +139,7 @@ SELECT string_agg(id::text, ' ') FROM (SELECT id FROM timestamp_records TABLESAM
 	require.Equal(b, http.StatusAccepted, generations(b, c, http.MethodPost, "", fmt.Sprintf(`{"swap":false,"rate_limit":%d}`, limit), &g))
 	require.Eventually(b, func() bool {
 		var done int64
-		err := r.db.QueryRowContext(b.Context(), fmt.Sprintf(`SELECT sum(next_offset) FROM tidemark_g%d.projection_progress`, g.Generation)).Scan(&done)
+		err := r.db.QueryRowContext(b.Context(), fmt.Sprintf(`SELECT sum(next_offset) FROM timestamps_g%d.projection_progress`, g.Generation)).Scan(&done)
 		return err == nil && done > 0
 	}, time.Minute, 10*time.Millisecond)
 	out.Value = r.reads(b, client, query, ids, during)

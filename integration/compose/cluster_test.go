@@ -287,10 +287,10 @@ func TestThreeBrokers(t *testing.T) {
 		}
 		return nil
 	}))
-	d, err := story.ReadDump(ctx, db)
+	d, err := story.Timestamps.ReadDump(ctx, db)
 	require.NoError(t, err)
 	expected.Require(t, ends, d)
-	require.NoError(t, story.CleanAudit(ctx, db))
+	require.NoError(t, story.Timestamps.CleanAudit(ctx, db))
 	held := 0
 	for _, name := range []string{"consumer-service", "consumer-service-2"} {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.services[name].URL()+"/metrics", nil)
@@ -298,7 +298,7 @@ func TestThreeBrokers(t *testing.T) {
 		req.Header.Set("Authorization", "Bearer "+h.key)
 		a := ask(t, req)
 		require.Equal(t, 200, a.Status)
-		n := strings.Count(string(a.Body), "\ntidemark_projection_next_offset{")
+		n := strings.Count(string(a.Body), `projection="timestamps"`)
 		require.Positive(t, n, "%s holds no partition", name)
 		held += n
 	}

@@ -71,9 +71,10 @@ func schedule(seed uint64, n int) []kind {
 // slowToSettle is a time to settle that is worth a look: two sessions of the group and then some.
 const slowToSettle = 20 * time.Second
 
-// TestExactlyOnce disturbs five projections of one log, and what they stand on, and requires after each wave that they
-// hold what the log says, no more and no less, and that every ticket that was given is in it; and after all of them,
-// that the receipts in the log cover every offset of each projection, and that what came twice is the same bytes.
+// TestExactlyOnce disturbs five databases into which both topics are projected, and what they stand on, and requires after
+// each wave that they hold what the log says, no more and no less, and that every ticket that was given is in it; and after
+// all of them, that the receipts in the log cover every offset of each projection, and that what came twice is the same
+// bytes.
 func TestExactlyOnce(t *testing.T) {
 	s := onKafka(t)
 	seed := drawSeed(t)
@@ -173,8 +174,10 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 		err = w.settle(ctx)
 	}
 	var records int64
-	for _, end := range w.lanes[0].upTo {
-		records += end
+	for _, j := range w.lanes[0].judges() {
+		for _, end := range j.upTo {
+			records += end
+		}
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s: faults %.1f s, all %.1f s, %d tickets, %d records", name, over.Seconds(), time.Since(began).Seconds(), len(w.writers.tickets()), records)
@@ -204,12 +207,14 @@ func (w *world) settled(ctx context.Context, lanes ...*lane) error {
 		return errors.New("command-service has ended by itself")
 	}
 	given := w.writers.tickets() // before the ends: what was given lies below them
-	var ends story.Vector
-	if err := story.Eventually(ctx, "ask for the log's ends", func(context.Context) (err error) {
-		ends, err = w.Log.Ends()
-		return err
-	}); err != nil {
-		return err
+	ends := map[string]story.Vector{}
+	for _, topic := range []string{story.Topic, story.EndpointTopic} {
+		if err := story.Eventually(ctx, "ask for the log's ends", func(context.Context) (err error) {
+			ends[topic], err = w.Log.On(topic).Ends()
+			return err
+		}); err != nil {
+			return err
+		}
 	}
 	began := time.Now()
 	var waiting sync.WaitGroup

@@ -50,7 +50,7 @@ func sleepWithBatch(r *rand.Rand, l *lane, w *writers) fault {
 	}}
 }
 
-// sample is a set of records whose fate a test follows: one readable and one unreadable record in each partition, in
+// sample is a set of records whose outcome a test follows: one readable and one unreadable record in each partition, in
 // either order, so that batches of one record are of both kinds.
 type sample struct {
 	messages []story.Message
@@ -115,7 +115,7 @@ func (l *lane) hold(ctx context.Context, m *member, s *sample, w *writers) (fenc
 		return 0, nil, err
 	}
 	return fenced, held, story.Eventually(ctx, "wait for the other consumer", func(ctx context.Context) error {
-		at, err := l.progress(ctx)
+		at, err := l.timestamps.Progress(ctx, l.db)
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (m *member) fenced(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	for line := range strings.Lines(string(answer.Body)) {
-		if value, ok := strings.CutPrefix(line, "tidemark_projection_fenced_total "); ok {
+		if value, ok := strings.CutPrefix(line, `tidemark_projection_fenced_total{projection="timestamps"} `); ok {
 			return strconv.Atoi(strings.TrimSpace(value))
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark/tidemark/integration/story"
 )
 
-// laneKinds are the projections that run side by side. Small batches make many transactions, and so many moments between
+// laneKinds are the databases that the log is projected into at the same time. Small batches make many transactions, and so many moments between
 // two of them.
 var laneKinds = []struct {
 	name   string
@@ -32,25 +32,44 @@ func laneProxies() []string {
 	return names
 }
 
-// lane is one projection of the log: a database, a consumer group and two consumers, each with a proxy to Kafka and one
+// lane is a database, a group name and two consumers that project both topics into it, each with a proxy to Kafka and one
 // to Postgres. A third consumer visits now and then.
 type lane struct {
-	name    string
-	group   string
-	static  bool
-	story   *story.Story
-	db      *sql.DB
-	members [2]*member
-	visitor *stack.Service
+	name       string
+	group      string
+	static     bool
+	story      *story.Story
+	db         *sql.DB
+	timestamps *judge
+	endpoints  *judge
+	members    [2]*member
+	visitor    *stack.Service
+
+	took time.Duration // by the last settle
+}
+
+// judge compares one projection of a lane with its log.
+type judge struct {
+	story.Projection
+	group string
+	log   *story.Log
+	db    *sql.DB
 
 	mu      sync.Mutex // guards what has been compared so far
 	oracle  *story.Oracle
 	keys    map[string]string // by position, of the records read
 	upTo    story.Vector
 	tickets int
-
-	took time.Duration // by the last settle
 }
+
+func newJudge(l *lane, p story.Projection, group string) *judge {
+	return &judge{
+		Projection: p, group: group, log: l.story.Log.On(p.Topic), db: l.db,
+		oracle: story.NewOracle(p, story.Rules{}), keys: map[string]string{}, upTo: story.Vector{},
+	}
+}
+
+func (l *lane) judges() []*judge { return []*judge{l.timestamps, l.endpoints} }
 
 type member struct {
 	name      string
@@ -62,10 +81,8 @@ func newLane(t *testing.T, s *story.Story, i int) *lane {
 	kind := laneKinds[i]
 	db, url := s.Database()
 	db.SetMaxOpenConns(4)
-	l := &lane{
-		name: kind.name, group: s.Group + "-" + kind.name, static: kind.static, story: s, db: db,
-		oracle: story.NewOracle(story.Rules{}), keys: map[string]string{}, upTo: story.Vector{},
-	}
+	l := &lane{name: kind.name, group: s.Group + "-" + kind.name, static: kind.static, story: s, db: db}
+	l.timestamps, l.endpoints = newJudge(l, story.Timestamps, l.group), newJudge(l, story.Endpoints, l.group+".endpoints")
 	env := map[string]string{
 		"KAFKA_GROUP_ID": l.group, "BATCH_SIZE": kind.batch, "AUDIT_INTERVAL": "300ms",
 	}
@@ -101,31 +118,48 @@ func (l *lane) running() error {
 	return nil
 }
 
-// settle waits until the projection has passed those ends of the log, and compares everything: tables, tickets, audit.
-func (l *lane) settle(ctx context.Context, ends story.Vector, given []ticket) error {
-	err := l.passed(ctx, ends)
-	if err == nil {
-		err = l.compare(ctx)
-	}
-	if err == nil {
-		err = l.check(given)
-	}
-	if err == nil {
-		err = story.CleanAudit(ctx, l.db)
-	}
-	if err != nil {
-		return fmt.Errorf("lane %s: %w", l.name, err)
+// settle waits until both projections have passed those ends of their logs, by topic, and compares everything: tables,
+// tickets, audit.
+func (l *lane) settle(ctx context.Context, ends map[string]story.Vector, given []ticket) error {
+	for _, j := range l.judges() {
+		err := j.passed(ctx, l, ends[j.Topic])
+		if err == nil {
+			err = j.compare(ctx)
+		}
+		if err == nil {
+			err = j.check(given)
+		}
+		if err == nil {
+			err = j.CleanAudit(ctx, l.db)
+		}
+		if err != nil {
+			return fmt.Errorf("lane %s, %s: %w", l.name, j.Name, err)
+		}
 	}
 	return nil
 }
 
-// passed waits until the projection has passed those ends of the log.
+// passed waits until the timestamps have passed those ends of the log.
 func (l *lane) passed(ctx context.Context, ends story.Vector) error {
+	return l.timestamps.passed(ctx, l, ends)
+}
+
+// compare compares both projections as they are at this moment.
+func (l *lane) compare(ctx context.Context) error {
+	for _, j := range l.judges() {
+		if err := j.compare(ctx); err != nil {
+			return fmt.Errorf("%s: %w", j.Name, err)
+		}
+	}
+	return nil
+}
+
+func (j *judge) passed(ctx context.Context, l *lane, ends story.Vector) error {
 	return story.Eventually(ctx, "wait for the projection", func(ctx context.Context) error {
 		if err := l.running(); err != nil {
 			return story.Final(err)
 		}
-		at, err := l.progress(ctx)
+		at, err := j.Progress(ctx, j.db)
 		if err != nil {
 			return err
 		}
@@ -138,32 +172,14 @@ func (l *lane) passed(ctx context.Context, ends story.Vector) error {
 	})
 }
 
-func (l *lane) progress(ctx context.Context) (story.Vector, error) {
-	rows, err := l.db.QueryContext(ctx, "SELECT partition, next_offset FROM public.projection_progress WHERE topic = $1", story.Topic)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // Err tells
-	at := story.Vector{}
-	for rows.Next() {
-		var p int32
-		var next int64
-		if err := rows.Scan(&p, &next); err != nil {
-			return nil, err
-		}
-		at[p] = next
-	}
-	return at, rows.Err()
-}
-
 // compare requires that the tables are, in one snapshot, what the log says up to the progress that they name. That is
 // true at any moment, in the middle of a fault too.
-func (l *lane) compare(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (j *judge) compare(ctx context.Context) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	var dump story.Dump
 	if err := story.Eventually(ctx, "dump the tables", func(ctx context.Context) (err error) {
-		dump, err = story.ReadDump(ctx, l.db)
+		dump, err = j.ReadDump(ctx, j.db)
 		return err
 	}); err != nil {
 		return err
@@ -172,38 +188,41 @@ func (l *lane) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for p, was := range l.upTo {
+	for p, was := range j.upTo {
 		if upTo[p] < was {
 			return fmt.Errorf("the progress of partition %d went back from %d to %d", p, was, upTo[p])
 		}
 	}
 	var records []story.Record
 	if err := story.Eventually(ctx, "read the log", func(ctx context.Context) (err error) {
-		records, err = l.story.Log.ReadFrom(ctx, l.upTo, upTo)
+		records, err = j.log.ReadFrom(ctx, j.upTo, upTo)
 		return err
 	}); err != nil {
 		return err
 	}
-	l.oracle.Add(records...)
+	j.oracle.Add(records...)
 	for _, r := range records {
-		l.keys[r.Position()] = string(r.Key)
+		j.keys[r.Position()] = string(r.Key)
 	}
-	l.upTo = upTo
-	return l.oracle.Expected().Compare(upTo, dump)
+	j.upTo = upTo
+	return j.oracle.Expected().Compare(upTo, dump)
 }
 
-// check requires that every ticket has its row, and its record at the position that was given with it. That the row is
-// the only one, the table's key says; that it is right, compare does.
-func (l *lane) check(given []ticket) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// check requires that every ticket of this topic has its row, and its record at the position that was given with it. That
+// the row is the only one, the table's key says; that it is right, compare does.
+func (j *judge) check(given []ticket) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	var lost []string
-	for _, t := range given[l.tickets:] {
-		if !l.oracle.Has(t.id) || l.keys[t.position] != t.id.String() {
-			lost = append(lost, fmt.Sprintf("%s at %s, where the key is %q", t.id, t.position, l.keys[t.position]))
+	for _, t := range given[j.tickets:] {
+		if !strings.HasPrefix(t.position, j.Topic+"/") {
+			continue
+		}
+		if !j.oracle.Has(t.id) || j.keys[t.position] != t.key {
+			lost = append(lost, fmt.Sprintf("%s at %s, where the key is %q", t.id, t.position, j.keys[t.position]))
 		}
 	}
-	l.tickets = len(given)
+	j.tickets = len(given)
 	if len(lost) > 0 {
 		return fmt.Errorf("%d tickets were given and have no row, or not their record:\n%s", len(lost), strings.Join(lost, "\n"))
 	}

@@ -63,7 +63,7 @@ func (b *rebuilt) ask(ctx context.Context, method, path, body string, wanted ...
 }
 
 func (b *rebuilt) list(ctx context.Context) ([]listed, error) {
-	answer, err := b.ask(ctx, http.MethodGet, "/api/v1/generations", "", http.StatusOK)
+	answer, err := b.ask(ctx, http.MethodGet, "/api/v1/projections/timestamps/generations", "", http.StatusOK)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (b *rebuilt) find(ctx context.Context, number int) (*listed, error) {
 func (b *rebuilt) state(ctx context.Context, number int, wanted ...string) error {
 	for {
 		var state string
-		err := b.lane.db.QueryRowContext(ctx, `SELECT state FROM public.generations WHERE generation = $1`, number).Scan(&state)
+		err := b.lane.db.QueryRowContext(ctx, `SELECT state FROM public.projection_generations WHERE projection = 'timestamps' AND generation = $1`, number).Scan(&state)
 		for _, w := range wanted {
 			if err == nil && state == w {
 				return nil
@@ -99,7 +99,7 @@ func (b *rebuilt) state(ctx context.Context, number int, wanted ...string) error
 
 // start begins a rebuild, in place of one that an earlier death may have begun already.
 func (b *rebuilt) start(ctx context.Context, body string) error {
-	answer, err := b.ask(ctx, http.MethodPost, "/api/v1/generations", body, http.StatusAccepted)
+	answer, err := b.ask(ctx, http.MethodPost, "/api/v1/projections/timestamps/generations", body, http.StatusAccepted)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (b *rebuilt) filling(ctx context.Context) error {
 	})
 }
 
-func (b *rebuilt) schema() string { return fmt.Sprintf("tidemark_g%d", b.number) }
+func (b *rebuilt) schema() string { return fmt.Sprintf("timestamps_g%d", b.number) }
 
 func (b *rebuilt) indexing(ctx context.Context) error {
 	if err := b.start(ctx, blueGreen); err != nil {
@@ -210,7 +210,7 @@ func (b *rebuilt) ready(ctx context.Context) error {
 }
 
 func (b *rebuilt) wish(ctx context.Context) error {
-	_, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/generations/%d/swap", b.number), "", http.StatusAccepted)
+	_, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d/swap", b.number), "", http.StatusAccepted)
 	return err
 }
 
@@ -251,7 +251,7 @@ func (b *rebuilt) swapping(ctx context.Context) error {
 		return err
 	}
 	var serving int
-	if err := b.lane.db.QueryRowContext(ctx, `SELECT generation FROM public.generations WHERE state IN ('serving', 'swapping')`).Scan(&serving); err != nil {
+	if err := b.lane.db.QueryRowContext(ctx, `SELECT generation FROM public.projection_generations WHERE projection = 'timestamps' AND state IN ('serving', 'swapping')`).Scan(&serving); err != nil {
 		return err
 	}
 	return b.state(ctx, serving, "swapping")
@@ -271,7 +271,7 @@ func (b *rebuilt) dropping(ctx context.Context) error {
 	if err := b.hold(ctx, `LOCK TABLE `+b.schema()+`.timestamp_records IN ACCESS SHARE MODE`); err != nil {
 		return err
 	}
-	if _, err := b.ask(ctx, http.MethodDelete, fmt.Sprintf("/api/v1/generations/%d", b.number), "", http.StatusAccepted); err != nil {
+	if _, err := b.ask(ctx, http.MethodDelete, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d", b.number), "", http.StatusAccepted); err != nil {
 		return err
 	}
 	return b.waits(ctx)
@@ -294,7 +294,7 @@ func (b *rebuilt) goingBack(ctx context.Context) error {
 			return b.wish(ctx)
 		}
 	}
-	return b.swapped(ctx) // there is no way back yet
+	return b.swapped(ctx) // there is no standby yet
 }
 
 // finish waits until the rebuild has come to its end by itself.
@@ -310,7 +310,7 @@ func (b *rebuilt) finish(ctx context.Context) error {
 				return story.Final(fmt.Errorf("the proof of generation %d does not hold: %s", g.Generation, g.Proof.Finding))
 			case g.State == "ready" && !g.SwapWanted:
 				// Its wish was never heard: wish again.
-				if _, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/generations/%d/swap", g.Generation), "", http.StatusAccepted, http.StatusConflict); err != nil {
+				if _, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d/swap", g.Generation), "", http.StatusAccepted, http.StatusConflict); err != nil {
 					return err
 				}
 				return errors.New("wished again")
@@ -322,7 +322,7 @@ func (b *rebuilt) finish(ctx context.Context) error {
 	})
 }
 
-// cancel ends whatever is at the side but the way back, and waits until it is gone.
+// cancel ends every generation that is no standby and does not serve, and waits until it is gone.
 func (b *rebuilt) cancel(ctx context.Context) error {
 	return story.Eventually(ctx, "cancel the rebuild", func(ctx context.Context) error {
 		all, err := b.list(ctx)
@@ -340,7 +340,7 @@ func (b *rebuilt) cancel(ctx context.Context) error {
 			case "swapping", "dropping":
 				return fmt.Errorf("the generations are %+v", all)
 			}
-			if _, err := b.ask(ctx, http.MethodDelete, fmt.Sprintf("/api/v1/generations/%d", g.Generation), "", http.StatusAccepted, http.StatusNotFound, http.StatusConflict); err != nil {
+			if _, err := b.ask(ctx, http.MethodDelete, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d", g.Generation), "", http.StatusAccepted, http.StatusNotFound, http.StatusConflict); err != nil {
 				return err
 			}
 			return errors.New("just cancelled")
@@ -349,7 +349,7 @@ func (b *rebuilt) cancel(ctx context.Context) error {
 	})
 }
 
-// left looks for what a rebuild may leave behind: after its end there is what serves, and perhaps the way back.
+// left looks for what a rebuild may leave behind: after its end there is what serves, and perhaps a standby.
 func (b *rebuilt) left(ctx context.Context) error {
 	if b.point { // it is held until it is dropped
 		if err := b.cancel(ctx); err != nil {
@@ -358,9 +358,9 @@ func (b *rebuilt) left(ctx context.Context) error {
 	}
 	return story.Eventually(ctx, "wait until nothing is left behind", func(ctx context.Context) error {
 		rows, err := b.lane.db.QueryContext(ctx, `
-SELECT 'schema ' || n.nspname FROM pg_namespace n WHERE n.nspname LIKE 'tidemark%' AND NOT EXISTS (SELECT FROM public.generations g WHERE g.schema_name = n.nspname)
-UNION ALL SELECT g.state || ' ' || g.generation FROM public.generations g WHERE g.state NOT IN ('serving', 'standby')
-UNION ALL SELECT 'nothing serves' WHERE NOT EXISTS (SELECT FROM public.generations g WHERE g.state = 'serving' AND g.schema_name = 'public')`)
+SELECT 'schema ' || n.nspname FROM pg_namespace n WHERE n.nspname ~ '_g[0-9]+$' AND NOT EXISTS (SELECT FROM public.projection_generations g WHERE g.schema_name = n.nspname)
+UNION ALL SELECT g.projection || ' ' || g.state || ' ' || g.generation FROM public.projection_generations g WHERE g.state NOT IN ('serving', 'standby')
+UNION ALL SELECT 'nothing serves' WHERE NOT EXISTS (SELECT FROM public.projection_generations g WHERE g.state = 'serving' AND g.schema_name = 'public')`)
 		if err != nil {
 			return err
 		}

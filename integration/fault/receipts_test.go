@@ -2,7 +2,6 @@ package fault_test
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,14 +14,15 @@ import (
 	"github.com/tidemark/tidemark/integration/story"
 )
 
-// publishLock is what consumer-service's publisher of receipts holds in the database while it publishes.
-const publishLock = 0x7469_6465_7265_6370
+// publishLock is what consumer-service's publisher of receipts of timestamps holds in the database while it publishes.
+const publishLock = `hashtextextended('tidemark receipts timestamps', 0)`
 
 // receipt is one as any client reads it.
 type receipt struct {
 	Group      string `json:"group"`
 	Generation int    `json:"generation"`
 	Epoch      int64  `json:"epoch"`
+	Served     bool   `json:"served"`
 	Topic      string `json:"topic"`
 	Partition  int32  `json:"partition"`
 	From       int64  `json:"from"`
@@ -31,7 +31,8 @@ type receipt struct {
 		Outcome string `json:"outcome"`
 		Count   int64  `json:"count"`
 	} `json:"outcomes"`
-	DecidedAt time.Time `json:"decided_at"`
+	CaughtUpAt *time.Time `json:"caught_up_at"` // of one without offsets: the partition is idle
+	DecidedAt  time.Time  `json:"decided_at"`
 }
 
 // receipted requires that the receipts in the log cover every offset of every partition of each projection, and that
@@ -45,8 +46,8 @@ func (w *world) receipted(t *testing.T, r *rand.Rand) error {
 	}
 	for _, l := range w.lanes {
 		if err := story.Eventually(ctx, "wait for the outbox", func(ctx context.Context) error {
-			var left int
-			if err := l.db.QueryRowContext(ctx, "SELECT count(*) FROM public.receipt_outbox").Scan(&left); err != nil || left == 0 {
+			var left int // but for what idle partitions tell again and again
+			if err := l.db.QueryRowContext(ctx, "SELECT count(*) FROM public.projection_receipt_outbox WHERE next_offset > from_offset").Scan(&left); err != nil || left == 0 {
 				return err
 			}
 			return fmt.Errorf("%d receipts are left", left)
@@ -59,17 +60,19 @@ func (w *world) receipted(t *testing.T, r *rand.Rand) error {
 		return err
 	}
 	for _, l := range w.lanes {
-		of := receipts[l.group]
-		if of == nil {
-			return fmt.Errorf("lane %s: there are no receipts of group %s", l.name, l.group)
-		}
-		t.Logf("lane %s: %d receipts, %d repeats", l.name, len(of.read), of.repeats)
-		at, err := l.progress(ctx)
-		if err == nil {
-			err = covered(ctx, l.db, of.read, at)
-		}
-		if err != nil {
-			return fmt.Errorf("lane %s: %w", l.name, err)
+		for _, j := range l.judges() {
+			of := receipts[j.group]
+			if of == nil {
+				return fmt.Errorf("lane %s: there are no receipts of group %s", l.name, j.group)
+			}
+			t.Logf("lane %s: %d receipts of %s, %d repeats, %d of idle partitions", l.name, len(of.read), j.Name, of.repeats, of.idle)
+			at, err := j.Progress(ctx, l.db)
+			if err == nil {
+				err = j.covered(ctx, of.read, at)
+			}
+			if err != nil {
+				return fmt.Errorf("lane %s, %s: %w", l.name, j.Name, err)
+			}
 		}
 	}
 	if receipts[w.lanes[0].group].repeats == 0 {
@@ -88,13 +91,13 @@ func repeatSome(t *testing.T, l *lane, log *story.Log, r *rand.Rand) {
 	conn, err := l.db.Conn(ctx)
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }() // and with it the lock, if it is still held
-	_, err = conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(publishLock))
+	_, err = conn.ExecContext(ctx, "SELECT pg_advisory_lock("+publishLock+")")
 	require.NoError(t, err)
 	_, err = log.Write(anything(r, 20)...)
 	require.NoError(t, err)
 	require.NoError(t, story.Eventually(ctx, "wait for receipts", func(ctx context.Context) error {
 		var n int
-		if err := l.db.QueryRowContext(ctx, "SELECT count(*) FROM public.receipt_outbox").Scan(&n); err != nil || n > 5 {
+		if err := l.db.QueryRowContext(ctx, "SELECT count(*) FROM public.projection_receipt_outbox WHERE projection = 'timestamps' AND next_offset > from_offset").Scan(&n); err != nil || n > 5 {
 			return err
 		}
 		return fmt.Errorf("%d receipts wait", n)
@@ -102,7 +105,7 @@ func repeatSome(t *testing.T, l *lane, log *story.Log, r *rand.Rand) {
 	for _, m := range l.members {
 		m.kafka.HangReplies()
 	}
-	_, err = conn.ExecContext(ctx, "SELECT pg_advisory_unlock($1)", int64(publishLock))
+	_, err = conn.ExecContext(ctx, "SELECT pg_advisory_unlock("+publishLock+")")
 	require.NoError(t, err)
 	pause(ctx, 5*time.Second)
 	for _, m := range l.members {
@@ -111,10 +114,12 @@ func repeatSome(t *testing.T, l *lane, log *story.Log, r *rand.Rand) {
 	}
 }
 
-// groupReceipts are the receipts of one group, each once, and how many came again, the same.
+// groupReceipts are the receipts of one group that have offsets, each once, and how many came again, the same; and how many
+// only told that a partition was idle.
 type groupReceipts struct {
 	read    []receipt
 	repeats int
+	idle    int
 	seen    map[receiptPlace]string
 }
 
@@ -135,13 +140,23 @@ func readReceipts(ctx context.Context, log *story.Log) (map[string]*groupReceipt
 		if err := json.Unmarshal(record.Value, &one); err != nil {
 			return nil, fmt.Errorf("%s: %w", record.Value, err)
 		}
-		if key := fmt.Sprintf("%s/%d", one.Topic, one.Partition); one.Topic != story.Topic || string(record.Key) != key {
+		if key := fmt.Sprintf("%s/%d", one.Topic, one.Partition); one.Topic != story.Topic && one.Topic != story.EndpointTopic || string(record.Key) != key {
 			return nil, fmt.Errorf("a receipt has the key %s: %s", record.Key, record.Value)
 		}
 		g := groups[one.Group]
 		if g == nil {
 			g = &groupReceipts{seen: map[receiptPlace]string{}}
 			groups[one.Group] = g
+		}
+		if !one.Served {
+			return nil, fmt.Errorf("nothing but what served was written, and a receipt denies it: %s", record.Value)
+		}
+		if (one.Next == one.From) != (one.CaughtUpAt != nil) || one.CaughtUpAt != nil && one.CaughtUpAt.After(one.DecidedAt) {
+			return nil, fmt.Errorf("a receipt has either offsets or the time up to which its partition was caught up: %s", record.Value)
+		}
+		if one.Next == one.From {
+			g.idle++
+			continue
 		}
 		at := receiptPlace{one.Epoch, one.Partition, one.From}
 		had, ok := g.seen[at]
@@ -160,9 +175,9 @@ func readReceipts(ctx context.Context, log *story.Log) (map[string]*groupReceipt
 
 // covered is an error unless the receipts of the serving epoch cover each partition up to the progress, once, and their
 // outcomes add up to it.
-func covered(ctx context.Context, db *sql.DB, read []receipt, upTo story.Vector) error {
+func (j *judge) covered(ctx context.Context, read []receipt, upTo story.Vector) error {
 	var epoch int64
-	if err := db.QueryRowContext(ctx, "SELECT epoch FROM public.generations WHERE state = 'serving'").Scan(&epoch); err != nil {
+	if err := j.db.QueryRowContext(ctx, "SELECT epoch FROM public.projection_generations WHERE projection = $1 AND state = 'serving'", j.Name).Scan(&epoch); err != nil {
 		return err
 	}
 	next := map[int32]map[int64]receipt{} // by partition and beginning
@@ -174,7 +189,7 @@ func covered(ctx context.Context, db *sql.DB, read []receipt, upTo story.Vector)
 			next[one.Partition][one.From] = one
 		}
 	}
-	rows, err := db.QueryContext(ctx, "SELECT partition, applied + duplicate, rejected, skipped FROM public.projection_progress")
+	rows, err := j.db.QueryContext(ctx, "SELECT partition, applied + duplicate, rejected, skipped FROM "+j.Schema+".projection_progress")
 	if err != nil {
 		return err
 	}

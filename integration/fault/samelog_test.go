@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +16,9 @@ import (
 	"github.com/tidemark/tidemark/integration/story"
 )
 
-// A projection that meets another log than the one it was computed from goes no further: the process ends, says what it
-// found, and has written nothing.
+// A projection that meets another log than the one it was computed from goes no further: it leaves its group, says on /ready
+// and in the database what was found, and has written nothing. The other projection of the process goes on. Only a setting
+// that is wrong ends the process.
 func TestAnotherLogIsRefused(t *testing.T) {
 	fresh := func(s *story.Story) map[string]string { return map[string]string{"KAFKA_GROUP_ID": s.Group + "-fresh"} }
 	same := func(*story.Story) map[string]string { return nil }
@@ -25,53 +27,54 @@ func TestAnotherLogIsRefused(t *testing.T) {
 		change func(*testing.T, *story.Story) map[string]string // what happens to the log, and what the next start is told
 		start  func(*story.Story) map[string]string
 		says   []string
+		refuse func(*refusal) // what becomes of the process
 	}{
 		{"deleted and created anew, empty", func(t *testing.T, s *story.Story) map[string]string {
 			anew(t, s)
 			return nil
-		}, same, []string{"timestamp.command.v1/", "ends at offset 0 and the projection has read up to 50", "deleted and created anew"}},
+		}, same, []string{"timestamp.command.v1/", "ends at offset 0 and the projection has read up to 50", "deleted and created anew"}, alone},
 		{"deleted, created anew and regrown, not as far", func(t *testing.T, s *story.Story) map[string]string {
 			anew(t, s)
 			grow(t, s, 49)
 			return nil
-		}, same, []string{"ends at offset 49 and the projection has read up to 50", "deleted and created anew"}},
+		}, same, []string{"ends at offset 49 and the projection has read up to 50", "deleted and created anew"}, alone},
 		{"deleted, created anew and regrown, just as far", func(t *testing.T, s *story.Story) map[string]string {
 			anew(t, s)
 			grow(t, s, 50)
 			return nil
-		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}},
+		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}, alone},
 		{"deleted, created anew and regrown past the old offset", func(t *testing.T, s *story.Story) map[string]string {
 			anew(t, s)
 			grow(t, s, 80)
 			return nil
-		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}},
+		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}, alone},
 		{"deleted, created anew and regrown, under a fresh name", func(t *testing.T, s *story.Story) map[string]string {
 			anew(t, s)
 			grow(t, s, 80)
 			return nil
-		}, fresh, []string{"@49 is another than the one that was projected", "start with an empty database"}},
-		{"another cluster", another, same, []string{"was projected from cluster", "the brokers belong to cluster"}},
-		{"another cluster, under a fresh name", another, fresh, []string{"was projected from cluster", "the brokers belong to cluster"}},
+		}, fresh, []string{"@49 is another than the one that was projected", "start with an empty database"}, alone},
+		{"another cluster", another, same, []string{"was projected from cluster", "the brokers belong to cluster"}, both},
+		{"another cluster, under a fresh name", another, fresh, []string{"was projected from cluster", "the brokers belong to cluster"}, both},
 		{"records deleted from its start", func(t *testing.T, s *story.Story) map[string]string {
 			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
 			return nil
-		}, same, []string{"timestamp.command.v1/3 starts at offset 7, not at 0", "ACCEPT_LOG_START=timestamp.command.v1/3@7"}},
+		}, same, []string{"timestamp.command.v1/3 starts at offset 7, not at 0", "ACCEPT_LOG_START=timestamp.command.v1/3@7"}, alone},
 		{"records deleted from its start, under a fresh name", func(t *testing.T, s *story.Story) map[string]string {
 			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
 			return nil
-		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 0", "ACCEPT_LOG_START=timestamp.command.v1/3@7"}},
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 0", "ACCEPT_LOG_START=timestamp.command.v1/3@7"}, alone},
 		{"records deleted past what was accepted", func(t *testing.T, s *story.Story) map[string]string {
 			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7}))
 			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@6"}
-		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 6"}},
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 7, not at 6"}, alone},
 		{"more accepted than was deleted", func(*testing.T, *story.Story) map[string]string {
 			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@7"}
-		}, fresh, []string{"timestamp.command.v1/3 starts at offset 0 and ACCEPT_LOG_START names 7", "would skip 7 records"}},
+		}, fresh, []string{"timestamp.command.v1/3 starts at offset 0 and ACCEPT_LOG_START names 7", "would skip 7 records"}, ends},
 		{"records deleted that were not read yet", func(t *testing.T, s *story.Story) map[string]string {
 			grow(t, s, 20)
 			require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 60}))
 			return map[string]string{"ACCEPT_LOG_START": story.Topic + "/3@60"}
-		}, same, []string{"timestamp.command.v1/3 starts at offset 60", "read up to 50 only"}},
+		}, same, []string{"timestamp.command.v1/3 starts at offset 60", "read up to 50 only"}, alone},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := onKafka(t)
@@ -89,12 +92,16 @@ func TestAnotherLogIsRefused(t *testing.T) {
 				env[name] = value
 			}
 			require.NoError(t, consumer.Start(t.Context(), env))
-			refused(t, consumer, test.says...)
+			r := &refusal{s, t, consumer, test.says}
+			test.refuse(r)
 			require.Equal(t, before, everything(t, s.DB), "something was written")
 
 			t.Log("and again, since whoever runs it will start it again")
+			if consumer.Running() {
+				s.Stop(consumer)
+			}
 			require.NoError(t, consumer.Start(t.Context(), nil))
-			refused(t, consumer, test.says...)
+			test.refuse(r)
 			require.Equal(t, before, everything(t, s.DB), "something was written")
 		})
 	}
@@ -117,7 +124,7 @@ func TestALogThatIsReplacedUnderARunningConsumerIsRefused(t *testing.T) {
 			before := s.RequireProjected(s.DB)
 			anew(t, s)
 			grow(t, s, test.grow)
-			refused(t, consumer, test.says, "deleted and created anew")
+			alone(&refusal{s, t, consumer, []string{test.says, "deleted and created anew"}})
 			require.Equal(t, before, s.Dump(s.DB), "something was written")
 		})
 	}
@@ -140,10 +147,12 @@ func TestALogThatLostItsBeginningIsProjectedOnceThatIsAccepted(t *testing.T) {
 	t.Log("a second database, which has never seen the beginning, is refused and stays empty")
 	db, url := s.Database()
 	second := s.Service("consumer-service", map[string]string{"DB_URL": url, "KAFKA_GROUP_ID": s.Group + "-second"})
-	refused(t, second, "not at 0", "ACCEPT_LOG_START=")
+	s.RequireRefused(second, db, "not at 0", "ACCEPT_LOG_START=")
 	var rows int
-	require.NoError(t, db.QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM public.projection_progress) + (SELECT count(*) FROM public.projection_groups)`).Scan(&rows))
+	require.NoError(t, db.QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM public.projection_progress) +
+		(SELECT count(*) FROM public.projection_groups WHERE projection = 'timestamps')`).Scan(&rows))
 	require.Zero(t, rows)
+	s.Stop(second)
 
 	t.Log("it projects what is left once that is accepted, under the same name")
 	require.NoError(t, second.Start(t.Context(), map[string]string{"ACCEPT_LOG_START": accepted}))
@@ -220,31 +229,72 @@ func grow(t *testing.T, s *story.Story, n int) {
 	require.NoError(t, err)
 }
 
-// refused waits until a consumer has ended by itself, and requires a failure and these words.
-func refused(t *testing.T, consumer *stack.Service, says ...string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+// refusal is a consumer that must refuse its timestamps in these words.
+type refusal struct {
+	*story.Story
+	t        *testing.T
+	consumer *stack.Service
+	says     []string
+}
+
+// alone is a refusal of the timestamps: they leave their group, and the endpoints go on.
+func alone(r *refusal) {
+	r.t.Helper()
+	r.RequireRefused(r.consumer, r.DB, r.says...)
+	ctx, cancel := context.WithTimeout(r.t.Context(), story.Patience)
 	defer cancel()
-	status, err := consumer.Exited(ctx)
-	require.NoError(t, err)
-	require.NotZero(t, status)
-	log, err := consumer.Log()
-	require.NoError(t, err)
+	require.NoError(r.t, story.Eventually(ctx, "wait until the timestamps have left their groups", func(context.Context) error {
+		groups, err := r.Log.Admin().DescribeConsumerGroups([]string{r.Group, r.Group + "-fresh"})
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			if len(g.Members) > 0 {
+				return fmt.Errorf("%s has %d members", g.GroupId, len(g.Members))
+			}
+		}
+		return nil
+	}))
+	_, err := r.Log.On(story.EndpointTopic).Write(anyEndpoints(rand.New(rand.NewPCG(20, 3)), 20)...)
+	require.NoError(r.t, err)
+	r.Of(story.Endpoints).RequireProjected(r.DB)
+	r.RequireRefused(r.consumer, r.DB, r.says...)
+}
+
+// both is a refusal of the timestamps and of the endpoints.
+func both(r *refusal) {
+	r.t.Helper()
+	r.RequireRefused(r.consumer, r.DB, r.says...)
+	r.Of(story.Endpoints).RequireRefused(r.consumer, r.DB, r.says...)
+}
+
+// ends is a process that ends by itself with a failure, and these words as its last.
+func ends(r *refusal) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	defer cancel()
+	status, err := r.consumer.Exited(ctx)
+	require.NoError(r.t, err)
+	require.NotZero(r.t, status)
+	log, err := r.consumer.Log()
+	require.NoError(r.t, err)
 	lines := strings.Split(strings.TrimSpace(log), "\n")
-	for _, words := range says {
-		require.Contains(t, lines[len(lines)-1], words)
+	for _, words := range r.says {
+		require.Contains(r.t, lines[len(lines)-1], words)
 	}
 }
 
-// everything is every table of a database, row by row.
+// everything is every table of a database, row by row, but for what is of the endpoints alone, and for what a process notes
+// of itself: that it is there, and that it refuses.
 func everything(t *testing.T, db *sql.DB) string {
 	t.Helper()
 	tables := column(t, db, `SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
-		WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1`)
+		WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'endpoints') ORDER BY 1`)
 	require.NotEmpty(t, tables)
 	var lines []string
 	for _, table := range tables {
-		lines = append(lines, column(t, db, fmt.Sprintf(`SELECT '%[1]s ' || to_jsonb(t)::text FROM %[1]s t ORDER BY 1`, table))...)
+		lines = append(lines, column(t, db, fmt.Sprintf(`SELECT '%[1]s ' || (to_jsonb(t) - '{run_at,refusal,refused_at}'::text[])::text FROM %[1]s t
+			WHERE coalesce(to_jsonb(t)->>'projection', '') <> 'endpoints' ORDER BY 1`, table))...)
 	}
 	return strings.Join(lines, "\n")
 }

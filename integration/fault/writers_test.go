@@ -1,6 +1,7 @@
 package fault_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -19,6 +20,7 @@ import (
 type ticket struct {
 	id       uuid.UUID
 	position string
+	key      string // of the record: the ticket itself, or the endpoint that the command is about
 }
 
 // writers keep the log growing: some post to command-service as patient clients do, one writes to Kafka itself, past the
@@ -45,7 +47,7 @@ func startWriters(ctx context.Context, seed uint64, door *stack.Service, client 
 		w.busy.Go(func() {
 			for ctx.Err() == nil {
 				w.quiet.RLock()
-				w.post(ctx, r)
+				w.send(ctx, r, drawn(r, commands)(r, w.door.URL()))
 				w.quiet.RUnlock()
 				pause(ctx, between(r, 0, 200*time.Millisecond))
 			}
@@ -55,7 +57,9 @@ func startWriters(ctx context.Context, seed uint64, door *stack.Service, client 
 		r := rand.New(rand.NewPCG(seed, 2000))
 		for ctx.Err() == nil {
 			w.quiet.RLock()
-			_, _ = w.log.Write(anything(r, 1+r.IntN(8))...) // the broker may be down; whatever is in the log counts
+			// The broker may be down; whatever is in the log counts.
+			_, _ = w.log.Write(anything(r, 1+r.IntN(8))...)
+			_, _ = w.log.On(story.EndpointTopic).Write(anyEndpoints(r, r.IntN(3))...)
 			w.quiet.RUnlock()
 			pause(ctx, between(r, 50*time.Millisecond, 400*time.Millisecond))
 		}
@@ -75,28 +79,47 @@ func (w *writers) tickets() []ticket {
 	return slices.Clip(w.given)
 }
 
-// post stamps a time until there is a ticket for it, sometimes twice with one key.
-func (w *writers) post(ctx context.Context, r *rand.Rand) {
+// request is a command on its way to the door.
+type request struct{ method, url, body string }
+
+// commands are what the writers send, with how often.
+var commands = []weighted[func(*rand.Rand, string) request]{
+	{8, func(r *rand.Rand, door string) request {
+		url := door + "/api/v1/timestamp"
+		if r.IntN(2) == 0 {
+			url += "/" + someTime(r)
+		}
+		return request{http.MethodPost, url, ""}
+	}},
+	{1, func(r *rand.Rand, door string) request {
+		return request{http.MethodPost, door + "/api/v1/endpoints", document(r)}
+	}},
+	{2, func(r *rand.Rand, door string) request {
+		return request{http.MethodPut, door + "/api/v1/endpoints/" + someEndpoint(r).String(), document(r)}
+	}},
+	{1, func(r *rand.Rand, door string) request {
+		return request{http.MethodDelete, door + "/api/v1/endpoints/" + someEndpoint(r).String(), ""}
+	}},
+}
+
+// send sends a request until there is a ticket for it, sometimes twice with one key.
+func (w *writers) send(ctx context.Context, r *rand.Rand, command request) {
 	var id uuid.UUID
 	key := ""
 	if r.IntN(4) > 0 {
 		id, _ = uuid.NewV7() // fails without randomness only
 		key = id.String()
 	}
-	url := w.door.URL() + "/api/v1/timestamp"
-	if r.IntN(2) == 0 {
-		url += "/" + someTime(r)
-	}
 	times := 1
 	if r.IntN(6) == 0 {
 		times = 2
 	}
 	for times > 0 && ctx.Err() == nil {
-		var headers []string
+		headers := []string{"Content-Type", "application/json"}
 		if key != "" {
-			headers = []string{"Idempotency-Key", key}
+			headers = append(headers, "Idempotency-Key", key)
 		}
-		answer, err := w.client.Post(ctx, url, headers...)
+		answer, err := w.client.Do(ctx, command.method, command.url, command.body, headers...)
 		switch {
 		case err != nil && key == "":
 			return // it may be in the log, and nobody can ask for it again
@@ -117,11 +140,49 @@ func (w *writers) post(ctx context.Context, r *rand.Rand) {
 }
 
 func (w *writers) give(answer story.Answer) {
-	t := ticket{position: answer.Header.Get("Tidemark-Position")}
+	t := ticket{position: answer.Header.Get("Tidemark-Position"), key: cmp.Or(answer.Text("endpoint_id"), answer.Text("id"))}
 	t.id, _ = uuid.Parse(answer.Text("id")) // one that is none is looked for in vain, and so told
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.given = append(w.given, t)
+}
+
+// someEndpoint is one of a few, so that each has many commands.
+func someEndpoint(r *rand.Rand) uuid.UUID { return uuid.UUID{6: 0x80, 8: 0x80, 15: byte(r.IntN(30))} }
+
+// document is an endpoint, complete as the door writes it into the log.
+func document(r *rand.Rand) string {
+	return fmt.Sprintf(`{"url":"https://example.org/%d","name":"endpoint %d","group":"","tags":["a","%d"],"interval":"%ds","enabled":%t,"more":{"x":[%d]}}`,
+		r.IntN(100), r.IntN(100), r.IntN(10), 5+r.IntN(50), r.IntN(2) == 0, r.IntN(100))
+}
+
+// anyEndpoints makes about n records of endpoints that a stranger may write: mostly good ones, some commands twice with
+// different content, some that nobody can read, and some that stand in another partition than their endpoint's.
+func anyEndpoints(r *rand.Rand, n int) []story.Message {
+	var messages []story.Message
+	for range n {
+		id, command := someEndpoint(r), uuid.UUID{}
+		for i := range command {
+			command[i] = byte(r.UintN(256))
+		}
+		put := func() story.Message {
+			value := fmt.Sprintf(`{"command_id":%q,"endpoint_id":%q,"kind":"put","sent_by":"a stranger","endpoint":%s}`, command, id, document(r))
+			return story.Message{Partition: story.AnyPartition, Key: id.String(), Value: []byte(value)}
+		}
+		one := put()
+		switch r.IntN(8) {
+		case 0:
+			one.Value = []byte([]string{"", "{}", `{"command_id":7}`, `{"command_id":"` + command.String() + `"}`}[r.IntN(4)])
+		case 1:
+			one.Partition = (story.PartitionOf(one.Key, story.EndpointPartitions) + 1) % story.EndpointPartitions
+		case 2:
+			messages = append(messages, put())
+		case 3:
+			one.Value = fmt.Appendf(nil, `{"command_id":%q,"endpoint_id":%q,"kind":"delete","sent_by":""}`, command, id)
+		}
+		messages = append(messages, one)
+	}
+	return messages
 }
 
 func someTime(r *rand.Rand) string {

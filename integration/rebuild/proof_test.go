@@ -33,7 +33,7 @@ WHERE id = (SELECT id FROM public.timestamp_records ORDER BY id LIMIT 1 OFFSET 1
 		d := proved.Proof.Differences[0]
 		require.Equal(t, "timestamp_records", d.Table)
 		require.Equal(t, id, d.Key)
-		require.NotEqual(t, d.Serving, d.Side)
+		require.NotEqual(t, d.Serving, d.Candidate)
 		require.False(t, proved.SwapWanted)
 		require.Equal(t, "ready", proved.State)
 		require.Zero(t, op.all(t.Context())[0].Generation, "nothing was swapped")
@@ -45,7 +45,7 @@ WHERE id = (SELECT id FROM public.timestamp_records ORDER BY id LIMIT 1 OFFSET 1
 	s.RequireProjected(s.DB)
 	s.RequireCleanAudit(s.DB)
 
-	status, body := op.do(http.MethodPost, "/api/v1/audits", "")
+	status, body := op.do(http.MethodPost, "/api/v1/projections/timestamps/audit", "")
 	require.Equal(t, http.StatusOK, status, string(body))
 	var audit struct {
 		OK         bool
@@ -60,7 +60,7 @@ WHERE id = (SELECT id FROM public.timestamp_records ORDER BY id LIMIT 1 OFFSET 1
 	require.Len(t, audit.Partitions, 12)
 	_, err := s.DB.ExecContext(t.Context(), `DELETE FROM timestamp_records WHERE partition = 3 AND "offset" = 1`)
 	require.NoError(t, err)
-	_, body = op.do(http.MethodPost, "/api/v1/audits", "")
+	_, body = op.do(http.MethodPost, "/api/v1/projections/timestamps/audit", "")
 	require.NoError(t, json.Unmarshal(body, &audit))
 	require.False(t, audit.OK)
 	require.Equal(t, audit.Partitions[3].Applied-1, audit.Partitions[3].Found)
@@ -130,7 +130,7 @@ SELECT string_agg(id || ' ' || partition || ' ' || "offset", E'\n' ORDER BY id) 
 		require.NoError(t, s.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM `+g.Schema+`.dead_letters`).Scan(&letters))
 		require.Len(t, expected.DeadLetters, letters, name)
 
-		status, body := op.do(http.MethodPost, fmt.Sprintf("/api/v1/generations/%d/swap", g.Generation), "")
+		status, body := op.do(http.MethodPost, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d/swap", g.Generation), "")
 		require.Equal(t, http.StatusConflict, status, string(body))
 		op.drop(g.Generation)
 		op.untilGone(g.Generation)
@@ -172,7 +172,7 @@ func TestWhatIsRefused(t *testing.T) {
 		require.NoError(t, json.Unmarshal(answer, &p))
 		require.Contains(t, p.Detail, words)
 	}
-	const path = "/api/v1/generations"
+	const path = "/api/v1/projections/timestamps/generations"
 	for _, tc := range []struct {
 		status             int
 		words              string

@@ -48,8 +48,8 @@ type generation struct {
 		OK          bool
 		Finding     string
 		Differences []struct {
-			Table, Key    string
-			Serving, Side *string
+			Table, Key         string
+			Serving, Candidate *string
 		}
 	} `json:"proof"`
 }
@@ -92,22 +92,22 @@ func (a api) accepted(method, path, body string) generation {
 
 func (a api) start(body string) generation {
 	a.t.Helper()
-	return a.accepted(http.MethodPost, "/api/v1/generations", body)
+	return a.accepted(http.MethodPost, "/api/v1/projections/timestamps/generations", body)
 }
 
 func (a api) swap(number int) {
 	a.t.Helper()
-	a.accepted(http.MethodPost, fmt.Sprintf("/api/v1/generations/%d/swap", number), "")
+	a.accepted(http.MethodPost, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d/swap", number), "")
 }
 
 func (a api) drop(number int) {
 	a.t.Helper()
-	a.accepted(http.MethodDelete, fmt.Sprintf("/api/v1/generations/%d", number), "")
+	a.accepted(http.MethodDelete, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d", number), "")
 }
 
 // all lists the generations; nil while the service does not answer.
 func (a api) all(ctx context.Context) []generation {
-	answer, err := a.client.Get(ctx, a.service.URL()+"/api/v1/generations")
+	answer, err := a.client.Get(ctx, a.service.URL()+"/api/v1/projections/timestamps/generations")
 	if err != nil || answer.Status != http.StatusOK {
 		return nil
 	}
@@ -209,10 +209,10 @@ func traces(t *testing.T, s *story.Story) string {
 	t.Helper()
 	var found []string
 	rows, err := s.DB.QueryContext(t.Context(), `
-SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'tidemark%'
-UNION ALL SELECT 'generation ' || generation || ' ' || state FROM public.generations WHERE state <> 'serving'
+SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname ~ '_g[0-9]+$'
+UNION ALL SELECT 'generation ' || projection || ' ' || generation || ' ' || state FROM public.projection_generations WHERE state <> 'serving'
 UNION ALL SELECT 'progress of ' || generation FROM public.generation_progress
-UNION ALL SELECT 'lane of ' || generation FROM public.generation_lanes`)
+UNION ALL SELECT 'worker of ' || generation FROM public.generation_workers`)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, rows.Close()) }()
 	for rows.Next() {

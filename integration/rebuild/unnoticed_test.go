@@ -92,7 +92,7 @@ func (u *users) writeAndRead(ctx context.Context, at string, read bool) error {
 // forward looks at the projection once more: no partition may be behind what was seen of it before.
 func (u *users) forward(ctx context.Context, last map[string]int64) error {
 	start := time.Now()
-	a, err := u.Get(ctx, u.query+"/api/v1/projection")
+	a, err := u.Get(ctx, u.query+"/api/v1/projections/timestamps")
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (u *users) end(t *testing.T) {
 }
 
 // A rebuild runs and swaps while others write and read their writes: no error, no stale answer, nothing that
-// goes back in time. So does the way back, after more records, two swaps in a row, and a swap while somebody
+// goes back in time. So does a rollback, after more records, two swaps in a row, and a swap while somebody
 // holds a transaction.
 func TestNobodyNotices(t *testing.T) {
 	rows := size(t, "TEST_REBUILD_ROWS", 100_000)
@@ -167,7 +167,7 @@ func TestNobodyNotices(t *testing.T) {
 	require.Equal(t, s.Group+fmt.Sprintf(".g%d", g.Generation), g.Group)
 	op.untilServes(g.Generation)
 	standby := op.untilState(0, "standby")
-	require.Equal(t, "tidemark_g0", standby.Schema)
+	require.Equal(t, "timestamps_g0", standby.Schema)
 	t.Logf("swapped after %d writes and %d reads, the slowest look took %s", u.writes.Load(), u.reads.Load(), time.Duration(u.slowest.Load()))
 	u.end(t)
 
@@ -181,7 +181,7 @@ func TestNobodyNotices(t *testing.T) {
 	fill(t, s.Log, 10_000)
 	u = startUsers(t.Context(), door.URL(), query.URL())
 	op.swap(0)
-	op.untilServes(0) // the way back
+	op.untilServes(0) // a rollback
 	op.untilState(g.Generation, "standby")
 	op.swap(g.Generation)
 	op.untilServes(g.Generation)
@@ -217,7 +217,7 @@ func swapsGivenUp(t *testing.T, op api) (n int) {
 	t.Helper()
 	_, body := op.do(http.MethodGet, "/metrics", "")
 	for line := range strings.Lines(string(body)) {
-		if _, err := fmt.Sscanf(line, `tidemark_rebuild_swaps_total{outcome="given_up"} %d`, &n); err == nil {
+		if _, err := fmt.Sscanf(line, `tidemark_rebuild_swaps_total{outcome="given_up",projection="timestamps"} %d`, &n); err == nil {
 			return n
 		}
 	}

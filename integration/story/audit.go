@@ -33,7 +33,7 @@ func (e finalError) Unwrap() error { return e.error }
 
 // CleanAudit waits for an audit that began after this call and covers every partition, and returns what it found as an
 // error. A database that is away is waited for.
-func CleanAudit(ctx context.Context, db *sql.DB) error {
+func (p Projection) CleanAudit(ctx context.Context, db *sql.DB) error {
 	var since time.Time
 	if err := Eventually(ctx, "ask the database for its time", func(ctx context.Context) error {
 		return db.QueryRowContext(ctx, "SELECT now()").Scan(&since)
@@ -46,8 +46,8 @@ func CleanAudit(ctx context.Context, db *sql.DB) error {
 		if err := db.QueryRowContext(ctx, `
 			SELECT count(*) FILTER (WHERE a.audited_at IS NULL OR a.audited_at <= $2 OR a.epoch <> p.epoch),
 			       coalesce(string_agg(p.partition || ': ' || a.finding, E'\n') FILTER (WHERE NOT a.ok AND a.audited_at > $2), '')
-			FROM public.projection_progress p LEFT JOIN public.projection_audits a USING (topic, partition)
-			WHERE p.topic = $1`, Topic, since).Scan(&missing, &findings); err != nil {
+			FROM `+p.Schema+`.projection_progress p LEFT JOIN `+p.Schema+`.projection_audits a USING (topic, partition)
+			WHERE p.topic = $1`, p.Topic, since).Scan(&missing, &findings); err != nil {
 			return err
 		}
 		switch {

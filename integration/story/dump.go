@@ -18,41 +18,46 @@ import (
 // Dump is a projection as text: one line a row, tabs between columns, sorted by key. Two projections are the same when
 // their dumps are equal.
 type Dump struct {
-	Rows        string // id, event_timestamp, created_at, partition, offset
+	Rows        string // the main table; partition and offset are the last columns
+	Derived     string // the derived table, where there is one
 	Outcomes    string // partition, first_offset, next_offset, applied, duplicate, rejected, skipped; partitions without any left out
 	DeadLetters string // topic, partition, offset, payload in hex, headers, reason_code, reason, first_seen_at
-	Decisions   string // topic, partition, offset, decision, command_id, note, decided_by, decided_at, decision_partition, decision_offset
+	Decisions   string // on letters of its topic: topic, partition, offset, decision, command_id, note, decided_by, decided_at, decision_partition, decision_offset
 }
 
-const instantSQL = `to_char(%s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
-
-var (
-	// In one piece: a story dumps thousands of rows again and again.
-	rowsSQL = `SELECT string_agg(concat_ws(E'\t', id, ` + fmt.Sprintf(instantSQL, "event_timestamp") + `, ` + fmt.Sprintf(instantSQL, "created_at") + `, partition, "offset"), E'\n' ORDER BY id)
-		FROM public.timestamp_records HAVING count(*) > 0`
-	outcomesSQL = `SELECT concat_ws(E'\t', partition, first_offset, next_offset, applied, duplicate, rejected, skipped)
-		FROM public.projection_progress WHERE topic = '` + Topic + `' AND next_offset > first_offset ORDER BY partition`
-	deadLettersSQL = `SELECT concat_ws(E'\t', topic, partition, "offset", coalesce(encode(payload, 'hex'), 'NULL'), headers, reason_code, reason, ` + fmt.Sprintf(instantSQL, "first_seen_at") + `)
-		FROM public.dead_letters ORDER BY topic, partition, "offset"`
-	decisionsSQL = `SELECT concat_ws(E'\t', topic, partition, "offset", decision, coalesce(command_id::text, 'NULL'), note, decided_by, ` + fmt.Sprintf(instantSQL, "decided_at") + `, decision_partition, decision_offset)
-		FROM public.dead_letter_decisions ORDER BY topic, partition, "offset"`
-)
+// queries are what the parts of a dump are read with.
+func (p Projection) queries() map[string]string {
+	return map[string]string{
+		"rows": p.rowsSQL, "derived": p.derivedSQL,
+		"outcomes": `SELECT concat_ws(E'\t', partition, first_offset, next_offset, applied, duplicate, rejected, skipped)
+			FROM ` + p.Schema + `.projection_progress WHERE topic = '` + p.Topic + `' AND next_offset > first_offset ORDER BY partition`,
+		"letters": `SELECT concat_ws(E'\t', topic, partition, "offset", coalesce(encode(payload, 'hex'), 'NULL'), headers, reason_code, reason, ` + instantOf("first_seen_at") + `)
+			FROM ` + p.Schema + `.dead_letters ORDER BY topic, partition, "offset"`,
+		"decisions": `SELECT concat_ws(E'\t', topic, partition, "offset", decision, coalesce(command_id::text, 'NULL'), note, decided_by, ` + instantOf("decided_at") + `, decision_partition, decision_offset)
+			FROM public.dead_letter_decisions WHERE topic = '` + p.Topic + `' ORDER BY partition, "offset"`,
+	}
+}
 
 // ReadDump reads rows, outcomes, dead letters and decisions on them in one snapshot.
-func ReadDump(ctx context.Context, db *sql.DB) (_ Dump, err error) {
+func (p Projection) ReadDump(ctx context.Context, db *sql.DB) (_ Dump, err error) {
 	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return Dump{}, fmt.Errorf("dump: %w", err)
 	}
 	defer func() { err = errors.Join(err, tx.Rollback()) }()
 	// Names find their tables anew in each statement, and a swap of generations moves tables under a snapshot.
-	if _, err := tx.ExecContext(ctx, `LOCK TABLE public.projection_progress, public.timestamp_records, public.dead_letters IN ACCESS SHARE MODE`); err != nil {
+	locked := p.Schema + "." + strings.Join(append(append([]string{"projection_progress"}, p.Tables...), "dead_letters"), ", "+p.Schema+".")
+	if _, err := tx.ExecContext(ctx, `LOCK TABLE `+locked+` IN ACCESS SHARE MODE`); err != nil {
 		return Dump{}, fmt.Errorf("dump: %w", err)
 	}
 	var d Dump
-	for query, text := range map[string]*string{rowsSQL: &d.Rows, outcomesSQL: &d.Outcomes, deadLettersSQL: &d.DeadLetters, decisionsSQL: &d.Decisions} {
-		if *text, err = lines(ctx, tx, query); err != nil {
-			return Dump{}, fmt.Errorf("dump: %w", err)
+	queries := p.queries()
+	for name, text := range map[string]*string{"rows": &d.Rows, "derived": &d.Derived, "outcomes": &d.Outcomes, "letters": &d.DeadLetters, "decisions": &d.Decisions} {
+		if queries[name] == "" {
+			continue
+		}
+		if *text, err = lines(ctx, tx, queries[name]); err != nil {
+			return Dump{}, fmt.Errorf("dump %s: %w", name, err)
 		}
 	}
 	return d, nil
@@ -110,10 +115,10 @@ func (d Dump) UpTo() (Vector, error) {
 func (d Dump) Below(upTo Vector) (Dump, error) {
 	var kept strings.Builder
 	for line := range strings.Lines(d.Rows) {
-		var id, event, created string
+		columns := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		var partition int32
 		var offset int64
-		if _, err := fmt.Sscan(line, &id, &event, &created, &partition, &offset); err != nil {
+		if _, err := fmt.Sscan(strings.Join(columns[max(0, len(columns)-2):], " "), &partition, &offset); err != nil {
 			return Dump{}, fmt.Errorf("read the row %q: %w", line, err)
 		}
 		if offset < upTo[partition] {
@@ -139,6 +144,7 @@ func (d Dump) deadLetterPositions() []string {
 func (e Expected) Compare(upTo Vector, found Dump) error {
 	return errors.Join(
 		sameLines("rows", e.Rows, found.Rows),
+		sameLines("derived rows", e.Derived, found.Derived),
 		sameLines("outcomes", e.OutcomeLines(upTo), found.Outcomes),
 		sameLines("dead letters", asLines(e.DeadLetters), asLines(found.deadLetterPositions())),
 	)
@@ -155,6 +161,7 @@ func RequireSame(t testing.TB, wanted, found Dump) {
 	t.Helper()
 	require.NoError(t, errors.Join(
 		sameLines("rows", wanted.Rows, found.Rows),
+		sameLines("derived rows", wanted.Derived, found.Derived),
 		sameLines("outcomes", wanted.Outcomes, found.Outcomes),
 		sameLines("dead letters", wanted.DeadLetters, found.DeadLetters),
 		sameLines("decisions", wanted.Decisions, found.Decisions),

@@ -3,8 +3,10 @@ package story
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"log"
 	"maps"
@@ -19,8 +21,9 @@ import (
 // client has to write them too.
 const Topic = "timestamp.command.v1"
 
-// The other topics: decisions on dead letters, and receipts.
+// The other topics: commands about endpoints, decisions on dead letters, and receipts.
 const (
+	EndpointTopic = "endpoint.command.v1"
 	DecisionTopic = "deadletter.command.v1"
 	ReceiptTopic  = "projection.receipt.v1"
 )
@@ -71,7 +74,7 @@ func OpenLog(brokers []string) (*Log, error) {
 	config.Version = sarama.V2_8_0_0
 	config.Producer.Return.Successes = true
 	config.Producer.RequiredAcks = sarama.WaitForAll
-	config.Producer.Partitioner = func(topic string) sarama.Partitioner { return &chosen{sarama.NewHashPartitioner(topic)} }
+	config.Producer.Partitioner = func(topic string) sarama.Partitioner { return &chosen{newPartitioner(topic)} }
 	config.Producer.Flush.MaxMessages = 10_000
 	config.Metadata.AllowAutoTopicCreation = false
 	config.Net.DialTimeout, config.Net.ReadTimeout, config.Net.WriteTimeout = 5*time.Second, 10*time.Second, 10*time.Second
@@ -190,6 +193,42 @@ func (l *Log) Write(messages ...Message) ([]Record, error) {
 		}
 	}
 	return records, nil
+}
+
+// newPartitioner leads keys to partitions as Java clients do, and so Tidemark's services; Sarama's own default differs.
+var newPartitioner = sarama.NewCustomPartitioner(sarama.WithAbsFirst(), sarama.WithCustomHashFunction(func() hash.Hash32 { return &murmur2{} }))
+
+// murmur2 is the hash of Kafka's Java client: MurmurHash2 with its own seed.
+type murmur2 struct{ key []byte }
+
+func (m *murmur2) Write(key []byte) (int, error) { m.key = append(m.key, key...); return len(key), nil }
+func (m *murmur2) Sum(b []byte) []byte           { return binary.BigEndian.AppendUint32(b, m.Sum32()) }
+func (m *murmur2) Reset()                        { m.key = m.key[:0] }
+func (m *murmur2) Size() int                     { return 4 }
+func (m *murmur2) BlockSize() int                { return 4 }
+
+func (m *murmur2) Sum32() uint32 {
+	const seed, mix = 0x9747b28c, 0x5bd1e995
+	rest := m.key
+	h := uint32(seed) ^ uint32(len(rest))
+	for ; len(rest) >= 4; rest = rest[4:] {
+		k := binary.LittleEndian.Uint32(rest) * mix
+		h = h*mix ^ (k^k>>24)*mix
+	}
+	var last uint32
+	for i, b := range rest {
+		last |= uint32(b) << (8 * i)
+	}
+	if len(rest) > 0 {
+		h = (h ^ last) * mix
+	}
+	h = (h ^ h>>13) * mix
+	return h ^ h>>15
+}
+
+// PartitionOf returns where a key's records belong in a topic of so many partitions.
+func PartitionOf(key string, partitions int32) int32 {
+	return int32((&murmur2{key: []byte(key)}).Sum32()&0x7fffffff) % partitions
 }
 
 // chosen takes the partition that a message names, else the one its key leads to.

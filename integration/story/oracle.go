@@ -19,6 +19,8 @@ type Outcomes struct{ Applied, Duplicate, Rejected int64 }
 type Expected struct {
 	// Rows is what Dump.Rows must be.
 	Rows string
+	// Derived is what Dump.Derived must be.
+	Derived string
 	// Outcomes by partition, for partitions that have records.
 	Outcomes map[int32]Outcomes
 	// DeadLetters are the positions of the rejected records, by partition and offset.
@@ -29,7 +31,7 @@ type Expected struct {
 
 // Rules are what a story adds to the rules of the house.
 type Rules struct {
-	// Refuses tells which readable records the database of this story does not take.
+	// Refuses tells which readable timestamps the database of this story does not take.
 	Refuses func(id uuid.UUID, at time.Time) bool
 	// Decided tells, by position, which records stay rejected though they can be read.
 	Decided func(position string) bool
@@ -37,47 +39,54 @@ type Rules struct {
 
 type candidate struct {
 	Record
+	readable
 	line string // of Dump.Rows
 }
 
-// Expect computes what a projection of these records holds: of two records with one id the lowest by (log time,
+// Expect computes what the timestamps of these records are: of two records with one id the lowest by (log time,
 // partition, offset) is the row and applied, the others are duplicates; what cannot be read is rejected.
-func Expect(records []Record, rules Rules) Expected {
-	o := NewOracle(rules)
+func Expect(records []Record, rules Rules) Expected { return Timestamps.Expect(records, rules) }
+
+// Expect computes what the projection of these records holds.
+func (p Projection) Expect(records []Record, rules Rules) Expected {
+	o := NewOracle(p, rules)
 	o.Add(records...)
 	return o.Expected()
 }
 
 // Oracle is Expect for a log that grows: records are added as they are read, each once, in any order.
 type Oracle struct {
-	rules    Rules
-	rows     map[uuid.UUID]candidate
-	outcomes map[int32]Outcomes
-	dead     []Record
+	projection Projection
+	rules      Rules
+	rows       map[string]candidate // by their keys in the main table
+	tickets    map[uuid.UUID]bool   // of all rows
+	outcomes   map[int32]Outcomes
+	dead       []Record
 }
 
 // NewOracle returns one that has read nothing.
-func NewOracle(rules Rules) *Oracle {
-	return &Oracle{rules: rules, rows: map[uuid.UUID]candidate{}, outcomes: map[int32]Outcomes{}}
+func NewOracle(p Projection, rules Rules) *Oracle {
+	return &Oracle{projection: p, rules: rules, rows: map[string]candidate{}, tickets: map[uuid.UUID]bool{}, outcomes: map[int32]Outcomes{}}
 }
 
 // Add reads more of the log.
 func (o *Oracle) Add(records ...Record) {
 	for _, r := range records {
-		id, at, err := decode(r.Value)
-		if err != nil || o.rules.Refuses != nil && o.rules.Refuses(id, at) || o.rules.Decided != nil && o.rules.Decided(r.Position()) {
+		read, err := o.projection.read(r)
+		if err != nil || o.rules.Refuses != nil && o.rules.Refuses(read.ticket, read.at) || o.rules.Decided != nil && o.rules.Decided(r.Position()) {
 			o.count(r.Partition, Outcomes{Rejected: 1})
 			o.dead = append(o.dead, r)
 			continue
 		}
-		c := candidate{r, fmt.Sprintf("%s\t%s\t%s\t%d\t%d\n", id, canonical(at), canonical(r.Time), r.Partition, r.Offset)}
-		held, ok := o.rows[id]
+		c := candidate{r, read, fmt.Sprintf("%s\t%s\t%d\t%d\n", read.text, canonical(r.Time), r.Partition, r.Offset)}
+		o.tickets[c.ticket] = true
+		held, ok := o.rows[c.key]
 		switch {
 		case !ok:
-			o.rows[id] = c
+			o.rows[c.key] = c
 			o.count(c.Partition, Outcomes{Applied: 1})
-		case earlier(c, held) < 0:
-			o.rows[id] = c
+		case o.projection.earlier(c.Record, held.Record) < 0:
+			o.rows[c.key] = c
 			o.count(c.Partition, Outcomes{Applied: 1})
 			o.count(held.Partition, Outcomes{Applied: -1, Duplicate: 1})
 		default:
@@ -91,11 +100,8 @@ func (o *Oracle) count(partition int32, more Outcomes) {
 	o.outcomes[partition] = Outcomes{had.Applied + more.Applied, had.Duplicate + more.Duplicate, had.Rejected + more.Rejected}
 }
 
-// Has tells whether a row bears that id.
-func (o *Oracle) Has(id uuid.UUID) bool {
-	_, ok := o.rows[id]
-	return ok
-}
+// Has tells whether a row bears that ticket.
+func (o *Oracle) Has(ticket uuid.UUID) bool { return o.tickets[ticket] }
 
 // Expected returns what a projection of all that was added holds.
 func (o *Oracle) Expected() Expected {
@@ -106,17 +112,17 @@ func (o *Oracle) Expected() Expected {
 	for _, r := range o.dead {
 		e.DeadLetters = append(e.DeadLetters, r.Position())
 	}
-	ids := slices.SortedFunc(maps.Keys(o.rows), func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+	rows := make([]candidate, 0, len(o.rows))
 	var text strings.Builder
-	for _, id := range ids {
-		text.WriteString(o.rows[id].line)
+	for _, key := range slices.Sorted(maps.Keys(o.rows)) { // lower-case UUIDs are in the order of their bytes
+		rows = append(rows, o.rows[key])
+		text.WriteString(o.rows[key].line)
 	}
 	e.Rows = text.String()
+	if o.projection.fold != nil {
+		e.Derived = o.projection.fold(rows)
+	}
 	return e
-}
-
-func earlier(a, b candidate) int {
-	return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
 }
 
 // canonical is how dumps write an instant.

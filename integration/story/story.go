@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,8 +77,10 @@ type Story struct {
 	Broker   stack.Broker
 	Kafka    *stack.Kafka // nil on the embedded broker
 	Postgres *stack.Postgres
-	Log      *Log
-	Client   *Client
+	// Projection is the one that this story looks at, and Log its topic: timestamps, unless it was made by Of.
+	Projection Projection
+	Log        *Log
+	Client     *Client
 	// Group is the name that this story's consumers have unless told otherwise.
 	Group string
 	// DB is an empty database, and DBURL how services reach it.
@@ -95,7 +98,7 @@ func New(t testing.TB) *Story {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the first story on a machine fetches the servers
 	defer cancel()
-	s := &Story{t: t, number: servers.stories.Add(1), logs: t.TempDir(), Client: NewClient(time.Minute)}
+	s := &Story{t: t, number: servers.stories.Add(1), logs: t.TempDir(), Client: NewClient(time.Minute), Projection: Timestamps}
 	t.Cleanup(s.Client.Close)
 	s.Group = fmt.Sprintf("story-%d", s.number)
 	s.startServers(ctx)
@@ -108,12 +111,19 @@ func New(t testing.TB) *Story {
 	log, err := OpenLog(s.Broker.Brokers())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = log.Close() }) // the broker may be down by now
-	for _, topic := range []string{Topic, DecisionTopic, ReceiptTopic} {
+	for _, topic := range []string{Topic, EndpointTopic, DecisionTopic, ReceiptTopic} {
 		require.NoError(t, log.On(topic).Delete())
 	}
 	s.Log = log
 	s.DB, s.DBURL = s.Database()
 	return s
+}
+
+// Of is the same story, looking at another projection. It starts no services and makes no databases of its own.
+func (s *Story) Of(p Projection) *Story {
+	other := *s
+	other.Projection, other.Log = p, s.Log.On(p.Topic)
+	return &other
 }
 
 func (s *Story) startServers(ctx context.Context) {
@@ -165,13 +175,13 @@ func (s *Story) Connect(url string) *sql.DB {
 	return db
 }
 
-// ResetOffsets sets a group's committed offsets to the log's start with Kafka's own tool, as an operator does. The tool
+// ResetOffsets sets a group's committed offsets for the projection's topic to the log's start with Kafka's own tool, as an operator does. The tool
 // refuses while the group has members, so it is asked again until the context ends.
 func (s *Story) ResetOffsets(ctx context.Context, group string) error {
 	var said string
 	for {
 		output, err := stack.Tool(ctx, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-			"--bootstrap-server", s.Broker.Brokers()[0], "--group", group, "--topic", Topic,
+			"--bootstrap-server", s.Broker.Brokers()[0], "--group", group, "--topic", s.Projection.Topic,
 			"--reset-offsets", "--to-earliest", "--execute")
 		if err == nil && !strings.Contains(output, "Error:") {
 			return nil
@@ -195,6 +205,7 @@ func (s *Story) Service(name string, changes map[string]string) *stack.Service {
 	env := map[string]string{"LOG_LEVEL": "info", "KAFKA_GROUP_ID": s.Group, "AUDIT_INTERVAL": "1s"}
 	if spec.Kafka {
 		env["KAFKA_BROKERS"] = strings.Join(s.Broker.Brokers(), ",")
+		env["KAFKA_CLAIMED_PARTITIONS"] = strconv.Itoa(EndpointPartitions)
 	}
 	if spec.Database {
 		env["DB_URL"] = s.DBURL
@@ -243,6 +254,35 @@ func (s *Story) Ready(running *stack.Service) {
 	require.NoError(s.t, running.Ready(ctx))
 }
 
+// RequireRefused waits until a consumer is unready because it refuses to go on with the projection, in these words, and
+// requires that they stand in the database too, and that the process runs all the same.
+func (s *Story) RequireRefused(running *stack.Service, db *sql.DB, words ...string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
+	defer cancel()
+	require.NoError(s.t, Eventually(ctx, "wait for the refusal", func(ctx context.Context) error {
+		if !running.Running() {
+			return Final(fmt.Errorf("%s has ended:\n%s", running.Name(), running.LogTail()))
+		}
+		a, err := s.Client.Get(ctx, running.URL()+"/ready")
+		if err != nil {
+			return err
+		}
+		missing, _ := a.JSON()["missing"].(map[string]any)
+		told, _ := missing[s.Projection.Name+" assignment"].(string)
+		var noted string
+		if err := db.QueryRowContext(ctx, "SELECT refusal FROM public.projections WHERE projection = $1", s.Projection.Name).Scan(&noted); err != nil {
+			return err
+		}
+		for _, w := range words {
+			if !strings.Contains(told, w) || !strings.Contains(noted, w) {
+				return fmt.Errorf("wanted %q on /ready and in the database, had %s and %q", w, a, noted)
+			}
+		}
+		return nil
+	}))
+}
+
 // Stop ends a service in order and fails the test when it does not obey.
 func (s *Story) Stop(running *stack.Service) {
 	s.t.Helper()
@@ -275,7 +315,7 @@ func (s *Story) Expected() (Expected, Vector) {
 	defer cancel()
 	records, upTo, err := s.Log.Read(ctx, nil)
 	require.NoError(s.t, err)
-	return Expect(records, Rules{}), upTo
+	return s.Projection.Expect(records, Rules{}), upTo
 }
 
 // Passed waits until every partition's progress in a database has reached the vector. A database without a schema yet,
@@ -287,7 +327,7 @@ func (s *Story) Passed(db *sql.DB, upTo Vector) {
 	var reached Vector
 	var err error
 	for {
-		if reached, err = progress(ctx, db); err == nil && reached.covers(upTo) {
+		if reached, err = s.Projection.Progress(ctx, db); err == nil && reached.covers(upTo) {
 			return
 		}
 		if loop.Sleep(ctx, 20*time.Millisecond) != nil {
@@ -296,8 +336,9 @@ func (s *Story) Passed(db *sql.DB, upTo Vector) {
 	}
 }
 
-func progress(ctx context.Context, db *sql.DB) (Vector, error) {
-	rows, err := db.QueryContext(ctx, "SELECT partition, next_offset FROM public.projection_progress WHERE topic = $1", Topic)
+// Progress reads how far the projection in a database is.
+func (p Projection) Progress(ctx context.Context, db *sql.DB) (Vector, error) {
+	rows, err := db.QueryContext(ctx, "SELECT partition, next_offset FROM "+p.Schema+".projection_progress WHERE topic = $1", p.Topic)
 	if err != nil {
 		return nil, err
 	}
@@ -329,7 +370,7 @@ func (s *Story) Dump(db *sql.DB) Dump {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
 	defer cancel()
-	d, err := ReadDump(ctx, db)
+	d, err := s.Projection.ReadDump(ctx, db)
 	require.NoError(s.t, err)
 	return d
 }
@@ -346,11 +387,12 @@ func (s *Story) RequireProjected(db *sql.DB) Dump {
 	return d
 }
 
-// Epoch returns how often the projection in db was started over, or 0 while there is none.
+// Epoch returns the epoch of what serves in db, or 0 while nothing does. A projection that is started over has a greater
+// one than before.
 func (s *Story) Epoch(db *sql.DB) int64 {
 	s.t.Helper()
 	var epoch int64
-	if err := db.QueryRowContext(s.t.Context(), "SELECT epoch FROM public.generations WHERE state IN ('serving', 'swapping')").Scan(&epoch); err != nil {
+	if err := db.QueryRowContext(s.t.Context(), "SELECT epoch FROM public.projection_generations WHERE projection = $1 AND state IN ('serving', 'swapping')", s.Projection.Name).Scan(&epoch); err != nil {
 		return 0
 	}
 	return epoch
@@ -362,5 +404,5 @@ func (s *Story) RequireCleanAudit(db *sql.DB) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
 	defer cancel()
-	require.NoError(s.t, CleanAudit(ctx, db))
+	require.NoError(s.t, s.Projection.CleanAudit(ctx, db))
 }

@@ -86,6 +86,7 @@ type Projector struct {
 
 	mu       sync.Mutex
 	session  kafka.Session // nil between sessions
+	stopped  bool          // it refused to go on; the reason stays in the readiness
 	assigned map[int32]*assignment
 	troubles map[int32]string // partitions that cannot be written, and why
 }
@@ -117,7 +118,10 @@ func New(o Options) *Projector {
 	var once sync.Once
 	p.stop = func(r *Refusal) {
 		once.Do(func() {
+			p.mu.Lock()
+			p.stopped = true
 			p.unready(PartAssignment, r.Reason)
+			p.mu.Unlock()
 			o.Stop(r)
 		})
 	}
@@ -270,6 +274,11 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err := p.commit(ctx, s, in); err != nil {
 		return err
 	}
+	if p.Role.candidate() == nil { // noted before the service is ready: nobody finds a projection off that is being read
+		if err := p.store.runs(ctx); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session, p.assigned = s, assigned
@@ -389,7 +398,9 @@ func (p *Projector) CleanUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.session, p.assigned = nil, nil
-	p.unready(PartAssignment, BetweenSessions)
+	if !p.stopped {
+		p.unready(PartAssignment, BetweenSessions)
+	}
 	clear(p.troubles) // whoever has those partitions now tells of them
 	p.tellTroubles()
 }

@@ -346,6 +346,8 @@ func TestAnotherLogIsRefusedAndNothingIsWritten(t *testing.T) {
 			require.Contains(t, refusal.Reason, tc.words)
 			cancel()
 			require.ErrorAs(t, <-done, &refusal)
+			b.CleanUp()
+			require.Contains(t, b.ready.Reasons()[Part("timestamps", PartAssignment)], tc.words, "the reason stays when the group is left")
 			require.Equal(t, before, b.dump(t))
 		})
 	}

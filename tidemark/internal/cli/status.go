@@ -49,7 +49,7 @@ func (c *command) status() *cobra.Command {
 how many dead letters it has. With --projection it says more of that one.
 
 The exit status is that of the worst of it: 1 where a service is not ready, a projection is refused or down, or an audit has
-found something; 5 where a projection is still being rebuilt; else 0. A projection that was never begun is off, which is no
+found something; 5 where a projection has not caught up with its log yet; else 0. A projection that was never begun is off, which is no
 fault.
 ` + exitStatuses,
 		Args: cobra.NoArgs,
@@ -110,7 +110,7 @@ func (w *worst) judge(p query.ProjectionSummary) {
 	case query.ProjectionStateDown:
 		w.add(failed, "%s is down: no process runs it", p.Projection)
 	case query.ProjectionStateRebuilding:
-		w.add(notYet, "%s is being rebuilt: it has not caught up with its log once", p.Projection)
+		w.add(notYet, "%s has not caught up with its log yet: what it answers is not whole", p.Projection)
 	case query.ProjectionStateServing, query.ProjectionStateCatchingUp, query.ProjectionStateOff:
 	}
 	if p.AuditOk != nil && !*p.AuditOk {
