@@ -1,9 +1,9 @@
 // Package postgres runs a private PostgreSQL 18 beside the process, for `tidemark up` and for tests.
 //
-// The first start on a machine fetches the server's binaries (15 MB, by fergusstrange/embedded-postgres) into a cache that
-// all later starts share. The server listens on 127.0.0.1 only, speaks UTF-8 with the C locale in UTC, syncs what it
-// commits, and ends with its parent: by a clean stop, and on Linux also when the parent is killed. The next start on the
-// same directory then recovers what was committed. PostgreSQL refuses to run as root, so a root parent gives the server
+// The first start on a machine fetches the server's binaries (15 MB, from Maven Central) into a cache that all later starts
+// share. The server listens on 127.0.0.1 only, speaks UTF-8 with the C locale in UTC, syncs what it commits, and ends with
+// its parent: by a clean stop, and on Linux also when the parent is killed. The next start on the same directory then
+// recovers what was committed. PostgreSQL refuses to run as root, so a root parent gives the server
 // an unprivileged user.
 //
 // Its superuser has a random password, kept beside the data for its owner only: with "trust" every account of the
