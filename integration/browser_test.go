@@ -12,6 +12,8 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // seenWithin is the limit of whatever a page must come to show.
@@ -140,10 +142,8 @@ func (b *browser) until(words string, there bool) {
 				return
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if loop.Sleep(ctx, 20*time.Millisecond) != nil {
 			require.FailNowf(b.t, "the page does not come to it", "wanted %q (%v) in %s", words, there, source)
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }

@@ -95,12 +95,14 @@ type raw struct {
 	records [][2]string
 }
 
+const partitionCount = 12
+
 func newRaw(b *testing.B, brokers []string, n int) *raw {
 	b.Helper()
 	r := &raw{brokers: brokers, topic: "bench-" + uuid.NewString(), records: make([][2]string, n)}
 	log := kafka.NewReader(config.Kafka{Brokers: brokers}, "bench")
 	defer func() { require.NoError(b, log.Close()) }()
-	spec := topic.Spec{Name: r.topic, Partitions: 12, ReplicationFactor: 1}
+	spec := topic.Spec{Name: r.topic, Partitions: partitionCount, ReplicationFactor: 1}
 	require.Eventually(b, func() bool { return log.Ensure(b.Context(), spec) == nil }, 20*time.Second, 50*time.Millisecond)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.UTC)
 	for i := range r.records {
@@ -118,14 +120,14 @@ func (r *raw) send(b *testing.B) float64 {
 	c.Version = sarama.V2_8_0_0
 	c.Producer.RequiredAcks = sarama.WaitForAll
 	c.Producer.Return.Successes = true
-	c.Producer.Partitioner = kafka.NewPartitioner
+	c.Producer.Partitioner = sarama.NewManualPartitioner
 	c.ChannelBufferSize = 4096
 	p, err := sarama.NewAsyncProducer(r.brokers, c)
 	require.NoError(b, err)
 	start := time.Now()
 	go func() {
 		for _, record := range r.records {
-			p.Input() <- &sarama.ProducerMessage{Topic: r.topic, Key: sarama.StringEncoder(record[0]), Value: sarama.StringEncoder(record[1])}
+			p.Input() <- &sarama.ProducerMessage{Topic: r.topic, Partition: kafka.PartitionOf([]byte(record[0]), partitionCount), Key: sarama.StringEncoder(record[0]), Value: sarama.StringEncoder(record[1])}
 		}
 		p.AsyncClose()
 	}()

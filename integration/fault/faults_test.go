@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // fault is something that happens and is over when do returns: everything runs and passes again. All that is random in it
@@ -24,12 +25,8 @@ func between(r *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(r.Int64N(int64((most-least)/time.Millisecond)+1))*time.Millisecond
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
+// pause is a loop.Sleep of those who look at ctx themselves.
+func pause(ctx context.Context, d time.Duration) { _ = loop.Sleep(ctx, d) }
 
 // weighted is one of several that may be drawn, with how often.
 type weighted[T any] struct {

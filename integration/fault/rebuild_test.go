@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // rebuilt is one rebuild that somebody dies in.
@@ -90,10 +91,8 @@ func (b *rebuilt) state(ctx context.Context, number int, wanted ...string) error
 				return nil
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if loop.Sleep(ctx, time.Millisecond) != nil {
 			return fmt.Errorf("wait until generation %d is %v: it is %q (%w)", number, wanted, state, err)
-		case <-time.After(time.Millisecond):
 		}
 	}
 }

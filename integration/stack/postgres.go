@@ -15,6 +15,7 @@ import (
 
 	"github.com/lib/pq"
 
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
 )
 
@@ -82,10 +83,8 @@ func (p *Postgres) EnableTLS(ctx context.Context, certFile, keyFile string) erro
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if loop.Sleep(ctx, 20*time.Millisecond) != nil {
 			return fmt.Errorf("enable TLS: %w", err)
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }

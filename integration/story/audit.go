@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // Eventually tries again and again until there is no error, an error that is Final, or the context ends.
@@ -16,10 +18,8 @@ func Eventually(ctx context.Context, what string, try func(context.Context) erro
 		if err == nil || errors.As(err, &final) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w (%w)", what, err, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
+		if ended := loop.Sleep(ctx, 20*time.Millisecond); ended != nil {
+			return fmt.Errorf("%s: %w (%w)", what, err, ended)
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // Client is a plain and patient HTTP client. Its answers are whatever came back; only a request that got none is an
@@ -88,10 +90,8 @@ func (c *Client) Until(ctx context.Context, status int, url string, headers ...s
 		if err == nil && a.Status == status {
 			return a, nil
 		}
-		select {
-		case <-ctx.Done():
-			return a, fmt.Errorf("GET %s: wanted %d, last had %s (%w): %w", url, status, a, err, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
+		if ended := loop.Sleep(ctx, 10*time.Millisecond); ended != nil {
+			return a, fmt.Errorf("GET %s: wanted %d, last had %s (%w): %w", url, status, a, err, ended)
 		}
 	}
 }

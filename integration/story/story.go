@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/service"
 )
 
@@ -188,10 +189,8 @@ func (s *Story) ResetOffsets(ctx context.Context, group string) error {
 		if ctx.Err() == nil { // else it was killed in the middle of a word
 			said = output
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("reset the offsets of %s: %w\n%s", group, ctx.Err(), said)
-		case <-time.After(time.Second):
+		if err := loop.Sleep(ctx, time.Second); err != nil {
+			return fmt.Errorf("reset the offsets of %s: %w\n%s", group, err, said)
 		}
 	}
 }
@@ -331,10 +330,8 @@ func (s *Story) Passed(db *sql.DB, upTo Vector) {
 		if reached, err = s.Projection.Progress(ctx, db); err == nil && reached.covers(upTo) {
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if loop.Sleep(ctx, 20*time.Millisecond) != nil {
 			require.FailNowf(s.t, "the projection does not pass the log's end", "wanted %v, reached %v, last error %v", upTo, reached, err)
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }

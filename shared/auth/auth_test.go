@@ -305,8 +305,7 @@ func TestOpenPermissionsAreWarnedAbout(t *testing.T) {
 
 func TestBucketsAreBoundedAndByName(t *testing.T) {
 	t.Parallel()
-	l := NewLimits(2, 3)
-	l.most = 2
+	l := newLimits(2, 3, 2)
 	for range 3 {
 		_, ok := l.Take("a", noon)
 		require.True(t, ok)
@@ -320,8 +319,8 @@ func TestBucketsAreBoundedAndByName(t *testing.T) {
 	require.True(t, ok, "who was refused did not pay")
 	_, ok = l.Take("c", noon)
 	require.True(t, ok)
-	require.Len(t, l.buckets, 2)
-	require.NotContains(t, l.buckets, "b", "the one that was not asked for longest made room")
+	require.Equal(t, 2, l.buckets.Len())
+	require.NotContains(t, l.buckets.Keys(), "b", "the one that was not asked for longest made room")
 }
 
 func TestNetworksOfAddresses(t *testing.T) {

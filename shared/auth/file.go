@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/lockfile"
 )
 
 // Entry is what the keys file says of one key: a JSON object on a line of its own. The file holds no key,
@@ -195,11 +197,11 @@ func change(path string, create bool, edit func([]string) ([]string, error)) (er
 	if behind, err := filepath.EvalSymlinks(path); err == nil {
 		path = behind
 	}
-	unlock, err := lock(path + ".lock")
+	turn, err := lock(path + ".lock")
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, turn.Remove()) }()
 	content, err := readBounded(path)
 	mode := fs.FileMode(0o600)
 	switch {
@@ -247,20 +249,12 @@ func replace(path string, content []byte, mode fs.FileMode) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// lock waits a few seconds for its turn. The lock is a file that must not be there; one that a crash left
-// behind is named in the error.
-func lock(path string) (unlock func(), err error) {
+// lock waits a few seconds for its turn.
+func lock(path string) (*lockfile.Lock, error) {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err == nil {
-			_ = f.Close() // nothing was written
-			return func() { _ = os.Remove(path) }, nil
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-		if time.Now().After(end) {
-			return nil, fmt.Errorf("%s is there: another change of the keys is under way, or one was cut off; remove it in that case", path)
+		l, err := lockfile.Acquire(path)
+		if !errors.Is(err, lockfile.ErrHeld) || time.Now().After(end) {
+			return l, err
 		}
 	}
 }

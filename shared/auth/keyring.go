@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // lookEvery is how soon a change of the keys file is in force.
@@ -67,16 +69,7 @@ func (k *Keyring) Stale() bool { return k.stale.Load() }
 // Watch follows the file until ctx ends. It compares contents and not times, so it notices an edit in place,
 // a rename over the name, and Kubernetes' exchange of the folder behind a link, all alike.
 func (k *Keyring) Watch(ctx context.Context) {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		k.look(time.Now())
-	}
+	loop.Every(ctx, lookEvery, func(context.Context) { k.look(time.Now()) })
 }
 
 func (k *Keyring) look(now time.Time) {

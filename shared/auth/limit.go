@@ -1,37 +1,30 @@
 package auth
 
 import (
-	"container/list"
 	"net/netip"
-	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 )
 
 // Limits is a table of token buckets by name, of bounded size: the bucket that was not asked for longest
 // makes room. It is safe for concurrent use.
 type Limits struct {
-	rate  rate.Limit
-	burst int
-	most  int
-
-	mu      sync.Mutex
-	buckets map[string]*list.Element
-	recent  *list.List // of *bucket, the one used last in front
-}
-
-type bucket struct {
-	name    string
-	limiter *rate.Limiter
+	rate    rate.Limit
+	burst   int
+	buckets *lru.Cache[string, *rate.Limiter]
 }
 
 // mostBuckets bounds a table: some 2 MB.
 const mostBuckets = 10_000
 
 // NewLimits gives each name perSecond events a second and burst at once.
-func NewLimits(perSecond float64, burst int) *Limits {
-	return &Limits{rate: rate.Limit(perSecond), burst: burst, most: mostBuckets, buckets: map[string]*list.Element{}, recent: list.New()}
+func NewLimits(perSecond float64, burst int) *Limits { return newLimits(perSecond, burst, mostBuckets) }
+
+func newLimits(perSecond float64, burst, most int) *Limits {
+	buckets, _ := lru.New[string, *rate.Limiter](most) // it refuses a size below 1 only
+	return &Limits{rate: rate.Limit(perSecond), burst: burst, buckets: buckets}
 }
 
 // Take takes one event of name at now. Where none is left it reports how long to wait for the next.
@@ -46,20 +39,14 @@ func (l *Limits) Take(name string, now time.Time) (wait time.Duration, ok bool) 
 }
 
 func (l *Limits) of(name string) *rate.Limiter {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if e, ok := l.buckets[name]; ok {
-		l.recent.MoveToFront(e)
-		return e.Value.(*bucket).limiter
+	if b, ok := l.buckets.Get(name); ok {
+		return b
 	}
-	if l.recent.Len() >= l.most {
-		last := l.recent.Back()
-		delete(l.buckets, last.Value.(*bucket).name)
-		l.recent.Remove(last)
+	b := rate.NewLimiter(l.rate, l.burst)
+	if first, ok, _ := l.buckets.PeekOrAdd(name, b); ok { // another request of the same name was first
+		return first
 	}
-	b := &bucket{name, rate.NewLimiter(l.rate, l.burst)}
-	l.buckets[name] = l.recent.PushFront(b)
-	return b.limiter
+	return b
 }
 
 // Network names the part of an address that is limited as one: an IPv4 address, and the /64 of an IPv6

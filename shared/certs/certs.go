@@ -16,6 +16,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // Files names a certificate and its key, and the variables that named them.
@@ -178,21 +180,14 @@ func (p *Pair) Server() *tls.Config {
 // Watch follows the files until ctx ends. A new version that cannot be used is logged, once, and the pair
 // before stays: a half written renewal shall not end the service. It also warns of an end that is near.
 func (p *Pair) Watch(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	var warned time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	loop.Every(ctx, time.Second, func(context.Context) {
 		p.look(time.Now())
 		if left := time.Until(p.current.Load().Leaf.NotAfter); left < warnBefore && time.Since(warned) > time.Hour {
 			warned = time.Now()
 			p.log.Warn("the certificate's end is near: renew it", "path", p.files.Cert, "not_after", p.current.Load().Leaf.NotAfter)
 		}
-	}
+	})
 }
 
 // warnBefore is two days: renewals are tried again for weeks before.

@@ -150,14 +150,17 @@ func (r *Reader) Close() error {
 	return nil
 }
 
-// newReaderClient returns a client that looks for nothing in the background: that would hold the connection while a
-// broker hangs, and each call refreshes what it finds to be out of date.
+// newReaderClient returns a client that looks for nothing in the background, since that would hold the connection while a
+// broker hangs, and that repeats nothing by itself, so that a call that was left behind ends soon. Each call refreshes what
+// it finds to be out of date, and whoever asks repeats it.
 func newReaderClient(k config.Kafka, clientID string) (sarama.Client, error) {
 	c, err := baseConfig(k, clientID)
 	if err != nil {
 		return nil, err
 	}
 	c.Metadata.RefreshFrequency = 0
+	c.Metadata.Retry.Max = 0
+	c.Admin.Retry.Max = 1 // Sarama counts tries here
 	client, err := sarama.NewClient(k.Brokers, c)
 	return client, explained(err, k)
 }

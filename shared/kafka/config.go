@@ -1,10 +1,11 @@
 // Package kafka is how Tidemark speaks to its log: one Sarama configuration for every client, a
-// publisher that turns many messages into one request, a subscriber that hands over batches, topics
-// made as the design wants them, and the guards that refuse a topic which could lose what it holds.
+// publisher that turns many messages into one request, a subscriber that hands over batches, a reader
+// that asks the log about itself, and the guard that makes a topic as its Spec says and refuses one
+// which could lose what it holds.
 //
-// Publisher and subscriber are Watermill's own, left as they are; speed and positions come through
-// the hooks that watermill-kafka offers for tracing. Through such a hook the producer under the publisher
-// is exchanged as well, because an acknowledgement of Sarama's is not always true (see flight).
+// The subscriber is Watermill's own, left as it is; its speed comes through a hook that watermill-kafka
+// offers for tracing. The publisher is a Watermill publisher over a producer of our own, because an
+// acknowledgement of Sarama's is not always true (see flight).
 package kafka
 
 import (

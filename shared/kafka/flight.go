@@ -1,10 +1,9 @@
 package kafka
 
 import (
-	"context"
+	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -13,7 +12,9 @@ import (
 	"time"
 
 	"github.com/Shopify/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
 )
 
@@ -28,24 +29,15 @@ import (
 // that are in the log), and a number that is used again after an error can make it acknowledge one
 // message with the place of another.
 type flight struct {
-	msgs    []*sarama.ProducerMessage
-	results []Result
-	flown   bool
-	broken  error // the connection or the sequence is no longer good
-}
-
-type flightKey struct{}
-
-// withFlight returns the context by which a message names its flight to the marshaler; no deadline
-// rides on it.
-func withFlight(f *flight) context.Context {
-	return context.WithValue(context.Background(), flightKey{}, f)
+	topic   string
+	msgs    []*message.Message
+	results []Result // of each message
+	broken  error    // the connection or the sequence is no longer good
 }
 
 // batch is what one partition gets in one request.
 type batch struct {
 	flight    *flight
-	topic     string
 	partition int32
 	of        []int // indexes of its messages in the flight
 	records   *sarama.RecordBatch
@@ -67,9 +59,8 @@ const (
 
 // flights is a producer with one producer id. Flights are flown one after the other.
 type flights struct {
-	sarama.SyncProducer // closed; it answers for transactions, which flights do not have
-
 	client   sarama.Client
+	producer *sarama.RecordHeader // of every record
 	id       int64
 	epoch    int16
 	next     map[topicPartition]int32 // sequence number of the next record
@@ -89,7 +80,10 @@ func newFlights(o PublisherOptions) (*flights, error) {
 	if err != nil {
 		return nil, explained(err, o.Kafka)
 	}
-	f := &flights{client: client, next: map[topicPartition]int32{}, retryFor: o.RetryFor}
+	f := &flights{
+		client: client, next: map[topicPartition]int32{}, retryFor: o.RetryFor,
+		producer: &sarama.RecordHeader{Key: []byte(event.HeaderProducer), Value: []byte(o.Producer)},
+	}
 	if err := f.identify(); err != nil {
 		return nil, errors.Join(explained(err, o.Kafka), client.Close())
 	}
@@ -117,29 +111,8 @@ func (f *flights) identify() error {
 // Close ends the connections. It waits for a request under way, at most the read timeout.
 func (f *flights) Close() error { return f.client.Close() }
 
-// SendMessage gathers the messages of a flight; the last one starts it and returns when it has landed.
-// The flight holds the results.
-func (f *flights) SendMessage(m *sarama.ProducerMessage) (partition int32, offset int64, err error) {
-	fl := m.Metadata.(*flight)
-	fl.msgs = append(fl.msgs, m)
-	if len(fl.msgs) == len(fl.results) {
-		f.fly(fl)
-	}
-	return 0, 0, nil
-}
-
-// SendMessages is SendMessage for each.
-func (f *flights) SendMessages(msgs []*sarama.ProducerMessage) error {
-	for _, m := range msgs {
-		if _, _, err := f.SendMessage(m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// fly sends the messages and returns when each is acknowledged or has failed; the flight then holds the results.
 func (f *flights) fly(fl *flight) {
-	fl.flown = true
 	deadline := time.Now().Add(f.retryFor)
 	queues := f.load(fl)
 	for wait := 20 * time.Millisecond; len(queues) > 0; {
@@ -149,39 +122,41 @@ func (f *flights) fly(fl *flight) {
 		}
 		f.send(heads)
 		again := false
-		for tp, q := range queues {
+		for partition, q := range queues {
 			b := q[0]
 			switch {
 			case b.last == nil:
-				f.next[tp] = advance(b.records.FirstSequence, len(b.of))
+				next := advance(b.records.FirstSequence, len(b.of))
+				f.next[topicPartition{fl.topic, partition}] = next
 				if len(q) > 1 {
-					q[1].records.FirstSequence = f.next[tp]
-					queues[tp] = q[1:]
+					q[1].records.FirstSequence = next
+					queues[partition] = q[1:]
 					continue
 				}
-				delete(queues, tp)
+				delete(queues, partition)
 			case repeatable(b.last) && time.Now().Add(wait).Before(deadline):
 				again = true
 			default:
 				fl.fail(q)
-				delete(queues, tp)
+				delete(queues, partition)
 			}
 		}
 		if again {
 			time.Sleep(wait)
 			wait = min(2*wait, 500*time.Millisecond)
 			// An error here shows as that of the next attempt.
-			_ = f.client.RefreshMetadata(topicsOf(queues)...)
+			_ = f.client.RefreshMetadata(fl.topic)
 		}
 	}
 }
 
 // load cuts the flight into batches, those of one partition in their order.
-func (f *flights) load(fl *flight) map[topicPartition][]*batch {
-	queues := map[topicPartition][]*batch{}
+func (f *flights) load(fl *flight) map[int32][]*batch {
+	queues := map[int32][]*batch{}
 	now := time.Now().Truncate(time.Millisecond)
 	for i, m := range fl.msgs {
-		partition, err := f.partition(m)
+		record, size := f.record(m)
+		partition, err := f.partition(fl.topic, record.Key)
 		if err != nil {
 			fl.results[i].Err = fmt.Errorf("%w: %w", ErrNotSent, err)
 			if !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
@@ -189,29 +164,13 @@ func (f *flights) load(fl *flight) map[topicPartition][]*batch {
 			}
 			continue
 		}
-		record := &sarama.Record{Headers: make([]*sarama.RecordHeader, len(m.Headers))}
-		size := 64
-		for h := range m.Headers {
-			record.Headers[h] = &m.Headers[h]
-			size += len(m.Headers[h].Key) + len(m.Headers[h].Value) + 10
-		}
-		if record.Key, err = encode(m.Key); err == nil {
-			record.Value, err = encode(m.Value)
-		}
-		if err != nil {
-			fl.results[i].Err = fmt.Errorf("%w: %w", ErrNotSent, err)
-			continue
-		}
-		size += len(record.Key) + len(record.Value)
-		tp := topicPartition{m.Topic, partition}
-		q := queues[tp]
+		q := queues[partition]
 		if len(q) == 0 || q[len(q)-1].bytes+size > maxBatchBytes {
-			b := &batch{flight: fl, topic: tp.topic, partition: tp.partition, records: &sarama.RecordBatch{
+			q = append(q, &batch{flight: fl, partition: partition, records: &sarama.RecordBatch{
 				Version: 2, FirstTimestamp: now, MaxTimestamp: now,
-				ProducerID: f.id, ProducerEpoch: f.epoch, FirstSequence: f.next[tp],
-			}}
-			q = append(q, b)
-			queues[tp] = q
+				ProducerID: f.id, ProducerEpoch: f.epoch, FirstSequence: f.next[topicPartition{fl.topic, partition}],
+			}})
+			queues[partition] = q
 		}
 		b := q[len(q)-1]
 		record.OffsetDelta = int64(len(b.of))
@@ -223,30 +182,56 @@ func (f *flights) load(fl *flight) map[topicPartition][]*batch {
 	return queues
 }
 
-func (f *flights) partition(m *sarama.ProducerMessage) (int32, error) {
-	partitions, err := f.client.Partitions(m.Topic)
+// record returns the record of a message, and about how many bytes it takes.
+func (f *flights) record(m *message.Message) (r *sarama.Record, size int) {
+	r = &sarama.Record{Value: m.Payload, Headers: make([]*sarama.RecordHeader, 0, len(m.Metadata)+1)}
+	if m.UUID != "" {
+		r.Key = []byte(m.UUID)
+	}
+	size = 64 + len(r.Key) + len(r.Value)
+	for name, value := range m.Metadata {
+		r.Headers = append(r.Headers, &sarama.RecordHeader{Key: headerName(name), Value: []byte(value)})
+	}
+	if len(r.Headers) > 1 { // in a fixed order, so that equal messages are equal records
+		slices.SortFunc(r.Headers, func(a, b *sarama.RecordHeader) int { return bytes.Compare(a.Key, b.Key) })
+	}
+	r.Headers = append(r.Headers, f.producer)
+	for _, h := range r.Headers {
+		size += len(h.Key) + len(h.Value) + 10
+	}
+	return r, size
+}
+
+var correlationHeader = []byte(event.HeaderCorrelationID)
+
+func headerName(name string) []byte {
+	if name == event.HeaderCorrelationID { // on nearly every record
+		return correlationHeader
+	}
+	return []byte(name)
+}
+
+func (f *flights) partition(topic string, key []byte) (int32, error) {
+	partitions, err := f.client.Partitions(topic)
 	if err != nil {
 		return 0, err
 	}
 	n := int32(len(partitions))
-	if n == 0 {
+	switch {
+	case n == 0:
 		return 0, sarama.ErrUnknownTopicOrPartition
-	}
-	if m.Key == nil {
+	case key == nil:
 		return partitions[rand.Int32N(n)], nil
+	default:
+		return partitions[PartitionOf(key, n)], nil
 	}
-	key, err := m.Key.Encode()
-	if err != nil {
-		return 0, err
-	}
-	return partitions[PartitionOf(key, n)], nil
 }
 
 // send sends each batch to its partition's leader, one request a leader, and notes what came of it.
 func (f *flights) send(batches []*batch) {
 	loads := map[*sarama.Broker][]*batch{}
 	for _, b := range batches {
-		leader, err := f.client.Leader(b.topic, b.partition)
+		leader, err := f.client.Leader(b.flight.topic, b.partition)
 		if err != nil {
 			b.end(notWritten{err})
 			continue
@@ -267,7 +252,7 @@ func (f *flights) send(batches []*batch) {
 func (f *flights) produce(leader *sarama.Broker, load []*batch) {
 	request := &sarama.ProduceRequest{Version: 3, RequiredAcks: sarama.WaitForAll, Timeout: int32(ackTimeout.Milliseconds())}
 	for _, b := range load {
-		request.AddBatch(b.topic, b.partition, b.records)
+		request.AddBatch(b.flight.topic, b.partition, b.records)
 	}
 	type answer struct {
 		res *sarama.ProduceResponse
@@ -283,7 +268,7 @@ func (f *flights) produce(leader *sarama.Broker, load []*batch) {
 		a := <-answers
 		if a.err == nil {
 			for _, b := range load {
-				b.land(a.res.GetBlock(b.topic, b.partition))
+				b.land(a.res.GetBlock(b.flight.topic, b.partition))
 			}
 			return
 		}
@@ -303,7 +288,7 @@ func (b *batch) land(said *sarama.ProduceResponseBlock) {
 	case said.Err == sarama.ErrNoError && said.Offset >= 0:
 		b.last = nil
 		for i, m := range b.of {
-			b.flight.results[m].Position = position.Position{Topic: b.topic, Partition: b.partition, Offset: said.Offset + int64(i)}
+			b.flight.results[m].Position = position.Position{Topic: b.flight.topic, Partition: b.partition, Offset: said.Offset + int64(i)}
 		}
 	case said.Err == sarama.ErrNoError:
 		b.end(sarama.ErrDuplicateSequenceNumber) // acknowledged, and the place is forgotten
@@ -385,19 +370,4 @@ func beforeWrite(err error) bool {
 // advance is the sequence number after n records from first on; numbers wrap to 0.
 func advance(first int32, n int) int32 {
 	return int32((int64(first) + int64(n)) & math.MaxInt32)
-}
-
-func encode(e sarama.Encoder) ([]byte, error) {
-	if e == nil {
-		return nil, nil
-	}
-	return e.Encode()
-}
-
-func topicsOf(queues map[topicPartition][]*batch) []string {
-	names := map[string]struct{}{}
-	for tp := range queues {
-		names[tp.topic] = struct{}{}
-	}
-	return slices.Collect(maps.Keys(names))
 }

@@ -100,8 +100,8 @@ type watermillLogger struct {
 	watch func(error)
 }
 
-// NewWatermillLogger returns Watermill's logging on log. Watch, where given, sees every error.
-func NewWatermillLogger(log *slog.Logger, watch func(error)) watermill.LoggerAdapter {
+// newWatermillLogger returns Watermill's logging on log. Watch, where given, sees every error.
+func newWatermillLogger(log *slog.Logger, watch func(error)) watermill.LoggerAdapter {
 	return watermillLogger{log: log, watch: watch}
 }
 

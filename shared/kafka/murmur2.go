@@ -1,10 +1,6 @@
 package kafka
 
-import (
-	"encoding/binary"
-
-	"github.com/Shopify/sarama"
-)
+import "encoding/binary"
 
 // PartitionOf returns the partition of key among n, as Java's default partitioner chooses it: the
 // positive part of murmur2 modulo n. Whoever else writes or reads a topic by key finds the same one.
@@ -32,32 +28,4 @@ func murmur2(data []byte) uint32 {
 	}
 	h = (h ^ h>>13) * m
 	return h ^ h>>15
-}
-
-// murmur2Partitioner is PartitionOf for Sarama's own producers; a record without a key goes anywhere.
-type murmur2Partitioner struct{ keyless sarama.Partitioner }
-
-var _ sarama.DynamicConsistencyPartitioner = murmur2Partitioner{}
-
-// NewPartitioner is the Producer.Partitioner of every Sarama configuration that writes to the log:
-// Sarama's default differs from Java's, and one id would sit in two partitions.
-func NewPartitioner(topic string) sarama.Partitioner {
-	return murmur2Partitioner{keyless: sarama.NewRandomPartitioner(topic)}
-}
-
-func (p murmur2Partitioner) Partition(m *sarama.ProducerMessage, n int32) (int32, error) {
-	if m.Key == nil {
-		return p.keyless.Partition(m, n)
-	}
-	key, err := m.Key.Encode()
-	if err != nil {
-		return -1, err
-	}
-	return PartitionOf(key, n), nil
-}
-
-func (murmur2Partitioner) RequiresConsistency() bool { return true }
-
-func (murmur2Partitioner) MessageRequiresConsistency(m *sarama.ProducerMessage) bool {
-	return m.Key != nil
 }

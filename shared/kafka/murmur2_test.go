@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 )
 
@@ -25,21 +24,5 @@ func TestKeysGoWhereJavaPutsThem(t *testing.T) {
 		require.Equal(t, f[1], strconv.Itoa(int(int32(murmur2(key)))), f[0])
 		require.Equal(t, f[2], strconv.Itoa(int(PartitionOf(key, 12))), f[0])
 		require.Equal(t, f[3], strconv.Itoa(int(PartitionOf(key, 48))), f[0])
-
-		p, err := NewPartitioner("any").Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(key)}, 12)
-		require.NoError(t, err)
-		require.Equal(t, f[2], strconv.Itoa(int(p)))
 	}
-}
-
-func TestKeylessMessagesSpread(t *testing.T) {
-	t.Parallel()
-	seen := map[int32]bool{}
-	p := NewPartitioner("any")
-	for range 200 {
-		n, err := p.Partition(&sarama.ProducerMessage{}, 4)
-		require.NoError(t, err)
-		seen[n] = true
-	}
-	require.Len(t, seen, 4)
 }

@@ -1,21 +1,18 @@
 package kafka
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/Shopify/sarama"
-	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v2/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
 )
 
@@ -45,8 +42,9 @@ type PublisherOptions struct {
 	OnState func(error)
 }
 
-// Publisher is Watermill's Kafka publisher with the producer under it exchanged, through Watermill's
-// own hook, by one that sends all messages of a Publish at once and knows where each one went.
+// Publisher is a Watermill publisher that sends all messages of a Publish at once and knows where each one went (see
+// flight). A message becomes a record whose key is the message's UUID and whose headers are its metadata, by name, and
+// then the producer's name.
 //
 // It connects in the background, for as long as it takes, and does so anew, under a new producer id,
 // after a flight that failed: what the broker remembers of the old one's sequence is then nobody's
@@ -56,12 +54,12 @@ type Publisher struct {
 	options PublisherOptions
 	stop    context.CancelFunc
 	done    chan struct{}
-	wake    chan struct{}
+	wake    loop.Kick // the connection is lost
 
 	publishing sync.Mutex // held while a flight is under way
 
 	mu      sync.Mutex
-	current *wkafka.Publisher
+	current *flights
 	why     error // that current is nil
 	closed  bool
 }
@@ -82,7 +80,7 @@ func NewPublisher(o PublisherOptions) (*Publisher, error) {
 	// Close ends what runs in the background; a caller's context would end too early for the last flight.
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Publisher{
-		options: o, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1),
+		options: o, stop: stop, done: make(chan struct{}), wake: loop.NewKick(),
 		why: fmt.Errorf("%w: still connecting to %v", ErrNotSent, o.Kafka.Brokers),
 	}
 	go p.keepConnected(ctx)
@@ -139,16 +137,8 @@ func (p *Publisher) PublishAll(topic string, msgs ...*message.Message) []Result 
 		}
 		return results
 	}
-	f := &flight{results: results}
-	ctx := withFlight(f)
-	for _, m := range msgs {
-		m.SetContext(ctx)
-	}
-	if err := c.Publish(topic, msgs...); err != nil && !f.flown {
-		for i := range results { // Watermill stopped before the flight took off
-			results[i].Err = fmt.Errorf("%w: %w", ErrNotSent, err)
-		}
-	}
+	f := &flight{topic: topic, msgs: msgs, results: results}
+	c.fly(f)
 	if f.broken != nil {
 		p.lose(c, f.broken)
 	}
@@ -185,15 +175,12 @@ func (p *Publisher) Close() error {
 	return c.Close()
 }
 
-func (p *Publisher) lose(c *wkafka.Publisher, why error) {
+func (p *Publisher) lose(c *flights, why error) {
 	p.mu.Lock()
 	p.current, p.why = nil, fmt.Errorf("%w: the connection to Kafka is being made anew", ErrNotSent)
 	p.mu.Unlock()
 	p.options.Log.Warn("flight failed, the producer is replaced", "err", why)
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.wake.Send()
 	// Closing waits for a broker that hangs; nobody should wait with it.
 	go func() { _ = c.Close() }()
 }
@@ -201,15 +188,10 @@ func (p *Publisher) lose(c *wkafka.Publisher, why error) {
 func (p *Publisher) keepConnected(ctx context.Context) {
 	defer close(p.done)
 	for {
-		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 400*time.Millisecond) {
-			err := p.connect()
-			if err == nil {
-				break
-			}
+		retry := loop.Backoff{First: 100 * time.Millisecond, Most: 400 * time.Millisecond}
+		for err := p.connect(); err != nil; err = p.connect() {
 			p.options.OnState(err)
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
+			if retry.Sleep(ctx) != nil {
 				return
 			}
 		}
@@ -224,95 +206,15 @@ func (p *Publisher) keepConnected(ctx context.Context) {
 }
 
 func (p *Publisher) connect() error {
-	fly, err := newFlights(p.options)
+	c, err := newFlights(p.options)
 	if err != nil {
 		return fmt.Errorf("connect to Kafka at %v: %w", p.options.Kafka.Brokers, err)
-	}
-	stock, err := stockConfig(p.options)
-	if err != nil {
-		return errors.Join(err, fly.Close())
-	}
-	inner, err := wkafka.NewPublisher(wkafka.PublisherConfig{
-		Brokers:               p.options.Kafka.Brokers,
-		Marshaler:             marshaler{producer: []byte(p.options.Producer)},
-		OverwriteSaramaConfig: stock,
-		Tracer: producerHook(func(stock sarama.SyncProducer) sarama.SyncProducer {
-			_ = stock.Close() // nothing was sent
-			fly.SyncProducer = stock
-			return fly
-		}),
-	}, NewWatermillLogger(p.options.Log, nil))
-	if err != nil {
-		return errors.Join(fmt.Errorf("connect to Kafka at %v: %w", p.options.Kafka.Brokers, err), fly.Close())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return errors.Join(errors.New("the publisher is closed"), inner.Close())
+		return errors.Join(errors.New("the publisher is closed"), c.Close())
 	}
-	p.current = inner
+	p.current = c
 	return nil
-}
-
-// stockConfig is for the producer that Watermill makes before its hook exchanges it.
-func stockConfig(o PublisherOptions) (*sarama.Config, error) {
-	c, err := baseConfig(o.Kafka, o.ClientID)
-	if err != nil {
-		return nil, err
-	}
-	c.Metadata.Retry.Max = 0
-	c.Metadata.Full = false
-	c.Producer.Return.Successes = true
-	c.Producer.RequiredAcks = sarama.WaitForAll
-	c.Producer.Partitioner = NewPartitioner
-	return c, nil
-}
-
-// producerHook is the one of watermill-kafka's tracing hooks that the publisher needs.
-type producerHook func(sarama.SyncProducer) sarama.SyncProducer
-
-func (producerHook) WrapConsumer(c sarama.Consumer) sarama.Consumer { return c }
-
-func (producerHook) WrapPartitionConsumer(c sarama.PartitionConsumer) sarama.PartitionConsumer {
-	return c
-}
-
-func (producerHook) WrapConsumerGroupHandler(h sarama.ConsumerGroupHandler) sarama.ConsumerGroupHandler {
-	return h
-}
-
-func (w producerHook) WrapSyncProducer(_ *sarama.Config, p sarama.SyncProducer) sarama.SyncProducer {
-	return w(p)
-}
-
-// marshaler turns a message into a record: its UUID is the key, its metadata the headers.
-type marshaler struct{ producer []byte }
-
-func (m marshaler) Marshal(topic string, msg *message.Message) (*sarama.ProducerMessage, error) {
-	f, ok := msg.Context().Value(flightKey{}).(*flight)
-	if !ok {
-		return nil, errors.New("the message is part of no flight")
-	}
-	headers := make([]sarama.RecordHeader, 0, len(msg.Metadata)+1)
-	for name, value := range msg.Metadata {
-		headers = append(headers, sarama.RecordHeader{Key: headerName(name), Value: []byte(value)})
-	}
-	if len(headers) > 1 { // in a fixed order, so that equal messages are equal records
-		slices.SortFunc(headers, func(a, b sarama.RecordHeader) int { return bytes.Compare(a.Key, b.Key) })
-	}
-	headers = append(headers, sarama.RecordHeader{Key: producerHeader, Value: m.producer})
-	out := &sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(msg.Payload), Headers: headers, Metadata: f}
-	if msg.UUID != "" {
-		out.Key = sarama.StringEncoder(msg.UUID)
-	}
-	return out, nil
-}
-
-var correlationHeader, producerHeader = []byte(event.HeaderCorrelationID), []byte(event.HeaderProducer)
-
-func headerName(name string) []byte {
-	if name == event.HeaderCorrelationID {
-		return correlationHeader
-	}
-	return []byte(name)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Shopify/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -81,30 +82,40 @@ func TestEveryMessageOfAPublishKnowsItsPlace(t *testing.T) {
 // The golden test of what a record looks like on the wire.
 func TestARecordCarriesKeyValueAndHeaders(t *testing.T) {
 	t.Parallel()
-	m := NewMessage("0192-key", []byte(`{"a":1}`), "mine 1")
-	m.SetContext(withFlight(&flight{}))
-	out, err := marshaler{producer: []byte("command-service/1.2.3")}.Marshal("topic", m)
-	require.NoError(t, err)
-	key, err := out.Key.Encode()
-	require.NoError(t, err)
-	value, err := out.Value.Encode()
-	require.NoError(t, err)
+	f := flights{producer: &sarama.RecordHeader{Key: []byte(event.HeaderProducer), Value: []byte("command-service/1.2.3")}}
+	out, _ := f.record(WithHeader(NewMessage("0192-key", []byte(`{"a":1}`), "mine 1"), "another", "z"))
 	var headers []string
 	for _, h := range out.Headers {
 		headers = append(headers, string(h.Key)+"="+string(h.Value))
 	}
-	require.Equal(t, "0192-key", string(key))
-	require.Equal(t, `{"a":1}`, string(value))
-	require.Equal(t, []string{event.HeaderCorrelationID + "=mine 1", event.HeaderProducer + "=command-service/1.2.3"}, headers)
+	require.Equal(t, "0192-key", string(out.Key))
+	require.Equal(t, `{"a":1}`, string(out.Value))
+	require.Equal(t, []string{"another=z", event.HeaderCorrelationID + "=mine 1", event.HeaderProducer + "=command-service/1.2.3"}, headers)
 	require.Equal(t, "correlationId", event.HeaderCorrelationID)
 	require.Equal(t, "producer", event.HeaderProducer)
 
-	m = NewMessage("", nil, "")
-	m.SetContext(withFlight(&flight{}))
-	out, err = marshaler{producer: []byte("p")}.Marshal("topic", m)
-	require.NoError(t, err)
+	out, _ = f.record(NewMessage("", nil, ""))
 	require.Nil(t, out.Key)
 	require.Len(t, out.Headers, 1)
+}
+
+func TestMessagesWithoutAKeySpread(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		_, topic := setupTopic(t, brokers, 4)
+		p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
+		connected(t, p)
+		msgs := make([]*message.Message, 200)
+		for i := range msgs {
+			msgs[i] = NewMessage("", []byte("v"), "")
+		}
+		seen := map[int32]bool{}
+		for _, r := range p.PublishAll(topic, msgs...) {
+			require.NoError(t, r.Err)
+			seen[r.Position.Partition] = true
+		}
+		require.Len(t, seen, 4)
+	})
 }
 
 func TestSomeMessagesFailWhileOthersAreAcknowledged(t *testing.T) {

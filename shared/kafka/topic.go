@@ -91,11 +91,11 @@ func guarded(t topic.Spec) []setting {
 // already, or that another service makes at the same moment, is left as it is. An error means that the broker did not
 // answer or refused to create the topic.
 func (r *Reader) Ensure(ctx context.Context, t topic.Spec) error {
-	_, err := ask(ctx, r, func(c sarama.Client) (struct{}, error) { return struct{}{}, ensure(c, t) })
+	_, err := ask(ctx, r, func(c sarama.Client) (struct{}, error) { return struct{}{}, ensure(ctx, c, t) })
 	return err
 }
 
-func ensure(c sarama.Client, t topic.Spec) error {
+func ensure(ctx context.Context, c sarama.Client, t topic.Spec) error {
 	settings := map[string]*string{}
 	for _, s := range guarded(t) {
 		settings[s.name] = &s.value
@@ -108,8 +108,8 @@ func ensure(c sarama.Client, t topic.Spec) error {
 	if err != nil {
 		return fmt.Errorf("create topic %s: %w", t.Name, err)
 	}
-	if err := c.RefreshMetadata(t.Name); err == nil {
-		return nil
+	if err := c.RefreshMetadata(t.Name); err == nil || ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if two := "2"; t.ReplicationFactor > 1 {
 		settings[minInSync] = &two

@@ -282,7 +282,7 @@ func (r *run) awaitSchema(ctx context.Context, c config.Postgres) {
 		if current, err := schema.Check(ctx, db); current || errors.Is(err, schema.ErrNewer) {
 			return
 		}
-		_ = loop.Sleep(ctx, 20*time.Millisecond)
+		_ = loop.Sleep(ctx, 20*time.Millisecond) // the loop looks at ctx
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/recent"
 	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	api "github.com/tidemark/tidemark/shared/api/query"
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 const (
@@ -265,12 +266,8 @@ func (st *stream) follow(ctx context.Context, out chan<- event) {
 		if settled {
 			return
 		}
-		if err != nil || !st.want.Asked() {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(ticketsEvery):
-			}
+		if (err != nil || !st.want.Asked()) && loop.Sleep(ctx, ticketsEvery) != nil {
+			return
 		}
 	}
 }

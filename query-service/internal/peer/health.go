@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 const (
@@ -35,7 +37,7 @@ type health struct {
 	looked time.Time     // when they said it
 	next   chan struct{} // closed when they have been asked again
 	seen   time.Time     // when a page last wanted it
-	now    chan struct{} // a page wants it, and it is old
+	wanted loop.Kick     // a page wants it, and it is old
 }
 
 // firstLook is how long a page waits for an answer that is not seconds old: an old "down" is no news.
@@ -45,10 +47,7 @@ const firstLook = 200 * time.Millisecond
 // while waits for it, and not for long.
 func (c *Client) Parts() []Part {
 	parts, looked, next := c.known()
-	select {
-	case c.health.now <- struct{}{}:
-	default: // it is told already
-	}
+	c.health.wanted.Send()
 	if time.Since(looked) > 2*healthEvery {
 		select {
 		case <-next:
@@ -78,7 +77,7 @@ func (c *Client) peers() []Part {
 
 // WatchHealth asks the peers at once and then again while pages are looked at, until ctx ends.
 func (c *Client) WatchHealth(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		parts := c.peers()
 		asking, cancel := context.WithTimeout(ctx, healthPatience)
 		var wg sync.WaitGroup
@@ -96,20 +95,10 @@ func (c *Client) WatchHealth(ctx context.Context) {
 		c.health.next = make(chan struct{})
 		idle := time.Since(c.health.seen) > 2*healthEvery
 		c.health.mu.Unlock()
-		pause := time.After(healthEvery)
-		if !idle {
-			select {
-			case <-ctx.Done():
-				return
-			case <-pause:
-			}
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.health.now:
-		case <-time.After(10 * healthEvery): // so that the first page after a quiet hour is not a day old
+		if idle { // and now and then, so that the first page after a quiet hour is not a day old
+			_ = c.health.wanted.Sleep(ctx, 10*healthEvery)
+		} else {
+			_ = loop.Sleep(ctx, healthEvery)
 		}
 	}
 }

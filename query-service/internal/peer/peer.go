@@ -24,6 +24,7 @@ import (
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/certs"
 	manners "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
@@ -72,7 +73,7 @@ func NewClient(o Options) (*Client, error) {
 	var wrong, worse error
 	c.command, wrong = command.NewClient(c.CommandURL, command.WithHTTPClient(c.http), command.WithRequestEditorFn(onBehalf))
 	c.consumer, worse = consumer.NewClient(c.ConsumerURL, consumer.WithHTTPClient(c.http), consumer.WithRequestEditorFn(onBehalf))
-	c.health.now, c.health.next = make(chan struct{}, 1), make(chan struct{})
+	c.health.wanted, c.health.next = loop.NewKick(), make(chan struct{})
 	return c, errors.Join(wrong, worse)
 }
 

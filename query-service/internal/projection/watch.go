@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
 )
 
@@ -30,7 +31,7 @@ type Watch struct {
 	latest  map[Place]int64 // as of the last poll
 	stopped bool
 	stop    chan struct{} // closed by Release
-	kick    chan struct{} // somebody has begun to wait
+	kick    loop.Kick     // somebody has begun to wait
 
 	of      func(topic string) string // the projection's name, for the metrics
 	waiting *prometheus.GaugeVec
@@ -49,7 +50,7 @@ type waiter struct {
 func NewWatch(read func(context.Context) (map[Place]int64, error), of func(topic string) string, registry prometheus.Registerer, log *slog.Logger) *Watch {
 	w := &Watch{
 		read: read, of: of, log: log,
-		waiters: map[*waiter]struct{}{}, stop: make(chan struct{}), kick: make(chan struct{}, 1),
+		waiters: map[*waiter]struct{}{}, stop: make(chan struct{}), kick: loop.NewKick(),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "tidemark_query_waiters", Help: "Reads that wait for the projection to pass their position; decisions are waited for too.",
 		}, []string{"projection"}),
@@ -88,10 +89,7 @@ func (w *Watch) Await(ctx context.Context, p position.Position) error {
 	waiting := w.waiting.WithLabelValues(projection)
 	waiting.Inc()
 	defer waiting.Dec()
-	select {
-	case w.kick <- struct{}{}:
-	default: // a kick is pending already
-	}
+	w.kick.Send()
 	end := func(how string) { w.seconds.WithLabelValues(projection, how).Observe(time.Since(me.since).Seconds()) }
 	select {
 	case <-me.passed:
@@ -139,7 +137,7 @@ func (w *Watch) Run(ctx context.Context) {
 				w.log.Warn("progress cannot be read while reads wait for it", "err", err)
 			}
 			failing = err != nil
-			if !w.pause(ctx) {
+			if w.pause(ctx) != nil {
 				return
 			}
 		}
@@ -178,24 +176,17 @@ func (w *Watch) poll(ctx context.Context) error {
 	return nil
 }
 
-// pause waits until the next poll is due. It reports false when ctx has ended.
-func (w *Watch) pause(ctx context.Context) bool {
-	select { // never closer than this, however many come
-	case <-ctx.Done():
-		return false
-	case <-time.After(shortestPause):
+// pause waits until the next poll is due: never shorter than shortestPause, however many come, and no longer than that
+// once somebody new is in a hurry.
+func (w *Watch) pause(ctx context.Context) error {
+	if err := loop.Sleep(ctx, shortestPause); err != nil {
+		return err
 	}
 	rest := w.pace() - shortestPause
 	if rest <= 0 {
-		return true
+		return nil
 	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-w.kick: // somebody new is in a hurry
-	case <-time.After(rest):
-	}
-	return true
+	return w.kick.Sleep(ctx, rest)
 }
 
 // pace is an eighth of the age of the youngest wait: whoever waited for t waits at most t/8 too long.

@@ -31,6 +31,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
+	"github.com/tidemark/tidemark/shared/lockfile"
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
 
@@ -51,7 +52,7 @@ type Options struct {
 type Broker struct {
 	cluster  *kfake.Cluster
 	identity identity
-	lock     *datadir.Lock
+	lock     *lockfile.Lock
 	close    func() error
 }
 

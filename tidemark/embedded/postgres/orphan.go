@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // endOrphan clears the way for a server on dir, whose lock the caller holds: a server that is still there has lost its
@@ -41,7 +43,7 @@ func endOrphan(ctx context.Context, dir string) error {
 			if !alive(pid) || !serves(pid, dir) {
 				return nil
 			}
-			if err := sleep(ctx, pollEvery); err != nil {
+			if err := loop.Sleep(ctx, pollEvery); err != nil {
 				return err
 			}
 		}

@@ -1,9 +1,9 @@
 // Package postgres runs a private PostgreSQL 18 beside the process, for `tidemark up` and for tests.
 //
-// The first start on a machine fetches the server's binaries (15 MB, by fergusstrange/embedded-postgres) into a cache that
-// all later starts share. The server listens on 127.0.0.1 only, speaks UTF-8 with the C locale in UTC, syncs what it
-// commits, and ends with its parent: by a clean stop, and on Linux also when the parent is killed. The next start on the
-// same directory then recovers what was committed. PostgreSQL refuses to run as root, so a root parent gives the server
+// The first start on a machine fetches the server's binaries (15 MB, from Maven Central) into a cache that all later starts
+// share. The server listens on 127.0.0.1 only, speaks UTF-8 with the C locale in UTC, syncs what it commits, and ends with
+// its parent: by a clean stop, and on Linux also when the parent is killed. The next start on the same directory then
+// recovers what was committed. PostgreSQL refuses to run as root, so a root parent gives the server
 // an unprivileged user.
 //
 // Its superuser has a random password, kept beside the data for its owner only: with "trust" every account of the
@@ -28,6 +28,8 @@ import (
 
 	_ "github.com/lib/pq" // the driver that waits for the server and makes its database
 
+	"github.com/tidemark/tidemark/shared/lockfile"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
 
@@ -64,7 +66,7 @@ type Server struct {
 	user     *account
 	settings map[string]string
 	facts    facts
-	lock     *datadir.Lock
+	lock     *lockfile.Lock
 	process  *process
 	close    func() error
 }
@@ -244,7 +246,7 @@ func (s *Server) start(ctx context.Context) error {
 		if err == nil || !unclean || ctx.Err() != nil || time.Now().After(giveUp) {
 			return err
 		}
-		if err := sleep(ctx, 10*pollEvery); err != nil {
+		if err := loop.Sleep(ctx, 10*pollEvery); err != nil {
 			return err
 		}
 	}
@@ -342,13 +344,4 @@ func freePort(ctx context.Context, port int) (int, error) {
 		return 0, err
 	}
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -366,7 +367,8 @@ func (b *bulk) run(ctx context.Context, services *client.Client, total int64) er
 		b.changed.Broadcast()
 		b.mu.Unlock()
 	}()
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	retry := loop.Backoff{First: 100 * time.Millisecond, Most: 2 * time.Second}
+	for {
 		b.mu.Lock()
 		before := b.lines
 		body := &outgoing{bulk: b, attempt: b.attempt}
@@ -379,7 +381,7 @@ func (b *bulk) run(ctx context.Context, services *client.Client, total int64) er
 		b.changed.Broadcast()
 		finished := b.readAll && len(b.again)+len(b.fresh) == 0
 		if b.lines > before {
-			pause = 100 * time.Millisecond
+			retry.Reset()
 		}
 		readErr := b.readErr
 		b.mu.Unlock()
@@ -393,10 +395,8 @@ func (b *bulk) run(ctx context.Context, services *client.Client, total int64) er
 		if errors.As(err, &refused) && refused.Status/100 == 4 && refused.Status != 408 {
 			return err
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
+		if cause := retry.Sleep(ctx); cause != nil {
+			return errors.Join(cause, err)
 		}
 	}
 }

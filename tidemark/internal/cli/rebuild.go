@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark/tidemark/shared/api/consumer"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
@@ -489,9 +490,7 @@ func (c *command) watch(ctx context.Context, services *client.Client, of consume
 				return g, failure
 			}
 		}
-		select {
-		case <-time.After(watchEvery):
-		case <-ctx.Done():
+		if loop.Sleep(ctx, watchEvery) != nil {
 			return none, end(notYet, "the watching was ended; generation %d of %s (%s) goes on: tidemark rebuild watch %d", of.Generation, of.Projection, state, of.Generation)
 		}
 	}

@@ -1,5 +1,3 @@
-//go:build unix
-
 // Package datadir guards a directory that only one process may write at a time and keeps small facts in it.
 //
 // It promises that a lock ends with its process, however that dies, and that a fact is either wholly there or not at all.
@@ -13,47 +11,26 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
+
+	"github.com/tidemark/tidemark/shared/lockfile"
 )
 
 // ErrLocked says that another living process holds the directory.
-var ErrLocked = errors.New("directory is in use by another process")
+var ErrLocked = lockfile.ErrHeld
 
-// Lock is the exclusive hold on a directory; the caller releases it.
-type Lock struct{ file *os.File }
-
-// Acquire makes dir where it is missing, for its owner only, and takes its lock, or fails at once with ErrLocked and the process id of the holder.
-func Acquire(dir string) (*Lock, error) {
+// Acquire makes dir where it is missing, for its owner only, and takes its lock, which the caller releases. It fails at once
+// with ErrLocked and the process id of the holder where another one has it.
+func Acquire(dir string) (*lockfile.Lock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	name := filepath.Join(dir, "lock")
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock file: %w", err)
-	}
-	// The kernel drops a flock with its process, so that no lock file of a killed process is ever in the way.
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder, _ := os.ReadFile(name)
-		_ = file.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w (process %s)", dir, ErrLocked, strings.TrimSpace(string(holder)))
-		}
-		return nil, fmt.Errorf("lock %s: %w", name, err)
-	}
-	if err := file.Truncate(0); err == nil {
-		_, err = file.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
-		if err != nil {
-			_ = file.Close()
-			return nil, fmt.Errorf("write lock file: %w", err)
-		}
-	}
-	return &Lock{file: file}, nil
+	return lockfile.Acquire(lockOf(dir))
 }
 
-// Release gives the directory back.
-func (l *Lock) Release() error { return l.file.Close() }
+// Held returns the process id of the holder, or "" when nobody holds dir.
+func Held(dir string) (string, error) { return lockfile.Holder(lockOf(dir)) }
+
+func lockOf(dir string) string { return filepath.Join(dir, "lock") }
 
 // ReadFact reads the JSON file name in dir into fact; one that is not there leaves fact as it is.
 func ReadFact(dir, name string, fact any) error {
@@ -96,20 +73,4 @@ func RemoveFact(dir, name string) error {
 		return nil
 	}
 	return err
-}
-
-// Held returns the process id of the holder as it wrote it down, or "" when nobody holds dir.
-func Held(dir string) (string, error) {
-	if _, err := os.Stat(filepath.Join(dir, "lock")); errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	lock, err := Acquire(dir)
-	if errors.Is(err, ErrLocked) {
-		holder, err := os.ReadFile(filepath.Join(dir, "lock"))
-		return strings.TrimSpace(string(holder)), err
-	}
-	if err != nil {
-		return "", err
-	}
-	return "", lock.Release()
 }
