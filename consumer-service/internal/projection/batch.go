@@ -42,19 +42,24 @@ func (d *Definition) prepare(partition int32, from int64, records []kafka.Record
 	return b
 }
 
-// decide takes out of the rows what was decided on: it stays a dead letter, whatever the code can do with it now. A record
-// that still does not decode keeps its own reason.
+// decide makes a dead letter of what was decided on: it stays one, whatever the code can do with it now. A record that still
+// does not decode keeps its own reason.
 func (b *batch) decide(decided map[int64]event.Decision) {
 	if len(decided) == 0 {
 		return
 	}
 	var letters []Letter
-	for _, i := range b.placed {
-		record := b.rows.Record(i)
-		if d, ok := decided[b.records[record].Offset]; ok {
+	isDecided := func(record int) bool {
+		d, ok := decided[b.records[record].Offset]
+		if ok {
 			letters = append(letters, Letter{record, ReasonDecided, decisions[d]})
 		}
+		return ok
 	}
+	for _, i := range b.placed {
+		isDecided(b.rows.Record(i))
+	}
+	b.expired = slices.DeleteFunc(b.expired, isDecided)
 	b.reject(letters)
 }
 
