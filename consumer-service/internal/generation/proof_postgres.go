@@ -127,7 +127,7 @@ func (s *Service) compareOnce(ctx context.Context, g Generation) (p Proof, err e
 	defer func() { _ = tx.Rollback() }() // it wrote nothing
 	schemas := [2]string{s.serving(), g.Schema}
 	for _, in := range schemas {
-		if _, err := tx.ExecContext(ctx, `LOCK TABLE `+postgres.Qualified(in, s.Definition.All()...)+` IN ACCESS SHARE MODE`); err != nil {
+		if _, err := tx.ExecContext(ctx, `LOCK TABLE `+strings.Join(s.locks(in), ", ")+` IN ACCESS SHARE MODE`); err != nil {
 			return p, fmt.Errorf("open a snapshot: %w", err)
 		}
 	}
@@ -143,12 +143,13 @@ func (s *Service) compareOnce(ctx context.Context, g Generation) (p Proof, err e
 		Serving, Candidate                 *int64
 		CaughtUp                           bool
 		AppliedServing, AppliedCandidate   *int64
+		DroppedServing, DroppedCandidate   *int64
 		RejectedServing, RejectedCandidate *int64
 	}
 	if err := tx.SelectContext(ctx, &rows, s.in(`
 SELECT coalesce(a.topic, b.topic) AS topic, coalesce(a.partition, b.partition) AS partition, a.next_offset AS serving, b.next_offset AS candidate,
 	coalesce(a.caught_up_at IS NOT NULL AND b.caught_up_at IS NOT NULL, false) AS caughtup,
-	a.applied - a.dropped AS appliedserving, b.applied - b.dropped AS appliedcandidate, a.rejected AS rejectedserving, b.rejected AS rejectedcandidate
+	a.applied AS appliedserving, b.applied AS appliedcandidate, a.dropped AS droppedserving, b.dropped AS droppedcandidate, a.rejected AS rejectedserving, b.rejected AS rejectedcandidate
 FROM {serving}.projection_progress a FULL JOIN `+postgres.Qualified(g.Schema, schema.Progress)+` b ON b.topic = a.topic AND b.partition = a.partition
 ORDER BY 1, 2`)); err != nil {
 		return p, fmt.Errorf("read the progress: %w", err)
@@ -168,7 +169,11 @@ ORDER BY 1, 2`)); err != nil {
 		p.Vector[fmt.Sprintf("%s/%d", r.Topic, r.Partition)] = least
 		v.topics, v.partitions, v.least = append(v.topics, r.Topic), append(v.partitions, r.Partition), append(v.least, least)
 		v.next[0], v.next[1] = append(v.next[0], *r.Serving), append(v.next[1], *r.Candidate)
-		v.applied[0], v.applied[1] = append(v.applied[0], *r.AppliedServing), append(v.applied[1], *r.AppliedCandidate)
+		v.applied[0], v.applied[1] = append(v.applied[0], *r.AppliedServing-*r.DroppedServing), append(v.applied[1], *r.AppliedCandidate-*r.DroppedCandidate)
+		// Rows of days that only one of the two has are compared by number, where both have read as far.
+		if *r.DroppedServing+*r.DroppedCandidate > 0 && *r.Serving == *r.Candidate && *r.AppliedServing != *r.AppliedCandidate {
+			wrong = append(wrong, fmt.Sprintf("%s/%d has %d applied records in the serving generation and %d in the candidate, dropped ones included", r.Topic, r.Partition, *r.AppliedServing, *r.AppliedCandidate))
+		}
 		v.rejected[0], v.rejected[1] = append(v.rejected[0], *r.RejectedServing), append(v.rejected[1], *r.RejectedCandidate)
 	}
 	days, err := s.commonDays(ctx, tx, schemas)

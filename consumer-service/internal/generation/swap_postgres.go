@@ -122,13 +122,19 @@ BEGIN; SET LOCAL lock_timeout = %d; LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE
 	return nil
 }
 
-// moved names all tables that change their schema, in the order of their locks.
+// moved names all tables that change their schema, in the order of their locks. Days do not: whoever reads or vacuums one
+// of them holds nobody up.
 func (w *swapping) moved() []string {
-	var both []string
-	for _, in := range []string{w.Service.serving(), w.candidate.Schema} {
-		both = append(both, postgres.Qualified(in, w.Definition.All()...))
+	return append(w.locks(w.Service.serving()), w.locks(w.candidate.Schema)...)
+}
+
+// locks names the tables of a generation as LOCK TABLE takes them, without the days of one that is partitioned.
+func (s *Service) locks(in string) []string {
+	var out []string
+	for _, t := range s.Definition.All() {
+		out = append(out, "ONLY "+postgres.Qualified(in, t))
 	}
-	return both
+	return out
 }
 
 // fence is (a): from its commit on, nothing more is written to the serving tables.
