@@ -50,8 +50,11 @@ func newWriter(t *testing.T, brokers []string, topic string, partitions int32, t
 	}
 	client, err := sarama.NewClient(brokers, c)
 	require.NoError(t, err)
-	producer, err := sarama.NewSyncProducerFromClient(client)
-	require.NoError(t, err)
+	var producer sarama.SyncProducer
+	await(t, func() (err error) { // a broker that has just started may still be loading what it knows of transactions
+		producer, err = sarama.NewSyncProducerFromClient(client)
+		return err
+	})
 	w := &writer{topic: topic, partitions: partitions, transactional: transactional, client: client, producer: producer, past: map[int32]int64{}}
 	t.Cleanup(func() {
 		require.NoError(t, w.producer.Close())

@@ -95,7 +95,7 @@ func newStage(t *testing.T, def func(topic.Spec) *projection.Definition, samples
 		timedByTheWriter(t, s.kafka.Brokers, of.Name, partitions)
 	}
 	await(t, func() error { return s.reader.Ensure(t.Context(), of) })
-	await(t, func() error { _, err := s.ends(t.Context()); return err })
+	s.mustEnd(t)
 	s.writer = newWriter(t, s.kafka.Brokers, of.Name, partitions, of.Transactional)
 	return s
 }
@@ -106,6 +106,13 @@ func (s *stage) ends(ctx context.Context) (map[int32]int64, error) {
 		all[p] = int32(p)
 	}
 	return s.reader.StableEnds(ctx, s.def.Topic.Name, all)
+}
+
+// mustEnd is ends, as soon as the brokers answer: on a busy machine a partition may be without a leader for a moment.
+func (s *stage) mustEnd(t *testing.T) (ends map[int32]int64) {
+	t.Helper()
+	await(t, func() (err error) { ends, err = s.ends(t.Context()); return err })
+	return ends
 }
 
 // valid makes records that can be applied.

@@ -61,8 +61,7 @@ func kafkasResetStartsOver(t *testing.T, s *stage) {
 	s.inSession(t, p)
 	require.Equal(t, epoch, s.epoch(t))
 	p.stop()
-	ends, err := s.ends(t.Context())
-	require.NoError(t, err)
+	ends := s.mustEnd(t)
 	s.reset(t, s.group, map[int32]int64{0: ends[0] + 4})
 	p = s.start(t, settings{})
 	refusal := <-p.refused

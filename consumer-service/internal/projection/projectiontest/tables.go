@@ -139,8 +139,7 @@ func (s *stage) expected(ends map[int32]int64) want {
 // every offset.
 func (s *stage) holds(t *testing.T) {
 	t.Helper()
-	ends, err := s.ends(t.Context())
-	require.NoError(t, err)
+	ends := s.mustEnd(t)
 	want := s.expected(ends)
 
 	var progress []struct {
