@@ -16,7 +16,8 @@ import (
 	"github.com/tidemark/tidemark/integration/story"
 )
 
-// Somebody at a browser stamps a time and sees the row, rebuilds the projection, and puts a dead letter right: with
+// Somebody at a browser stamps a time and sees the row, rebuilds a projection, redrives a dead letter, and adds, edits
+// and deletes an endpoint: with
 // script and without, at a desk and on a phone. Nothing of a page may be wider than its screen, and nothing may be
 // written to the browser's console.
 func TestPagesInABrowser(t *testing.T) {
@@ -39,40 +40,40 @@ func TestPagesInABrowser(t *testing.T) {
 
 			t.Log("stamps a time and sees the row")
 			b.open("/")
-			b.sees("Stamp a time", "command-service", "Newest records")
+			b.sees("Submit a timestamp", "command-service", "Newest timestamps")
 			b.fill("#at", "2009-09-28T21:03:12+02:00")
 			b.click(".stamp button")
-			b.sees("It is a row", "2009-09-28T19:03:12Z", "acknowledged after", "visible after")
+			b.sees("It is applied", "2009-09-28T19:03:12Z", "acknowledged after", "visible after")
 			id := b.text("code.id")
 			b.open("/records")
 			b.sees(id)
 			b.open("/tickets")
 			b.fill("#id", id)
 			b.click(".lookup button")
-			b.sees("It is a row")
+			b.sees("It is applied")
 
 			t.Log("audits")
-			b.open("/projection")
+			b.open("/projections/timestamps")
 			b.sees("Partitions", "Records a second")
-			b.click(`form[action="/projection/audit"] button`)
-			b.sees("Audited just now", ">Whole<")
+			b.click(`form[action="/projections/timestamps/audit"] button`)
+			b.sees("Audited just now", ">Passed<")
 
 			t.Log("rebuilds and swaps, and drops what served before")
-			b.open("/rebuild")
+			b.open("/projections/timestamps/rebuild")
 			b.sees("serves every read.")
 			serving := b.text("h1")
 			b.click("form.start button")
 			b.sees("The rebuild has been asked for.")
 			b.mark()
-			b.sees("Swap back to it", "Proved: both hold the same", "serves every read.")
+			b.sees("Roll back to generation", "Verified: both hold the same", "serves every read.")
 			b.stays()
 			require.NotEqual(t, serving, b.text("h1"))
 			b.click(`details[id^="drop-"] summary`)
 			b.click(`details[id^="drop-"] button`)
 			b.sees("It is being dropped.")
-			b.seesNot("Swap back to it")
+			b.seesNot("Roll back to generation")
 
-			t.Log("puts one dead letter right, discards another")
+			t.Log("redrives one dead letter, discards another")
 			ids := []string{uuid.NewString(), uuid.NewString()}
 			var places []string
 			for _, id := range ids {
@@ -85,11 +86,11 @@ func TestPagesInABrowser(t *testing.T) {
 			b.open("/dead-letters?q=" + ids[0])
 			b.sees(places[0], "2026-13-01T00:00:00Z")
 			b.click(".letter footer a")
-			b.sees("Put it right")
+			b.sees("Redrive it")
 			b.fill("#payload", `{"command_id":"`+ids[0]+`","event_timestamp":"2026-12-01T00:00:00Z"}`)
 			b.click(`form[action="/dead-letters/redrive"] button`)
-			b.sees("It is a row", ids[0], "2026-12-01T00:00:00Z")
-			b.finds("/dead-letters?state=redriven&q="+ids[0], "Re-issued as") // the decision is another record
+			b.sees("It is applied", ids[0], "2026-12-01T00:00:00Z")
+			b.finds("/dead-letters?state=redriven&q="+ids[0], "Redriven as") // the decision is another record
 			b.sees(places[0])
 			b.open("/dead-letters?q=" + ids[1])
 			b.click(`.letter input[type="checkbox"]`)
@@ -98,7 +99,30 @@ func TestPagesInABrowser(t *testing.T) {
 			b.sees("1 dead letter was discarded.")
 			b.open("/dead-letters/" + places[1])
 			b.sees("a test's own", "discarded")
+
+			t.Log("adds an endpoint, edits it, deletes it, and follows the ticket")
+			b.open("/endpoints")
+			b.sees("Add an endpoint")
+			b.fill("#url", "https://example.org/"+id)
+			b.fill("#interval", "30s")
+			b.click("#add button")
+			b.sees("The endpoint was added.", "https://example.org/"+id)
+			b.fill("#interval", "5m")
+			b.click("#edit form button")
+			b.sees("The change was saved.", `interval: "30s" → "5m"`)
+			b.click("#delete summary")
+			b.click("#delete button")
+			b.sees("Deleted endpoint")
+			b.click("#history tbody a")
+			b.sees("It is applied", "endpoint.command.v1/", "delete")
 			require.Empty(t, b.complaints())
+
+			t.Log("is told what is wrong with another, at its fields")
+			b.open("/endpoints")
+			b.fill("#url", "ftp://example.org/")
+			b.fill("#interval", "1s")
+			b.click("#add button")
+			b.sees("wrong-url", "wrong-interval", `value="ftp://example.org/"`)
 		})
 	}
 }

@@ -187,7 +187,7 @@ func (w *wiring) services() []*generation.Service {
 		all[i] = generation.New(generation.Options{
 			DB: w.db, Long: w.long, Log: w.reader, Decisions: w.book, Definition: d, Group: d.GroupOf(w.Config.GroupID),
 			AcceptLogStart: w.accepted[d.Topic.Name], Worker: generation.WorkerOptions{Kafka: w.Config.Kafka, ClientID: Name, BatchSize: w.Config.BatchSize},
-			Metrics: w.rebuilt, Logger: w.Options.Log,
+			Metrics: w.rebuilt, Logger: w.Log,
 		})
 	}
 	return all
@@ -207,7 +207,7 @@ func (w *wiring) migrate(ctx context.Context) error {
 			err = projection.Register(ctx, db, w.definitions)
 		}
 		if err != nil && !errors.Is(err, schema.ErrNewer) {
-			w.Options.Log.Warn("cannot migrate yet", "err", err)
+			w.Log.Warn("cannot migrate yet", "err", err)
 			w.Ready.Unready(partSchema, "waiting for the database: "+err.Error())
 		}
 		return errors.Is(err, schema.ErrNewer), err

@@ -24,7 +24,7 @@ type runner struct {
 func newRunner(w *wiring, def *projection.Definition, rebuilds *generation.Service) *runner {
 	of := topic.ProjectionReceipt.Sized(w.Config.Kafka)
 	r := &runner{wiring: w, def: def, rebuilds: rebuilds, receipts: receipt.New(receipt.Options{
-		Projection: def.Name, Store: &receipt.Postgres{DB: w.db, Projection: def.Name}, Log: w.log, Topic: of.Name, Metrics: w.published, Logger: w.Options.Log,
+		Projection: def.Name, Store: &receipt.Postgres{DB: w.db, Projection: def.Name}, Log: w.log, Topic: of.Name, Metrics: w.published, Logger: w.Log,
 		Ensure: func(ctx context.Context) error { return w.reader.Ensure(ctx, of) },
 	})}
 	rebuilds.Written = r.receipts.Kick
@@ -37,7 +37,7 @@ func (r *runner) run(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	guard := kafka.NewGuard(kafka.GuardOptions{
-		Reader: r.reader, Topic: r.def.Topic, Part: projection.Part(r.def.Name, projection.PartLog), Ready: r.Ready, Log: r.Options.Log,
+		Reader: r.reader, Topic: r.def.Topic, Part: projection.Part(r.def.Name, projection.PartLog), Ready: r.Ready, Log: r.Log,
 	})
 	if err := guard.Await(ctx); err != nil {
 		r.fail(ctx, err)
@@ -46,7 +46,7 @@ func (r *runner) run(ctx context.Context) {
 	projector := projection.New(projection.Options{
 		DB: r.db, Log: r.reader, Decisions: r.book, Definition: r.def, Group: r.rebuilds.Group, Role: projection.Serving(),
 		AcceptLogStart: r.accepted[r.def.Topic.Name], AuditInterval: r.Config.AuditInterval, Ready: r.Ready, Metrics: r.projected.Of(r.def.Name),
-		Tracer: r.Tracer, Logger: r.Options.Log, Written: r.receipts.Kick,
+		Tracer: r.Tracer, Logger: r.Log, Written: r.receipts.Kick,
 		Stop: func(refusal *projection.Refusal) {
 			if refusal.Final {
 				r.Fail(refusal)

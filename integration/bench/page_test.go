@@ -30,7 +30,7 @@ FROM (SELECT partition, count(*) AS n FROM timestamp_records GROUP BY partition)
 	client := newClient()
 	b.Cleanup(client.CloseIdleConnections)
 	for b.Loop() {
-		for _, page := range []struct{ name, path string }{{"first-page", "/"}, {"records-page", "/records"}, {"projection-page", "/projection"}} {
+		for _, page := range []struct{ name, path string }{{"first-page", "/"}, {"records-page", "/records"}, {"projection-page", "/projections/timestamps"}} {
 			took := make([]float64, times)
 			for i := range took {
 				start := time.Now()

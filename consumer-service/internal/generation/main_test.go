@@ -155,7 +155,7 @@ func (b *bundle) ready(t *testing.T, r Request) Generation {
 	require.NoError(t, err)
 	b.copied(t, g)
 	for _, want := range []State{Indexing, Ready} {
-		moved, err := b.Service.stepGeneration(t.Context(), g)
+		moved, err := b.stepGeneration(t.Context(), g)
 		require.NoError(t, err)
 		require.True(t, moved)
 		g = b.get(t, g.Number)

@@ -244,7 +244,7 @@ func TestAMarkThatIsGoneSwapsNothing(t *testing.T) {
 	require.NoError(t, w.fence(t.Context()))
 	require.Equal(t, Swapping, b.get(t, 0).State)
 
-	_, err = b.Service.stepGeneration(t.Context(), b.get(t, 0))
+	_, err = b.stepGeneration(t.Context(), b.get(t, 0))
 	require.NoError(t, err)
 	require.Equal(t, Serving, b.get(t, 0).State)
 	require.ErrorIs(t, w.move(t.Context()), errStatesChanged)

@@ -28,11 +28,11 @@ func (s *Service) makeTables(ctx context.Context, tx *sqlx.Tx, number int, start
 	}
 	var statements []string
 	for _, t := range s.Definition.All() {
-		make := fmt.Sprintf(`CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES)`, postgres.Qualified(in, t), postgres.Qualified(s.serving(), t))
+		statement := fmt.Sprintf(`CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES)`, postgres.Qualified(in, t), postgres.Qualified(s.serving(), t))
 		if main := s.Definition.Main.Spec(); t == main.Name && main.Day != "" {
-			make += fmt.Sprintf(` PARTITION BY RANGE (%s)`, postgres.Quoted(main.Day))
+			statement += fmt.Sprintf(` PARTITION BY RANGE (%s)`, postgres.Quoted(main.Day))
 		}
-		statements = append(statements, make)
+		statements = append(statements, statement)
 		var more []string
 		// Keys from the start: a fill checks them, too. Everything else that is an index comes after the bulk.
 		if err := tx.SelectContext(ctx, &more, `
