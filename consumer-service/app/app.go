@@ -60,7 +60,8 @@ type Options struct {
 	Log       *slog.Logger
 	Listening func(address string) // told once the port is open; may be nil
 
-	definitions []*projection.Definition // of this release unless given
+	definitions         []*projection.Definition // of this release unless given
+	decisions, receipts topic.Spec               // of this release unless given
 }
 
 // wiring is what the projections of a process share.
@@ -85,6 +86,7 @@ type wiring struct {
 func Run(ctx context.Context, o Options) error {
 	if o.definitions == nil {
 		o.definitions = definitions(o.Config.Kafka)
+		o.decisions, o.receipts = topic.DeadLetterCommand.Sized(o.Config.Kafka), topic.ProjectionReceipt.Sized(o.Config.Kafka)
 	}
 	if err := projection.CheckAll(o.definitions); err != nil {
 		return err
@@ -130,7 +132,7 @@ func wire(ctx context.Context, o Options, s *service.Service, run []string) erro
 		return err
 	}
 	decided := kafka.NewGuard(kafka.GuardOptions{
-		Reader: w.reader, Topic: topic.DeadLetterCommand.Sized(o.Config.Kafka), Part: partDecisions, Ready: s.Ready, Log: o.Log,
+		Reader: w.reader, Topic: o.decisions, Part: partDecisions, Ready: s.Ready, Log: o.Log,
 	})
 	if err := decided.Await(ctx); err != nil {
 		return err
@@ -171,9 +173,8 @@ func open(o Options, s *service.Service) (*wiring, error) {
 		return nil, err
 	}
 	s.Stack.Add("publisher", func(context.Context) error { return w.log.Close() })
-	decided := topic.DeadLetterCommand.Sized(o.Config.Kafka)
 	w.book = decision.New(decision.Options{
-		Log: w.reader, Store: &decision.Postgres{DB: w.db}, Topic: decided.Name, Partitions: decided.Partitions, Logger: o.Log,
+		Log: w.reader, Store: &decision.Postgres{DB: w.db}, Topic: o.decisions.Name, Partitions: o.decisions.Partitions, Logger: o.Log,
 		Refuse: func(reason string) { s.Fail(&projection.Refusal{Reason: reason, Final: true}) },
 	})
 	return w, nil

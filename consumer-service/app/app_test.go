@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log/slog"
 	"net/http"
@@ -15,7 +16,13 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Tests wait for sessions and ticks most of the time, so more of them run at once than there are processors.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err) // the flag is the testing package's own
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestConfigurationTellsItsMistakes(t *testing.T) {
 	t.Parallel()

@@ -10,7 +10,6 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // runner is one projection that this process runs.
@@ -22,7 +21,7 @@ type runner struct {
 }
 
 func newRunner(w *wiring, def *projection.Definition, rebuilds *generation.Service) *runner {
-	of := topic.ProjectionReceipt.Sized(w.Config.Kafka)
+	of := w.receipts
 	r := &runner{wiring: w, def: def, rebuilds: rebuilds, receipts: receipt.New(receipt.Options{
 		Projection: def.Name, Store: &receipt.Postgres{DB: w.db, Projection: def.Name}, Log: w.log, Topic: of.Name, Metrics: w.published, Logger: w.Log,
 		Ensure: func(ctx context.Context) error { return w.reader.Ensure(ctx, of) },

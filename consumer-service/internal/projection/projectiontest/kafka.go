@@ -58,6 +58,9 @@ func newWriter(t *testing.T, brokers []string, topic string, partitions int32, t
 	w := &writer{topic: topic, partitions: partitions, transactional: transactional, client: client, producer: producer, past: map[int32]int64{}}
 	t.Cleanup(func() {
 		require.NoError(t, w.producer.Close())
+		if admin, err := sarama.NewClusterAdminFromClient(w.client); err == nil {
+			_ = admin.DeleteTopic(topic) // a courtesy to the tests that follow
+		}
 		require.NoError(t, w.client.Close())
 	})
 	return w
