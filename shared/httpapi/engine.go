@@ -1,4 +1,4 @@
-// Package httpapi is the HTTP manners that every service shares: one engine with correlation ids,
+// Package httpapi is the HTTP engine that every service shares: one engine with correlation ids,
 // bounded bodies and rates, request metrics and recovery; problems for every error, those of the router
 // included; health, readiness, metrics and the readable specification; a server with real timeouts.
 //

@@ -10,7 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/shared/auth"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 )
 
@@ -35,7 +35,7 @@ func Key(c *gin.Context) string {
 func (p *Pages) Refuse(c *gin.Context, pr problem.Problem) {
 	switch {
 	case strings.HasPrefix(c.FullPath(), "/api/") || !strings.Contains(c.GetHeader("Accept"), "text/html"):
-		manners.Fail(c, pr)
+		sharedhttp.Fail(c, pr)
 	case pr.Status == http.StatusUnauthorized:
 		next := "/"
 		if c.Request.Method == http.MethodGet {
