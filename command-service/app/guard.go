@@ -32,7 +32,7 @@ type WatchOptions struct {
 func guardDoor(ctx context.Context, o Options, reader *kafka.Reader, t topic.Spec, part string, d *door.Door, ready *sharedhttp.Readiness, fail func(error)) {
 	guard := kafka.NewGuard(kafka.GuardOptions{
 		Reader: reader, Topic: t, Part: part, Ready: ready, Log: o.Log, Retry: o.Watch.Retry, Every: o.Watch.Guard,
-		Looked: func(err error) {
+		Checked: func(err error) {
 			var unsafe *kafka.GuardError
 			switch {
 			case err == nil:

@@ -76,9 +76,9 @@ type Options struct {
 	Listening func(address string) // told once the port is open; may be nil
 }
 
-// Run serves until ctx ends or something that cannot be mended by waiting is found: a port that is
-// taken, a database whose schema is newer than this release (schema.ErrNewer). A database that
-// is away is waited for, unready.
+// Run serves until ctx ends, or until it finds something that waiting cannot mend: a port that is taken, or a
+// database whose schema is newer than this release (schema.ErrNewer). It waits for a database that is down,
+// unready.
 func Run(ctx context.Context, o Options) error {
 	var pages *web.Pages // mounted before anything is served
 	return service.Run(ctx, service.Options{

@@ -314,7 +314,7 @@ func TestWhenTheLogDoesNotTakeItNothingWasWritten(t *testing.T) {
 	require.Equal(t, 503, w.Code)
 	require.Equal(t, "1", w.Header().Get("Retry-After"))
 	m := decode(t, w)
-	require.Equal(t, "/problems/log-away", m["type"])
+	require.Equal(t, "/problems/log-down", m["type"])
 	require.Contains(t, m["detail"], "nothing was written")
 	require.NotContains(t, m, "ticket")
 	require.NotContains(t, w.Body.String(), "10.1.2.3")

@@ -81,7 +81,7 @@ func (p *Pages) logIn(c *gin.Context) {
 		c.Header("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 		p.render(c, http.StatusTooManyRequests, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "Too many wrong keys came from here. Wait a little."}})
 	default:
-		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "This is no key that is in force."}})
+		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "This is no valid key."}})
 	}
 }
 
