@@ -38,7 +38,7 @@ drill: setup ## lose the database and get it back, step by step
 
 bench: setup ## measure, against references in the same run; prints a table and writes bench.json
 	BENCH_JSON=$(CURDIR)/bench.json go run ./integration/cmd/servers -- \
-		go test -count=1 -timeout 60m -run '^$$' -bench . -benchtime 1x ./integration/bench
+		go test -count=1 -timeout 60m -p 1 -run '^$$' -bench . -benchtime 1x ./consumer-service/app ./integration/bench
 
 generate: ## write generated code anew from its specifications
 	go generate work

@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark/tidemark/command-service/internal/httpapi"
 	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/config"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/telemetry"
@@ -68,15 +68,15 @@ type Options struct {
 	Listening func(address string) // told once the port is open; may be nil
 }
 
-// Run serves until ctx ends or something that waiting cannot mend is found: a port that is taken, or, at
-// the start, a topic that could lose what it holds (a *kafka.GuardError). A broker that is away is waited
-// for, unready.
+// Run serves until ctx ends, or until it finds something that waiting cannot mend: a port that is taken, or, at
+// the start, a topic that could lose what it holds (a *kafka.GuardError). It waits for a broker that is down,
+// unready.
 func Run(ctx context.Context, o Options) error {
 	stamps, endpoints, decided := topic.TimestampCommand.Sized(o.Config.Kafka), topic.EndpointCommand.Sized(o.Config.Kafka), topic.DeadLetterCommand.Sized(o.Config.Kafka)
 	stamps.Name, endpoints.Name, decided.Name = cmp.Or(o.Topic, stamps.Name), cmp.Or(o.Endpoints, endpoints.Name), cmp.Or(o.Decisions, decided.Name)
 	return service.Run(ctx, service.Options{
 		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
-		API:   manners.Options{HTTP: o.Config.HTTP, Spec: api.Spec, MaxBodies: httpapi.Bodies},
+		API:   sharedhttp.Options{HTTP: o.Config.HTTP, Spec: api.Spec, MaxBodies: httpapi.Bodies},
 		Parts: []string{partLog, partEndpoints, partDecisions, partPublisher},
 	}, func(ctx context.Context, s *service.Service) error {
 		publisher, err := kafka.NewPublisher(kafka.PublisherOptions{

@@ -269,7 +269,7 @@ func TestABrokerThatIsMissingIsWaitedFor(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond, "it says what is missing")
 	status, header, body := s.do(t, http.MethodPost, "/app")
 	require.Equal(t, 503, status)
-	require.Equal(t, "/problems/log-away", body["type"])
+	require.Equal(t, "/problems/log-down", body["type"])
 	require.NotEmpty(t, header.Get("Retry-After"))
 
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port))

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/command-service/internal/door"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -29,10 +29,10 @@ type WatchOptions struct {
 // it is given. A topic that could lose records at the first look ends the run. Found later it shuts the door, because other
 // services are still reading what the topic holds, and the door opens by itself when the topic is mended. A broker that
 // does not answer says nothing about the topic: the door stays as it is and lets the publisher speak.
-func guardDoor(ctx context.Context, o Options, reader *kafka.Reader, t topic.Spec, part string, d *door.Door, ready *manners.Readiness, fail func(error)) {
+func guardDoor(ctx context.Context, o Options, reader *kafka.Reader, t topic.Spec, part string, d *door.Door, ready *sharedhttp.Readiness, fail func(error)) {
 	guard := kafka.NewGuard(kafka.GuardOptions{
 		Reader: reader, Topic: t, Part: part, Ready: ready, Log: o.Log, Retry: o.Watch.Retry, Every: o.Watch.Guard,
-		Looked: func(err error) {
+		Checked: func(err error) {
 			var unsafe *kafka.GuardError
 			switch {
 			case err == nil:
@@ -52,7 +52,7 @@ func guardDoor(ctx context.Context, o Options, reader *kafka.Reader, t topic.Spe
 }
 
 // publisherState keeps readiness in step with the publisher's connection.
-func publisherState(ready *manners.Readiness) func(error) {
+func publisherState(ready *sharedhttp.Readiness) func(error) {
 	return func(err error) {
 		if err != nil {
 			ready.Unready(partPublisher, err.Error())

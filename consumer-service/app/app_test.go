@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,9 @@ import (
 
 // Tests wait for sessions and ticks most of the time, so more of them run at once than there are processors.
 func TestMain(m *testing.M) {
+	if spec := os.Getenv(benchChild); spec != "" {
+		os.Exit(runChild(spec))
+	}
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err) // the flag is the testing package's own
 	}

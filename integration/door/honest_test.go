@@ -42,10 +42,10 @@ func honest(t *testing.T, answers []answer, all map[position.Position]record) ma
 			require.NotEmpty(t, a.retry)
 		default:
 			require.Equal(t, http.StatusServiceUnavailable, a.status)
-			require.Contains(t, []string{"/problems/log-away", "/problems/busy", "/problems/log-unsafe"}, a.kind)
+			require.Contains(t, []string{"/problems/log-down", "/problems/busy", "/problems/log-unsafe"}, a.kind)
 			require.NotEmpty(t, a.retry)
 			require.Empty(t, by[a.key], "nothing was to be written, and there it is: %+v", a)
-			kinds["away"]++
+			kinds["down"]++
 		}
 	}
 	return kinds
@@ -111,7 +111,7 @@ func TestWithTheBrokerStoppedNothingIsWrittenAndItIsSaid(t *testing.T) {
 		answers = append(answers, a)
 		time.Sleep(20 * time.Millisecond)
 	}
-	require.Equal(t, "/problems/log-away", answers[len(answers)-1].kind, "once it is known that nobody is there")
+	require.Equal(t, "/problems/log-down", answers[len(answers)-1].kind, "once it is known that nobody is there")
 	require.Less(t, answers[len(answers)-1].took, time.Second, "it is said at once")
 
 	require.NoError(t, k.Start(t.Context()))
@@ -144,7 +144,7 @@ func TestWithTheBrokerHangingAnUnknownOutcomeIsRetriedUnderItsKey(t *testing.T) 
 	for range 4 {
 		a, err := s.post(instant, newKey(t))
 		require.NoError(t, err)
-		require.Equal(t, "/problems/log-away", a.kind)
+		require.Equal(t, "/problems/log-down", a.kind)
 		require.Less(t, a.took, time.Second+slack)
 		answers = append(answers, a)
 	}

@@ -92,7 +92,7 @@ func (b *rebuilt) state(ctx context.Context, number int, wanted ...string) error
 			}
 		}
 		if loop.Sleep(ctx, time.Millisecond) != nil {
-			return fmt.Errorf("wait until generation %d is %v: it is %q (%w)", number, wanted, state, err)
+			return fmt.Errorf("wait until generation %d is %v: it is %q (%w)", number, wanted, state, errors.Join(err, ctx.Err()))
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 	api "github.com/tidemark/tidemark/shared/api/query"
 	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -76,14 +76,14 @@ type Options struct {
 	Listening func(address string) // told once the port is open; may be nil
 }
 
-// Run serves until ctx ends or something that cannot be mended by waiting is found: a port that is
-// taken, a database whose schema is newer than this release (schema.ErrNewer). A database that
-// is away is waited for, unready.
+// Run serves until ctx ends, or until it finds something that waiting cannot mend: a port that is taken, or a
+// database whose schema is newer than this release (schema.ErrNewer). It waits for a database that is down,
+// unready.
 func Run(ctx context.Context, o Options) error {
 	var pages *web.Pages // mounted before anything is served
 	return service.Run(ctx, service.Options{
 		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
-		API: manners.Options{
+		API: sharedhttp.Options{
 			HTTP: o.Config.HTTP, Spec: api.Spec, MaxBody: mostForm, Key: web.Key,
 			Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
 		},
@@ -138,7 +138,7 @@ func Run(ctx context.Context, o Options) error {
 // is what ready says, and how far the projections are, which gives their pace. A schema that is newer at the
 // first look ends the run. One that becomes newer later belongs to a release that is being rolled out:
 // this process goes out of rotation and answers what it still can.
-func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *manners.Readiness, fail func(error), log *slog.Logger) {
+func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *sharedhttp.Readiness, fail func(error), log *slog.Logger) {
 	const every, patience = time.Second, 5 * time.Second
 	served, last := false, "starting"
 	loop.Every(ctx, every, func(ctx context.Context) {

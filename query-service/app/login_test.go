@@ -69,7 +69,7 @@ func TestPagesNeedALogin(t *testing.T) {
 	require.NotContains(t, page.body, "Log out")
 	a = s.post(t, "/login", url.Values{"key": {keys["write"][:30]}, "next": {"/records"}})
 	require.Equal(t, 422, a.status)
-	require.Contains(t, a.body, "no key that is in force")
+	require.Contains(t, a.body, "no valid key")
 	require.Empty(t, a.header.Get("Set-Cookie"))
 
 	a = s.post(t, "/login", url.Values{"key": {" " + keys["read"] + " "}, "next": {"/records"}})

@@ -245,7 +245,7 @@ func TestPagesOfRecordsAndDeadLetters(t *testing.T) {
 	require.Equal(t, 1, strings.Count(s.get(t, "/dead-letters?after=timestamp.command.v1/3@48").body, "<article"))
 }
 
-func TestAServiceThatIsNotThereIsShownAsAway(t *testing.T) {
+func TestAServiceThatDoesNotAnswerIsShownAsDown(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	nobody, err := net.Listen("tcp", "127.0.0.1:0")

@@ -269,7 +269,7 @@ func TestAnAuditIsAskedForOnThePage(t *testing.T) {
 	require.Contains(t, a.body, "it is an older release of consumer-service, or CONSUMER_URL names something else")
 }
 
-func TestPagesSayWhatToDoWhereTheOthersAreAway(t *testing.T) {
+func TestPagesSayWhatToDoWhereTheOthersAreDown(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	db.Reject(t, 0, []byte("{"), `[]`, "broken")

@@ -208,7 +208,7 @@ func (p *proxy) set(cut bool) {
 	}
 }
 
-func TestADatabaseThatIsAwayIsToldAndWaitedFor(t *testing.T) {
+func TestADatabaseThatIsDownIsReportedAndWaitedFor(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	p, through := newProxy(t, db)
@@ -224,7 +224,7 @@ func TestADatabaseThatIsAwayIsToldAndWaitedFor(t *testing.T) {
 	require.Equal(t, 503, a.status, a.body)
 	require.NotEmpty(t, a.header.Get("Retry-After"))
 	require.Equal(t, "application/problem+json", a.header.Get("Content-Type"))
-	require.Equal(t, "/problems/database-away", a.object(t)["type"])
+	require.Equal(t, "/problems/database-down", a.object(t)["type"])
 	require.NotContains(t, a.body, "127.0.0.1", "no internal text")
 	require.Eventually(t, func() bool { return s.get(t, "/ready").status == 503 }, 5*time.Second, 10*time.Millisecond)
 	require.Equal(t, 200, s.get(t, "/health").status)

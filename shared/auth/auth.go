@@ -1,13 +1,13 @@
-// Package auth knows who is calling: API keys, the scopes they carry, the file that holds their hashes,
-// and the caller in a request's context.
+// Package auth identifies who calls a service: API keys, the scopes that they carry, the file that holds their
+// hashes, and the caller in a request's context.
 //
-// A key is tmk_<id>_<secret>. The secret has at least 128 random bits, so nobody guesses it, however fast
-// a guess is: that is why a plain SHA-256 is kept of it and no slow password hash, which would cost every
-// request milliseconds and protect nothing. Hashes are compared in constant time, and an unknown id costs
-// the same as a wrong secret.
+// A key is tmk_<id>_<secret>. The secret has at least 128 random bits, so nobody can guess it, however fast a
+// guess is. Therefore a plain SHA-256 of it is kept: a slow password hash would cost every request
+// milliseconds and protect nothing. Hashes are compared in constant time, and an unknown id takes as long as
+// a wrong secret.
 //
-// Which route needs which scope is the specification's business, and what a refusal looks like the HTTP
-// engine's: see shared/httpapi.
+// Which scope a route needs stands in its specification, and the HTTP engine words the refusals: see
+// shared/httpapi.
 package auth
 
 import (
@@ -35,7 +35,7 @@ const (
 	Admin Scope = "admin"
 )
 
-// ParseScope knows the scopes of routes, none included.
+// ParseScope reads the scope of a route: none, read, write or admin.
 func ParseScope(s string) (Scope, error) {
 	switch Scope(s) {
 	case None, Read, Write, Admin:
@@ -46,9 +46,9 @@ func ParseScope(s string) (Scope, error) {
 
 // Caller is who sent a request with a right key. The zero Caller may do nothing.
 type Caller struct {
-	ID     string // of the key: stable for as long as the key is
-	Name   string // what the key was made for
-	Scopes []Scope
+	ID     string  // the key's id, which never changes
+	Name   string  // the key's name, which says what it was made for
+	Scopes []Scope // what the key may do
 
 	key string
 }

@@ -19,13 +19,13 @@ import (
 // Entry is what the keys file says of one key: a JSON object on a line of its own. The file holds no key,
 // only hashes, so who reads it cannot call; who writes it can let anybody in.
 type Entry struct {
-	ID      string     `json:"id"`
-	Name    string     `json:"name"`
-	Scopes  []Scope    `json:"scopes"`
-	Hash    string     `json:"hash"` // sha256: and the hash of the whole key in hexadecimal
-	Created time.Time  `json:"created"`
-	Expires *time.Time `json:"expires,omitempty"`
-	Revoked *time.Time `json:"revoked,omitempty"`
+	ID      string     `json:"id"`                // the part of the key that is no secret
+	Name    string     `json:"name"`              // what the key was made for
+	Scopes  []Scope    `json:"scopes"`            // what the key may do
+	Hash    string     `json:"hash"`              // sha256: and the hash of the whole key in hexadecimal
+	Created time.Time  `json:"created"`           // when the key was made
+	Expires *time.Time `json:"expires,omitempty"` // when the key ends; never where it is nil
+	Revoked *time.Time `json:"revoked,omitempty"` // when the key was revoked; nil where it was not
 }
 
 // State is active, expired or revoked.
@@ -73,7 +73,7 @@ func parseEntry(line []byte) (Entry, error) {
 		Scopes []string `json:"scopes"`
 	}
 	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields() // a misspelt "revoked" would leave a key in force
+	d.DisallowUnknownFields() // a misspelt "revoked" would leave a key valid
 	if err := d.Decode(&raw); err != nil {
 		return Entry{}, fmt.Errorf("no JSON object of a key: %w", err)
 	}
@@ -190,8 +190,8 @@ func Revoke(path, id string, now time.Time) (Entry, error) {
 	return revoked, err
 }
 
-// change rewrites the file whole: into a new one beside it, which then takes its name, so that no reader
-// ever sees a part and a crash leaves the old one. A lock beside the file keeps two changes apart.
+// change writes a whole new file into the same folder and renames it over the old one. So no reader ever sees a
+// part of it, and a crash leaves the old one. A lock file in the same folder keeps two changes apart.
 func change(path string, create bool, edit func([]string) ([]string, error)) (err error) {
 	// The name may be a link; the file behind it is the one to replace.
 	if behind, err := filepath.EvalSymlinks(path); err == nil {

@@ -13,11 +13,11 @@ import (
 	"github.com/tidemark/tidemark/shared/loop"
 )
 
-// lookEvery is how soon a change of the keys file is in force.
-const lookEvery = time.Second
+// reloadEvery is how soon a change of the keys file takes effect.
+const reloadEvery = time.Second
 
-// loudEvery is how often a keys file that cannot be used is spoken of.
-const loudEvery = time.Minute
+// repeatErrorEvery is how often the error of a keys file that cannot be used is logged again.
+const repeatErrorEvery = time.Minute
 
 // Keyring holds the keys of a file and follows its changes. It is safe for concurrent use.
 type Keyring struct {
@@ -25,11 +25,11 @@ type Keyring struct {
 	log  *slog.Logger
 	keys atomic.Pointer[map[string]Entry]
 
-	// of Watch and Open only
-	content []byte // of the last version that was looked at, good or bad
-	trouble string // why the newest version is not in force
-	spoke   time.Time
-	stale   atomic.Bool
+	// The rest is for Open and Watch alone, but for stale.
+	content  []byte    // of the last version that was read, good or bad
+	failure  string    // why the newest version cannot be used
+	loggedAt time.Time // when failure was logged last
+	stale    atomic.Bool
 }
 
 // Open reads the file for the first time. Without a good first version there is no keyring.
@@ -44,7 +44,7 @@ func Open(path string, log *slog.Logger) (*Keyring, error) {
 	if warning := permissions(path); warning != "" {
 		log.Warn("the keys file should be closed to others", "path", path, "reason", warning)
 	}
-	log.Info("API keys are in force", "path", path, "keys", len(keys))
+	log.Info("API keys are read", "path", path, "keys", len(keys))
 	return k, nil
 }
 
@@ -62,36 +62,37 @@ func (k *Keyring) Check(key string, now time.Time) (Caller, bool) {
 	return Caller{ID: e.ID, Name: e.Name, Scopes: e.Scopes, key: key}, true
 }
 
-// Stale reports whether the file has changed into something that cannot be used, so that older keys are in
-// force than it holds.
+// Stale reports whether the file has changed into something that cannot be used, so that the keys of its last
+// good version are still valid.
 func (k *Keyring) Stale() bool { return k.stale.Load() }
 
 // Watch follows the file until ctx ends. It compares contents and not times, so it notices an edit in place,
 // a rename over the name, and Kubernetes' exchange of the folder behind a link, all alike.
 func (k *Keyring) Watch(ctx context.Context) {
-	loop.Every(ctx, lookEvery, func(context.Context) { k.look(time.Now()) })
+	loop.Every(ctx, reloadEvery, func(context.Context) { k.reload(time.Now()) })
 }
 
-func (k *Keyring) look(now time.Time) {
+// reload takes up a new version of the file.
+func (k *Keyring) reload(now time.Time) {
 	content, keys, err := k.read()
 	if err != nil {
-		// A broken version must not lock everybody out, and must not pass unseen: a key that it was to
-		// revoke is still in force.
-		if words := err.Error(); words != k.trouble || now.Sub(k.spoke) >= loudEvery {
-			k.trouble, k.spoke = words, now
-			k.log.Error("the keys file cannot be used: the keys of its last good version stay in force, revoked ones among them", "path", k.path, "err", err)
+		// A broken version must not lock everybody out, and must not pass unnoticed: a key that it was to
+		// revoke is still valid.
+		if failure := err.Error(); failure != k.failure || now.Sub(k.loggedAt) >= repeatErrorEvery {
+			k.failure, k.loggedAt = failure, now
+			k.log.Error("the keys file cannot be used: the keys of its last good version stay valid, revoked ones among them", "path", k.path, "err", err)
 		}
-		k.content = nil // whatever comes next is news
+		k.content = nil // whatever comes next is a change
 		k.stale.Store(true)
 		return
 	}
 	k.stale.Store(false)
-	if k.trouble == "" && bytes.Equal(content, k.content) {
+	if k.failure == "" && bytes.Equal(content, k.content) {
 		return
 	}
-	k.content, k.trouble = content, ""
+	k.content, k.failure = content, ""
 	k.keys.Store(&keys)
-	k.log.Info("the keys file has changed and is in force", "path", k.path, "keys", len(keys))
+	k.log.Info("the keys file has changed: its keys are used from now on", "path", k.path, "keys", len(keys))
 	if warning := permissions(k.path); warning != "" {
 		k.log.Warn("the keys file should be closed to others", "path", k.path, "reason", warning)
 	}

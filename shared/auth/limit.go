@@ -8,8 +8,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits is a table of token buckets by name, of bounded size: the bucket that was not asked for longest
-// makes room. It is safe for concurrent use.
+// Limits is a table of token buckets by name, of bounded size: the bucket that was used least recently makes
+// room for a new one. It is safe for concurrent use.
 type Limits struct {
 	rate    rate.Limit
 	burst   int
@@ -29,7 +29,7 @@ func newLimits(perSecond float64, burst, most int) *Limits {
 
 // Take takes one event of name at now. Where none is left it reports how long to wait for the next.
 func (l *Limits) Take(name string, now time.Time) (wait time.Duration, ok bool) {
-	limiter := l.of(name)
+	limiter := l.bucket(name)
 	r := limiter.ReserveN(now, 1)
 	if wait = r.DelayFrom(now); wait > 0 {
 		r.CancelAt(now) // who is refused does not pay
@@ -38,7 +38,7 @@ func (l *Limits) Take(name string, now time.Time) (wait time.Duration, ok bool) 
 	return 0, true
 }
 
-func (l *Limits) of(name string) *rate.Limiter {
+func (l *Limits) bucket(name string) *rate.Limiter {
 	if b, ok := l.buckets.Get(name); ok {
 		return b
 	}

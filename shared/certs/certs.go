@@ -1,6 +1,6 @@
-// Package certs reads certificates, keys and authorities from files, for servers and clients alike, and
-// says of one that cannot be used which file it is and why. It follows a pair that is renewed on disk, so
-// that no renewal needs a restart.
+// Package certs reads certificates, keys and authorities from files, for servers and for clients. An error names the
+// variable and the file, and says why the file cannot be used. A Pair follows its files, so that a renewed certificate
+// is served without a restart.
 package certs
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/tidemark/tidemark/shared/loop"
 )
 
-// Files names a certificate and its key, and the variables that named them.
+// Files names a certificate and its key, and the variables that name them.
 type Files struct {
-	CertName, Cert string // TLS_CERT_FILE, and the path it holds
-	KeyName, Key   string
+	CertName, Cert string // the variable of the certificate, such as TLS_CERT_FILE, and the path in it
+	KeyName, Key   string // the variable of the key, such as TLS_KEY_FILE, and the path in it
 }
 
 // Set reports whether either is named.
@@ -117,8 +117,9 @@ func Authorities(name, path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Untrusted adds to an error of a TLS handshake which CA file was gone by, and what to do. Any other error
-// comes back as it is. The name is of the variable; an empty path means the system's authorities.
+// Untrusted adds to an error of a TLS handshake which CA file the peer's certificate was checked with, and what to
+// do. Any other error is returned as it is. The name is that of the CA file's variable; an empty path stands for the
+// system's authorities.
 func Untrusted(err error, name, path string) error {
 	if err == nil {
 		return nil
@@ -147,9 +148,9 @@ type Pair struct {
 	log     *slog.Logger
 	current atomic.Pointer[tls.Certificate]
 
-	// of Watch only
+	// for Watch alone
 	cert, key []byte
-	trouble   string
+	failure   string // why the newest version cannot be used
 }
 
 // Open reads the files for the first time.
@@ -177,25 +178,27 @@ func (p *Pair) Server() *tls.Config {
 	}
 }
 
-// Watch follows the files until ctx ends. A new version that cannot be used is logged, once, and the pair
-// before stays: a half written renewal shall not end the service. It also warns of an end that is near.
+// Watch follows the files until ctx ends. A new version that cannot be used is logged once, and the last good one
+// is served on: a renewal that is half written must not end the service. Watch also warns of a certificate that
+// ends soon.
 func (p *Pair) Watch(ctx context.Context) {
 	var warned time.Time
 	loop.Every(ctx, time.Second, func(context.Context) {
-		p.look(time.Now())
+		p.reload(time.Now())
 		if left := time.Until(p.current.Load().Leaf.NotAfter); left < warnBefore && time.Since(warned) > time.Hour {
 			warned = time.Now()
-			p.log.Warn("the certificate's end is near: renew it", "path", p.files.Cert, "not_after", p.current.Load().Leaf.NotAfter)
+			p.log.Warn("the certificate ends soon: renew it", "path", p.files.Cert, "not_after", p.current.Load().Leaf.NotAfter)
 		}
 	})
 }
 
-// warnBefore is two days: renewals are tried again for weeks before.
+// warnBefore is when to warn: whoever renews certificates by a program tries weeks earlier.
 const warnBefore = 48 * time.Hour
 
-func (p *Pair) look(now time.Time) {
+// reload takes up a new version of the files.
+func (p *Pair) reload(now time.Time) {
 	cert, key, err := p.files.read()
-	if err == nil && bytes.Equal(cert, p.cert) && bytes.Equal(key, p.key) && p.trouble == "" {
+	if err == nil && bytes.Equal(cert, p.cert) && bytes.Equal(key, p.key) && p.failure == "" {
 		return
 	}
 	var c *tls.Certificate
@@ -203,13 +206,13 @@ func (p *Pair) look(now time.Time) {
 		c, err = p.files.parse(cert, key, now)
 	}
 	if err != nil {
-		if words := err.Error(); words != p.trouble {
-			p.trouble = words
-			p.log.Error("the new certificate cannot be used: the one before stays", "err", err)
+		if failure := err.Error(); failure != p.failure {
+			p.failure = failure
+			p.log.Error("the new certificate cannot be used: the last good one is served on", "err", err)
 		}
 		return
 	}
-	p.cert, p.key, p.trouble = cert, key, ""
+	p.cert, p.key, p.failure = cert, key, ""
 	p.current.Store(c)
 	p.log.Info("the certificate was renewed", "path", p.files.Cert, "not_after", c.Leaf.NotAfter)
 }

@@ -103,14 +103,14 @@ func TestAPairIsServedAndFollowed(t *testing.T) {
 
 	renewed := second.Issue(t)
 	require.NoError(t, os.Rename(renewed.Cert, pair.Cert))
-	p.look(time.Now())
+	p.reload(time.Now())
 	require.Contains(t, said.String(), "is not the key of the certificate", "half of a renewal")
 	require.NoError(t, handshake(t, p, first.File), "the one before stays")
 	said.Reset()
-	p.look(time.Now())
+	p.reload(time.Now())
 	require.Empty(t, said.String(), "said once")
 	require.NoError(t, os.Rename(renewed.Key, pair.Key))
-	p.look(time.Now())
+	p.reload(time.Now())
 	require.Contains(t, said.String(), "was renewed")
 	require.NoError(t, handshake(t, p, second.File))
 }

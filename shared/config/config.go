@@ -8,7 +8,7 @@
 //	ServerPort int    `env:"SERVER_PORT" desc:"port to listen on"`
 //	URL        string `env:"DB_URL" desc:"…" secret:"url"`   // password masked; DB_URL_FILE is read too
 //
-// A struct, or one embedded in it, may have a Validate() error method; errors.Join tells several.
+// A struct, or one embedded in it, may have a Validate() error method, which returns several mistakes by errors.Join.
 package config
 
 import (
@@ -25,10 +25,10 @@ import (
 
 // Setting is one variable of a service, for printing and for the generated page.
 type Setting struct {
-	Name        string
-	Value       string // masked where it is secret
-	Description string
-	Secret      string // "", "true" (all of it) or "url" (its password)
+	Name        string // the variable
+	Value       string // as it is set, masked where it is secret
+	Description string // what it is for
+	Secret      string // what of it is secret: "" (nothing), "true" (all of it) or "url" (its password)
 }
 
 type field struct {

@@ -47,7 +47,7 @@ func (h HTTP) Scheme() string {
 // Address is what to listen on.
 func (h HTTP) Address() string { return net.JoinHostPort(h.BindAddress, fmt.Sprint(h.ServerPort)) }
 
-// Validate refuses an open door that nobody asked for.
+// Validate refuses to listen off loopback without authentication, unless that is asked for.
 func (h HTTP) Validate() error {
 	var errs []error
 	if h.ServerPort < 0 || h.ServerPort > 65535 {
@@ -121,7 +121,7 @@ func (k Kafka) SpeaksTLS() bool {
 	return k.TLS || k.CAFile != "" || k.CertFile != "" || k.KeyFile != ""
 }
 
-// Certificate is what this side shows to the brokers, where it is set.
+// Certificate is what clients show to the brokers, where it is set.
 func (k Kafka) Certificate() certs.Files {
 	return certs.Files{CertName: "KAFKA_TLS_CERT_FILE", Cert: k.CertFile, KeyName: "KAFKA_TLS_KEY_FILE", Key: k.KeyFile}
 }
@@ -219,8 +219,8 @@ func (p Postgres) Validate() error {
 	return errors.Join(errs...)
 }
 
-// sslFiles judges the files that the URL names, so that a missing or expired one is told at the start and
-// not by a connection that fails.
+// sslFiles checks the files that the URL names, so that a missing or expired one is reported at the start and not
+// by a connection that fails.
 func sslFiles(q url.Values) []error {
 	var errs []error
 	if root := q.Get("sslrootcert"); root != "" && root != "system" {

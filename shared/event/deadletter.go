@@ -11,27 +11,26 @@ import (
 	"github.com/tidemark/tidemark/shared/ticket"
 )
 
-// HeaderRedriveOf stands on a command that was made of a dead letter, and names that one's position.
+// HeaderRedriveOf is on a command that was made of a dead letter, and names the dead letter's position.
 const HeaderRedriveOf = "redriveOf"
 
-// Decision is what was made of a dead letter.
+// Decision says what is done about a dead letter.
 type Decision string
 
 // The decisions.
 const (
-	Redrive Decision = "redrive" // a new command was written in its place
-	Discard Decision = "discard" // nothing more will be done about it
+	Redrive Decision = "redrive" // a new command is written in its place
+	Discard Decision = "discard" // nothing more is done about it
 )
 
 // DeadLetterCommand decides on one dead letter; its topic is topic.DeadLetterCommand. Of several about one position the
-// first is the decision:
-// the one with the lowest log time, partition and offset.
+// first is the decision: the one with the lowest log time, partition and offset.
 type DeadLetterCommand struct {
 	Position  position.Position // of the dead letter
-	Decision  Decision
-	CommandID uuid.UUID // of the new command; of a redrive only
-	Note      string    // an operator's words
-	By        string    // the id of the API key, or empty
+	Decision  Decision          // what is done about it
+	CommandID uuid.UUID         // of the new command, where it is a redrive
+	Note      string            // an operator's words
+	By        string            // the id of the API key; empty without keys
 }
 
 type deadLetterCommand struct {

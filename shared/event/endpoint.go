@@ -98,8 +98,8 @@ func shortDuration(d time.Duration) string {
 }
 
 // DecodeEndpointCommand reads a record value. Members that it does not know are ignored, so that a newer producer may
-// add some; those of the endpoint stay in Document, which points into value. An error names the path of every member that is wrong and what was
-// expected there: such a record can never be read and belongs among the dead letters.
+// add some; those of the endpoint stay in Document, which points into value. An error names the path of every member
+// that is wrong and what was expected there: such a record can never be read, so it is a dead letter.
 func DecodeEndpointCommand(value []byte) (EndpointCommand, error) {
 	if value == nil {
 		return EndpointCommand{}, errors.New("the record has no value")

@@ -83,9 +83,9 @@ var (
 	errDeep    = errors.New("expected fewer levels of nesting")
 )
 
-// scanner walks through JSON text once, as strict as encoding/json. It exists because a projection decodes every record
-// of its topic: encoding/json looks at the same bytes four times to give members as they came, and has no limit of depth
-// that can be set. It also refuses NUL characters, which Postgres cannot keep.
+// scanner reads JSON text once, and is as strict as encoding/json. It exists because a projection decodes every record of
+// its topic: encoding/json reads the same bytes four times to give members as they came, and its limit of depth cannot be
+// set. The scanner also refuses NUL characters, which Postgres cannot keep.
 type scanner struct {
 	text   []byte
 	at     int
@@ -173,7 +173,7 @@ func (s *scanner) object(do func(name, value []byte)) error {
 		}
 		value, err := s.value()
 		if err != nil {
-			return within(string(name), err)
+			return underMember(string(name), err)
 		}
 		do(name, value)
 		if s.take('}') {
@@ -199,7 +199,7 @@ func (s *scanner) list(do func(i int, value []byte)) error {
 	for i := 0; ; i++ {
 		value, err := s.value()
 		if err != nil {
-			return within("["+strconv.Itoa(i)+"]", err)
+			return underMember("["+strconv.Itoa(i)+"]", err)
 		}
 		do(i, value)
 		if s.take(']') {
@@ -292,8 +292,8 @@ func (s *scanner) word() error {
 // longestName is how much of a member's name a path shows: whoever wrote the record chose it.
 const longestName = 64
 
-// within puts a member's name before the path of an error that came out of it.
-func within(name string, err error) error {
+// underMember puts a member's name before the path of an error in its value.
+func underMember(name string, err error) error {
 	if len(name) > longestName {
 		name = strings.ToValidUTF8(name[:longestName], "") + "…"
 	}
@@ -327,7 +327,7 @@ func members(text []byte, levels int, do func(name, value []byte)) *FieldError {
 	if s.space(); err == nil && s.at < len(text) {
 		err = fmt.Errorf("expected one JSON object, found %q behind it", text[s.at])
 	}
-	switch inner, ok := err.(FieldError); { //nolint:errorlint // within leaves nothing wrapped
+	switch inner, ok := err.(FieldError); { //nolint:errorlint // underMember leaves nothing wrapped
 	case err == nil:
 		return nil
 	case ok:

@@ -11,19 +11,19 @@ import (
 	"github.com/tidemark/tidemark/shared/instant"
 )
 
-// Outcome is what became of one offset.
+// Outcome is what became of the record at one offset.
 type Outcome string
 
 // The outcomes.
 const (
-	Applied   Outcome = "applied"   // the record is the row of its id
-	Duplicate Outcome = "duplicate" // another record is
+	Applied   Outcome = "applied"   // the record is the row of its key
+	Duplicate Outcome = "duplicate" // another record with its key is the row
 	Rejected  Outcome = "rejected"  // it is a dead letter
 	Expired   Outcome = "expired"   // it is older than the projection keeps
 	Skipped   Outcome = "skipped"   // the offset holds no record
 )
 
-// Run is so many offsets in a row with one outcome.
+// Run is Count offsets in a row that have one outcome.
 type Run struct {
 	Outcome Outcome `json:"outcome"`
 	Count   int64   `json:"count"`

@@ -1,5 +1,7 @@
-// Package event holds the shapes of the log: what is written to each topic, byte for byte. Golden
-// files freeze every encoding, because a rebuild years from now reads the bytes that are written today.
+// Package event encodes and decodes the records of each topic, byte for byte. Golden files freeze every encoding,
+// because a rebuild years from now reads the bytes that are written today.
+//
+// Which topics there are is said by shared/topic. What a record changes in tables is left to consumer-service.
 package event
 
 import (

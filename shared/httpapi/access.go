@@ -15,15 +15,15 @@ import (
 	"github.com/tidemark/tidemark/shared/problem"
 )
 
-// Failed attempts of one address: a burst for somebody who mistypes, then one in two seconds. A right key
-// passes all the same. Guessing is hopeless at any rate (see package auth); what is bounded is the noise
-// that a wrong key makes, and an address may be that of a proxy which everybody shares.
+// The limit of failed attempts from one address: a burst for somebody who mistypes, then one every two seconds. It
+// bounds the load that wrong keys make; nobody can guess a key at any rate (see package auth). A right key passes in
+// any case, since the address may be that of a proxy that everybody shares.
 const (
 	failuresPerSecond = 0.5
 	failuresAtOnce    = 20
 )
 
-// access decides who may do what.
+// access decides which requests are let in.
 type access struct {
 	scopes   scopes
 	keys     *auth.Keyring // nil where nobody is asked for a key
@@ -57,7 +57,7 @@ func newAccess(o Options, s scopes, keys *auth.Keyring) *access {
 		a.refuse = Fail
 	}
 	o.Registry.MustRegister(a.refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "tidemark_api_keys_stale", Help: "1 while the keys file cannot be used and the keys of its last good version are in force.",
+		Name: "tidemark_api_keys_stale", Help: "1 while the keys file cannot be used and the keys of its last good version are still used.",
 	}, func() float64 {
 		if keys != nil && keys.Stale() {
 			return 1
@@ -70,8 +70,8 @@ func newAccess(o Options, s scopes, keys *auth.Keyring) *access {
 // serve lets a request in or refuses it. Probes are never limited: an answer of 429 would take the service
 // out of rotation.
 func (a *access) serve(c *gin.Context) {
-	// A page of another site must not make a browser post here, with its cookie, or, where no key is asked
-	// for, with nothing but its being on this host.
+	// A page of another site must not make a browser post here: the browser would send its cookie along, and
+	// where no key is asked for, being on this host would be enough.
 	if err := a.origin.Check(c.Request); err != nil {
 		a.deny(c, "origin", problem.Problem{Status: http.StatusForbidden, Detail: "this was sent from another site's page; open this service's own page and send it from there"})
 		return
@@ -79,7 +79,7 @@ func (a *access) serve(c *gin.Context) {
 	pattern, now := c.FullPath(), time.Now()
 	scope, listed := auth.None, true
 	if a.keys != nil && pattern != "" { // without a pattern the answer is 404 or 405
-		scope, listed = a.scopes.of(c.Request.Method, pattern)
+		scope, listed = a.scopes.scopeOf(c.Request.Method, pattern)
 	}
 	var caller auth.Caller
 	if scope != auth.None {
@@ -91,12 +91,12 @@ func (a *access) serve(c *gin.Context) {
 				return
 			}
 			c.Header("WWW-Authenticate", `Bearer realm="tidemark"`)
-			a.deny(c, "key", problem.Problem{Status: http.StatusUnauthorized, Detail: "this needs an API key that is in force: send it as Authorization: Bearer tmk_…"})
+			a.deny(c, "key", problem.Problem{Status: http.StatusUnauthorized, Detail: "this needs a valid API key: send it as Authorization: Bearer tmk_…"})
 			return
 		}
 		c.Request = c.Request.WithContext(auth.WithCaller(c.Request.Context(), caller))
 	}
-	if wait, ok := a.within(c, caller, now); !ok && pattern != "/health" && pattern != "/ready" {
+	if wait, ok := a.takeFromLimit(c, caller, now); !ok && pattern != "/health" && pattern != "/ready" {
 		a.tooMany(c, wait)
 		return
 	}
@@ -116,9 +116,10 @@ func (a *access) admit(c *gin.Context, key string, now time.Time) (caller auth.C
 	return auth.Caller{}, wait, false
 }
 
-// within takes one request of the caller's, or else of the address's. This host itself is not limited
-// without a key: it is where `tidemark up` and the benchmarks are.
-func (a *access) within(c *gin.Context, caller auth.Caller, now time.Time) (time.Duration, bool) {
+// takeFromLimit counts one request against the limit of the caller, or of the address where there is no key. A request
+// from this host without a key is not limited, since `tidemark up` and the benchmarks send those. It reports how long
+// to wait where the limit is reached.
+func (a *access) takeFromLimit(c *gin.Context, caller auth.Caller, now time.Time) (time.Duration, bool) {
 	if a.limits == nil {
 		return 0, true
 	}

@@ -1,11 +1,11 @@
-// Package httpapi is the HTTP manners that every service shares: one engine with correlation ids,
-// bounded bodies and rates, request metrics and recovery; problems for every error, those of the router
-// included; health, readiness, metrics and the readable specification; a server with real timeouts.
+// Package httpapi is the HTTP server that every service shares. It gives each request a correlation id, bounds
+// bodies and rates, measures requests, and recovers from panics. Every error is answered with a problem, also those
+// of the router. It serves health, readiness, metrics and the specification.
 //
-// Who may use a route stands in the specification, as the x-scope of its operation, and is enforced here:
-// a route that is served and not listed there keeps the service from starting.
+// Who may use a route stands in the specification, as the x-scope of its operation, and is enforced here. A route
+// that the specification does not list keeps the service from starting.
 //
-// What a route does, and which error is which problem, is the service's own.
+// What a route does, and which error is which problem, is left to the service.
 package httpapi
 
 import (
@@ -38,18 +38,17 @@ const CorrelationHeader = "X-Correlation-ID"
 
 // Options of an engine. Log, Registry, Spec and HTTP are required.
 type Options struct {
-	Log      *slog.Logger
-	Registry *prometheus.Registry
-	Spec     []byte       // the OpenAPI document that lists every route with its x-scope
-	HTTP     config.HTTP  // keys, certificate, limits and where to listen
-	Tracer   trace.Tracer // makes a span of each request; nil makes none
-	MaxBody  int64        // bytes a request's body may have; 64 KiB unless given
-	// MaxBodies are bounds of their own, by route pattern.
-	MaxBodies map[string]int64
+	Log       *slog.Logger         // where panics and the server's own errors are logged
+	Registry  *prometheus.Registry // where the metrics of requests are registered, and what /metrics shows
+	Spec      []byte               // the OpenAPI document that lists every route with its x-scope
+	HTTP      config.HTTP          // keys, certificate, limits and where to listen
+	Tracer    trace.Tracer         // makes a span of each request; none unless given
+	MaxBody   int64                // most bytes of a request's body; 64 KiB unless given
+	MaxBodies map[string]int64     // most bytes of a body, for routes with a limit of their own, by route pattern; none unless given
 
-	// Key finds the API key of a request, where not only the Authorization header may carry one.
+	// Key finds the API key of a request; the bearer token of its Authorization header unless given.
 	Key func(*gin.Context) string
-	// Refuse answers a request that is not let in, where that is not always a problem.
+	// Refuse answers a request that is not let in; with the problem unless given.
 	Refuse func(*gin.Context, problem.Problem)
 }
 

@@ -9,15 +9,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Readiness is what keeps a service from its work, by part. Parts report under their own name; the
-// service is ready when no part reports a reason. It is safe for concurrent use.
+// Readiness keeps, for each part of a service, the reason why it cannot do its work. The service is ready when no
+// part has a reason. It is safe for concurrent use.
 type Readiness struct {
 	mu      sync.Mutex
 	reasons map[string]string
-	known   map[string]struct{} // every part that ever spoke
+	known   map[string]struct{} // every part that ever reported
 }
 
-// NewReadiness starts unready: every named part is "starting" until it says otherwise.
+// NewReadiness is unready at first: each part has the reason "starting" until it reports.
 func NewReadiness(parts ...string) *Readiness {
 	r := &Readiness{reasons: map[string]string{}, known: map[string]struct{}{}}
 	for _, p := range parts {

@@ -43,8 +43,8 @@ func readScopes(spec []byte) (scopes, error) {
 	return found, errors.Join(errs...)
 }
 
-// of returns the scope that gin's route needs.
-func (s scopes) of(method, pattern string) (auth.Scope, bool) {
+// scopeOf returns the scope that gin's route needs.
+func (s scopes) scopeOf(method, pattern string) (auth.Scope, bool) {
 	scope, ok := s[method+" "+shape(specPath(pattern))]
 	return scope, ok
 }
@@ -53,7 +53,7 @@ func (s scopes) of(method, pattern string) (auth.Scope, bool) {
 func (s scopes) unlisted(routes gin.RoutesInfo) error {
 	var errs []error
 	for _, r := range routes {
-		if _, ok := s.of(r.Method, r.Path); !ok {
+		if _, ok := s.scopeOf(r.Method, r.Path); !ok {
 			errs = append(errs, fmt.Errorf("%s %s is served and is not in the specification: list it there, with its %s", r.Method, r.Path, scopeExtension))
 		}
 	}

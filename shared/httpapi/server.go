@@ -16,10 +16,10 @@ type Server struct {
 	listener net.Listener
 }
 
-// Listen binds the engine's address and serves it from now on, over TLS where it has a certificate. Every
-// route must be mounted by now: one that the specification does not list is an error. An error of serving
-// goes to fail, once. writeTimeout bounds a whole answer; it must be longer than the longest wait a route
-// allows.
+// Listen binds the engine's address and serves from now on, over TLS where the engine has a certificate. All
+// routes must be mounted before: Listen fails where the specification does not list one of them. A later error of
+// serving goes to fail, once. writeTimeout bounds a whole answer, so it must be longer than the longest wait that a
+// route allows.
 func Listen(ctx context.Context, e *Engine, writeTimeout time.Duration, fail func(error)) (*Server, error) {
 	if err := e.access.scopes.unlisted(e.Routes()); err != nil {
 		return nil, err

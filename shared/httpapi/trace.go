@@ -13,7 +13,7 @@ import (
 )
 
 // traced makes a server span of each request, named by route pattern, in the trace that the client's traceparent names.
-// What is asked by machines all day (health, readiness, metrics) makes none.
+// Requests for health, readiness and metrics make none: machines send them all day.
 func traced(tracer trace.Tracer) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		route := c.FullPath()

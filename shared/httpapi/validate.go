@@ -15,11 +15,11 @@ import (
 	"github.com/tidemark/tidemark/shared/problem"
 )
 
-// Validated returns a middleware that refuses, with 400, a request that the specification does not
-// allow: the generated server checks neither required members nor lengths. The body of a stream (see
-// StreamType) is left to its handler, unread, and so is that of an operation whose x-body is "handler": it says more about
-// what is wrong than this can. Routes that the specification does not name pass. Gin has
-// found the route already, so it is looked up by its pattern and not matched a second time.
+// Validated returns a middleware that answers 400 to a request that the specification does not allow: the generated
+// server checks neither required members nor lengths. Two kinds of bodies are left to their handlers, unread: that of
+// a stream (see StreamType), and that of an operation whose x-body is "handler", since its handler can say more about
+// what is wrong. Routes that the specification does not name pass. Gin has found the route already, so it is looked up
+// by its pattern and not matched a second time.
 func Validated(ctx context.Context, spec []byte) (gin.HandlerFunc, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(spec)
 	if err != nil {

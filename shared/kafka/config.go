@@ -1,11 +1,14 @@
-// Package kafka is how Tidemark speaks to its log: one Sarama configuration for every client, a
-// publisher that turns many messages into one request, a subscriber that hands over batches, a reader
-// that asks the log about itself, and the guard that makes a topic as its Spec says and refuses one
-// which could lose what it holds.
+// Package kafka is Tidemark's client of its log.
 //
-// The subscriber is Watermill's own, left as it is; its speed comes through a hook that watermill-kafka
-// offers for tracing. The publisher is a Watermill publisher over a producer of our own, because an
-// acknowledgement of Sarama's is not always true (see flight).
+// It has a publisher, which sends many messages in one request; a subscriber, which delivers batches; a reader, which
+// asks the log for its ends, offsets and single records; and a guard, which makes a topic as its Spec says and refuses
+// one that could lose what it holds. One Sarama configuration serves them all.
+//
+// The subscriber is Watermill's own; a hook that watermill-kafka offers for tracing makes batches of its messages. The
+// publisher is a Watermill publisher with a producer of our own, because Sarama's may acknowledge records that are not
+// in the log (see flight).
+//
+// What the records mean is left to shared/event, and which topics there are to shared/topic.
 package kafka
 
 import (
@@ -17,13 +20,13 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 )
 
-// Sarama keeps metrics of its own about every request: samples with locks and heaps, and one ticker for
-// the process. Nobody reads them here; what is worth knowing is measured where it is meant.
+// Sarama keeps metrics of its own about every request: samples with locks and heaps, and one ticker for the
+// process. Nobody reads them, so they are off.
 func init() { metrics.UseNilMetrics = true }
 
-// baseConfig is what every client shares, how to prove who it is to the brokers included: there is no other
-// way to a connection. Version 2.8.0 is the newest this Sarama speaks well and is still served by Apache
-// Kafka 4. It fails where a file that the configuration names cannot be used.
+// baseConfig is the configuration that every client begins with; it says how the client proves who it is to the
+// brokers. Version 2.8.0 is the newest that this Sarama speaks well, and Apache Kafka 4 still serves it. baseConfig
+// fails where a file that k names cannot be used.
 func baseConfig(k config.Kafka, clientID string) (*sarama.Config, error) {
 	c := sarama.NewConfig()
 	c.ClientID = clientID
@@ -41,7 +44,7 @@ func baseConfig(k config.Kafka, clientID string) (*sarama.Config, error) {
 	return c, nil
 }
 
-// NewClient returns a plain client for requests of one's own. The caller closes it.
+// NewClient returns a plain Sarama client. The caller closes it.
 func NewClient(k config.Kafka, clientID string) (sarama.Client, error) {
 	c, err := baseConfig(k, clientID)
 	if err != nil {

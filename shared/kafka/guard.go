@@ -10,25 +10,27 @@ import (
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
-// Readiness is told how a part of a service is. The reason of Unready is a sentence that an operator can act on.
+// Readiness is told whether a part of a service can do its work. The reason of Unready is a sentence that an operator
+// can act on.
 type Readiness interface {
 	Ready(part string)
 	Unready(part, reason string)
 }
 
-// GuardOptions of one topic. All are required but Retry, Every and Looked.
+// GuardOptions say which topic is guarded and who is told. All are required but Retry, Every and Checked.
 type GuardOptions struct {
-	Reader *Reader
-	Topic  topic.Spec // with its counts: see Sized
-	Part   string     // of the readiness, which the guard speaks for alone
-	Ready  Readiness
-	Log    *slog.Logger
+	Reader *Reader      // asks the brokers
+	Topic  topic.Spec   // the topic, with its counts: see Sized
+	Part   string       // the part of the readiness that this guard, and nobody else, reports
+	Ready  Readiness    // is told whether the topic is safe
+	Log    *slog.Logger // where a change is logged
 
-	Retry time.Duration // after a look that the broker did not answer; 500 ms unless given
-	Every time.Duration // after a look that it did answer; 1 minute unless given
-	// Looked is told the outcome of each look, before the readiness is: nil for a topic that is safe, a *GuardError for
-	// one that is not, any other error where the broker did not answer, which says nothing about the topic.
-	Looked func(error)
+	Retry time.Duration // the pause after a check that the broker did not answer; 500 ms unless given
+	Every time.Duration // the pause after a check that the broker answered; 1 minute unless given
+	// Checked is called with the outcome of each check, before the readiness is told: nil for a topic that is safe, a
+	// *GuardError for one that is not, any other error where the broker did not answer, which says nothing about the
+	// topic. Nobody is told unless given.
+	Checked func(error)
 }
 
 // Guard makes one topic as its Spec says and then watches over it. It is used in two steps:
@@ -36,22 +38,22 @@ type GuardOptions struct {
 //	if err := guard.Await(ctx); err != nil { … } // the topic is there and safe, or the service must not start
 //	guard.Keep(ctx)                              // in the background, until the service stops
 //
-// Await waits for a broker that is missing, unready, for as long as it takes. A topic that is not safe ends it: nothing
-// but an operator can mend that, and a service that never began has lost nothing.
+// Await waits for a broker that is down, unready, for as long as it takes. It returns an error for a topic that is not
+// safe: only an operator can mend that, and a service that has not begun has lost nothing.
 //
-// Keep never ends by itself. A topic that is found unsafe later makes the service unready, and what follows from it is the
-// service's own: one that writes refuses to, one that reads goes on, since to stop would make the loss certain. When the
-// topic is mended, the service is ready again. Keep never makes a topic: one that has gone missing was lost, and making it
-// anew would hide that from everybody who reads it.
+// Keep never ends by itself. A topic that is found unsafe later makes the service unready. What else follows is left to
+// the service: one that writes refuses to, and one that reads goes on, since stopping would make the loss certain. When
+// the topic is mended, the service is ready again. Keep never makes a topic: one that has gone missing was lost, and a
+// new one would hide that from everybody who reads it.
 type Guard struct {
 	o    GuardOptions
-	last string // what the log was told last
+	last string // the reason that was logged last; empty for a topic that is safe
 }
 
-// lookWithin bounds one look. A broker that takes longer does not answer.
-const lookWithin = 5 * time.Second
+// checkTimeout bounds one check. A broker that takes longer counts as one that does not answer.
+const checkTimeout = 5 * time.Second
 
-// NewGuard returns a guard that has not looked yet.
+// NewGuard returns a guard that has checked nothing yet.
 func NewGuard(o GuardOptions) *Guard {
 	if o.Retry == 0 {
 		o.Retry = 500 * time.Millisecond
@@ -59,8 +61,8 @@ func NewGuard(o GuardOptions) *Guard {
 	if o.Every == 0 {
 		o.Every = time.Minute
 	}
-	if o.Looked == nil {
-		o.Looked = func(error) {}
+	if o.Checked == nil {
+		o.Checked = func(error) {}
 	}
 	return &Guard{o: o}
 }
@@ -69,7 +71,7 @@ func NewGuard(o GuardOptions) *Guard {
 // of ctx's end.
 func (g *Guard) Await(ctx context.Context) error {
 	for {
-		err := g.look(ctx, func(ctx context.Context) error {
+		err := g.checkOnce(ctx, func(ctx context.Context) error {
 			if err := g.o.Reader.Ensure(ctx, g.o.Topic); err != nil {
 				return err
 			}
@@ -85,11 +87,11 @@ func (g *Guard) Await(ctx context.Context) error {
 	}
 }
 
-// Keep looks again and again until ctx ends.
+// Keep checks the topic again and again until ctx ends.
 func (g *Guard) Keep(ctx context.Context) {
 	wait := g.o.Every
 	for loop.Sleep(ctx, wait) == nil {
-		err := g.look(ctx, func(ctx context.Context) error { return g.o.Reader.Check(ctx, g.o.Topic) })
+		err := g.checkOnce(ctx, func(ctx context.Context) error { return g.o.Reader.Check(ctx, g.o.Topic) })
 		var unsafe *GuardError
 		if wait = g.o.Every; err != nil && !errors.As(err, &unsafe) {
 			wait = g.o.Retry
@@ -97,15 +99,15 @@ func (g *Guard) Keep(ctx context.Context) {
 	}
 }
 
-// look looks once, and tells everybody what it found.
-func (g *Guard) look(ctx context.Context, at func(context.Context) error) error {
-	bounded, cancel := context.WithTimeout(ctx, lookWithin)
+// checkOnce runs check, and reports what it found.
+func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	err := at(bounded)
+	err := check(bounded)
 	if ctx.Err() != nil {
-		return err // it was ended, and nothing was found
+		return err // the check was ended, and has found nothing
 	}
-	g.o.Looked(err)
+	g.o.Checked(err)
 	var unsafe *GuardError
 	reason := ""
 	switch {

@@ -108,7 +108,7 @@ func TestAGuardWaitsForABrokerThatIsMissing(t *testing.T) {
 	defer func() { require.NoError(t, r.Close()) }()
 	g, p := setupGuard(r, topic.Forever)
 	looks := make(chan error, 100)
-	g.o.Looked = func(err error) { looks <- err }
+	g.o.Checked = func(err error) { looks <- err }
 	told := errors.New("told to stop")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	awaited := make(chan error, 1)

@@ -57,7 +57,7 @@ func (s session) Seek(partition int32, offset int64, metadata string) {
 	}
 }
 
-// ending is how a session is given back: Sarama ends it as soon as any of its claims is over.
+// ending is how a session is given back: Sarama ends it as soon as one of its assignments has ended.
 type ending struct {
 	once  sync.Once
 	ended chan struct{}
@@ -65,36 +65,36 @@ type ending struct {
 
 func (e *ending) end() { e.once.Do(func() { close(e.ended) }) }
 
-// claim is Sarama's claim with its messages replaced by the feed of stand-ins.
-type claim struct {
+// assignment is one partition of a session, which Sarama calls a claim. Its messages are the stand-ins of batches.
+type assignment struct {
 	sarama.ConsumerGroupClaim
 	*ending
-	feed  chan *sarama.ConsumerMessage
-	marks sync.Map // *sarama.ConsumerMessage (stand-in) → *Batch
+	feed    chan *sarama.ConsumerMessage
+	batches sync.Map // *sarama.ConsumerMessage (stand-in) → *Batch
 }
 
-func (c *claim) Messages() <-chan *sarama.ConsumerMessage { return c.feed }
+func (a *assignment) Messages() <-chan *sarama.ConsumerMessage { return a.feed }
 
-// markingSession replaces the mark of a stand-in by that of its batch, which may say nothing.
-type markingSession struct {
+// committingSession commits, for an acknowledged stand-in, what its batch says: nothing where the batch was ended.
+type committingSession struct {
 	sarama.ConsumerGroupSession
-	claim *claim
+	assignment *assignment
 }
 
-func (s markingSession) MarkMessage(m *sarama.ConsumerMessage, _ string) {
-	found, ok := s.claim.marks.LoadAndDelete(m)
+func (s committingSession) MarkMessage(m *sarama.ConsumerMessage, _ string) {
+	found, ok := s.assignment.batches.LoadAndDelete(m)
 	if !ok {
 		return
 	}
-	if b := found.(*Batch); b.mark.set {
-		s.MarkOffset(b.Topic, b.Partition, b.mark.offset, b.mark.metadata)
+	if b := found.(*Batch); b.commit != nil {
+		s.MarkOffset(b.Topic, b.Partition, b.commit.offset, b.commit.metadata)
 	}
 }
 
 func isFencedInstance(err error) bool { return errors.Is(err, sarama.ErrFencedInstancedId) }
 
 // watermillLogger passes what Watermill says on to slog, a level lower: reconnecting is its daily work
-// and shows in readiness. It also shows errors to watch, the only place where Watermill reports them.
+// and shows in readiness. It also shows errors to watch, since Watermill reports them nowhere else.
 type watermillLogger struct {
 	log   *slog.Logger
 	watch func(error)

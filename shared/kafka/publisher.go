@@ -16,9 +16,9 @@ import (
 	"github.com/tidemark/tidemark/shared/position"
 )
 
-// Result is what became of one published message. Err is nil when every in-sync replica has it, and
-// then Position is its place. An error that is ErrNotSent says that nothing of the message reached
-// a broker; after any other it may be in the log or not.
+// Result is the outcome of one published message. Err is nil when every in-sync replica has the message, and then
+// Position is its place. An error that is ErrNotSent says that the message is not in the log and will not be; after any
+// other error it may be there or not.
 type Result struct {
 	Position position.Position
 	Err      error
@@ -30,26 +30,26 @@ var ErrNotSent = errors.New("not sent")
 
 // PublisherOptions of a publisher. Kafka, ClientID, Producer and Log are required.
 type PublisherOptions struct {
-	Kafka    config.Kafka // where the brokers are and how to be let in
-	ClientID string
-	Producer string // service/version, the producer header of every record
-	Log      *slog.Logger
+	Kafka    config.Kafka // where the brokers are and how a client proves who it is
+	ClientID string       // the name under which brokers log the publisher
+	Producer string       // the producer header of every record, service/version
+	Log      *slog.Logger // where a lost connection is logged
 
 	// RetryFor bounds how long one Publish repeats what a broker did not answer or could not take
 	// (a change of leader, a restart); 5 s unless given. The broker recognises repeats.
 	RetryFor time.Duration
-	// OnState is told nil when the publisher is connected and why when it is not, from one goroutine.
+	// OnState is called, from one goroutine, with nil when the publisher has connected, and with the reason when it
+	// is not connected; nobody is told unless given.
 	OnState func(error)
 }
 
-// Publisher is a Watermill publisher that sends all messages of a Publish at once and knows where each one went (see
-// flight). A message becomes a record whose key is the message's UUID and whose headers are its metadata, by name, and
-// then the producer's name.
+// Publisher is a Watermill publisher that sends all messages of a Publish together and returns the position of each
+// (see flight). A message becomes a record whose key is the message's UUID and whose headers are its metadata, by name,
+// and then the producer's name.
 //
-// It connects in the background, for as long as it takes, and does so anew, under a new producer id,
-// after a flight that failed: what the broker remembers of the old one's sequence is then nobody's
-// concern. Publish answers ErrNotSent meanwhile. It is safe for concurrent use, but messages are sent
-// one Publish at a time.
+// It connects in the background, for as long as it takes. After a flight that failed it connects anew, under a new
+// producer id, so that the sequence numbers that the broker remembers of the old id do not matter any more. Meanwhile
+// Publish answers ErrNotSent. It is safe for concurrent use, but one Publish is sent at a time.
 type Publisher struct {
 	options PublisherOptions
 	stop    context.CancelFunc

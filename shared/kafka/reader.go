@@ -22,10 +22,9 @@ type Committed struct {
 	Metadata string
 }
 
-// Reader asks the log about itself, outside any group. It connects when first asked and again after
-// a loss. It is safe for concurrent use. A call returns as soon as its context ends, also while a broker
-// hangs (see ask). Every error means that the broker did not answer properly; what it did answer is never
-// an error.
+// Reader asks the brokers for what stands in the log, without being a member of a group. It connects when it is first
+// used, and again after a loss. It is safe for concurrent use. A call returns as soon as its context ends, also while a
+// broker hangs (see ask). An error means that the broker did not answer properly; what it did answer is never an error.
 type Reader struct {
 	kafka    config.Kafka
 	clientID string

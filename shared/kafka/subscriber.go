@@ -28,19 +28,19 @@ type Record struct {
 // Header is one header of a record; either part may hold any bytes.
 type Header struct{ Key, Value []byte }
 
-// Session is one assignment of partitions to this member. It ends when the group rebalances, the
-// broker or a topic is lost or a batch calls End; another follows by itself.
+// Session is the time for which the group's protocol assigns partitions to this member. It ends when the
+// group rebalances, when the broker or a topic is lost, or when a batch calls End. Another follows by itself.
 type Session interface {
 	// Context ends with the session.
 	Context() context.Context
-	// Partitions are those assigned to this member, in no order.
+	// Partitions are the assigned ones, in no order.
 	Partitions() []int32
 	// Seek sets where reading starts and what is committed with it. It works during set-up only.
 	Seek(partition int32, offset int64, metadata string)
 	// End gives all partitions back, so that set-up is done anew. It returns at once.
 	End()
-	// Commit sends what Seek and acknowledged batches marked. It reports no error, as Sarama's does
-	// not: fetch the committed offsets to see.
+	// Commit sends the offsets of Seek and of acknowledged batches. It reports no error, since Sarama's
+	// does not: fetch the committed offsets to see.
 	Commit()
 }
 
@@ -52,14 +52,14 @@ type Batch struct {
 	Partition int32
 	Records   []Record
 
-	session context.Context //nolint:containedctx // a batch belongs to a session, which ends without asking it
-	claim   *claim
-	msg     *message.Message
-	mark    mark
-	bytes   int // of its records' values
+	session    context.Context //nolint:containedctx // a batch belongs to a session, which ends without asking it
+	assignment *assignment
+	msg        *message.Message
+	commit     *commit // nil until Done
+	bytes      int     // of its records' values
 }
 
-// mostBytes ends a batch of large records before it is large itself.
+// mostBytes bounds the values of a batch, which ends once they are this many bytes.
 const mostBytes = 4 << 20
 
 func (b *Batch) add(m *sarama.ConsumerMessage) {
@@ -69,10 +69,10 @@ func (b *Batch) add(m *sarama.ConsumerMessage) {
 
 func (b *Batch) full(most int) bool { return len(b.Records) >= most || b.bytes >= mostBytes }
 
-type mark struct {
+// commit is what a batch that is done commits for its partition.
+type commit struct {
 	offset   int64
 	metadata string
-	set      bool
 }
 
 // Context ends with the session that the batch belongs to.
@@ -80,33 +80,33 @@ func (b *Batch) Context() context.Context { return b.session }
 
 // Done acknowledges the batch: next and metadata are committed for its partition some time later.
 func (b *Batch) Done(next int64, metadata string) {
-	b.mark = mark{next, metadata, true}
+	b.commit = &commit{next, metadata}
 	b.msg.Ack()
 }
 
 // End gives the batch back unacknowledged and ends its session, so that set-up is done anew.
 func (b *Batch) End() {
-	b.claim.end()
-	b.msg.Ack() // an unmarked acknowledgement only frees the subscriber; a nack would deliver it for ever
+	b.assignment.end()
+	b.msg.Ack() // without a commit an acknowledgement only frees the subscriber; a nack would deliver it for ever
 }
 
-// SubscriberOptions of a group member. All are required but InstanceID.
+// SubscriberOptions say what a group member consumes and how. All are required but InstanceID and Fenced.
 type SubscriberOptions struct {
-	Kafka      config.Kafka
-	ClientID   string
-	Group      string
-	InstanceID string // makes the member static: no other process may have the same
-	BatchSize  int    // most records in a batch
-	Log        *slog.Logger
+	Kafka      config.Kafka // where the brokers are and how a client proves who it is
+	ClientID   string       // the name under which brokers log the member
+	Group      string       // the consumer group
+	InstanceID string       // makes the member static: no other process may have the same; none unless given
+	BatchSize  int          // most records in a batch
+	Log        *slog.Logger // where the subscriber logs
 
 	// SetUp runs at the start of each session, before anything is consumed. It seeks every partition
-	// and may block for as long as the session lives. An error ends the session; it is repeated at
-	// once, so wait rather than fail.
+	// and may block for as long as the session lives. An error ends the session, and the next one
+	// follows at once, so wait rather than fail.
 	SetUp func(Session) error
 	// CleanUp runs at the end of each session, when all its batches are done or ended.
 	CleanUp func()
-	// Fenced is called when another process has taken over InstanceID. The two would else throw each
-	// other out for ever, so the caller ends this one.
+	// Fenced is called when another process has taken over InstanceID; nobody is told unless given. Each
+	// would else put the other out of the group for ever, so the caller ends this one.
 	Fenced func(instanceID string)
 }
 
@@ -142,14 +142,14 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	c.Consumer.Group.Heartbeat.Interval = time.Second
 	c.Consumer.Group.Rebalance.Timeout = 20 * time.Second
 	c.Consumer.Group.InstanceId = o.InstanceID
-	c.Consumer.Retry.BackoffFunc = s.lost
+	c.Consumer.Retry.BackoffFunc = s.partitionLost
 	c.Consumer.MaxWaitTime = 500 * time.Millisecond // an idle partition costs two requests a second; a session ends within it
 	c.Consumer.MaxProcessingTime = 500 * time.Millisecond
 	c.Consumer.Fetch.Default = 1 << 20
 	inner, err := wkafka.NewSubscriber(wkafka.SubscriberConfig{
 		Brokers: o.Kafka.Brokers, ConsumerGroup: o.Group, Unmarshaler: standIn{}, OverwriteSaramaConfig: c,
 		NackResendSleep: wkafka.NoSleep, ReconnectRetrySleep: time.Second, Tracer: handlerHook(s.wrap),
-	}, newWatermillLogger(o.Log, s.watch))
+	}, newWatermillLogger(o.Log, s.noticeFencing))
 	if err != nil {
 		return nil, fmt.Errorf("make the subscriber: %w", err)
 	}
@@ -182,10 +182,10 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch
 	return out, nil
 }
 
-// lost is called when a partition has lost its broker, its leader or its topic, and returns how long to
-// wait until it is read on at the same offset. By then it may be another topic's of the same name, so the
-// session ends, and the next one's set-up can look whose it is.
-func (s *Subscriber) lost(int) time.Duration {
+// partitionLost is called when a partition has lost its broker, its leader or its topic. It returns how long to wait
+// until the partition is read on at the same offset. By then the topic may be another one of the same name, so the
+// session ends, and the next one's set-up can compare their identities.
+func (s *Subscriber) partitionLost(int) time.Duration {
 	if e := s.current.Load(); e != nil {
 		e.end()
 	}
@@ -200,7 +200,8 @@ func (s *Subscriber) wrap(inner sarama.ConsumerGroupHandler) sarama.ConsumerGrou
 	return &groupHandler{s: s, inner: inner}
 }
 
-func (s *Subscriber) watch(err error) {
+// noticeFencing is shown every error that Watermill reports.
+func (s *Subscriber) noticeFencing(err error) {
 	if isFencedInstance(err) && s.o.Fenced != nil {
 		s.o.Fenced(s.o.InstanceID)
 	}
@@ -224,26 +225,26 @@ func (h *groupHandler) Cleanup(sess sarama.ConsumerGroupSession) error {
 	return h.inner.Cleanup(sess)
 }
 
-// ConsumeClaim feeds Watermill's handler one message a batch: a stand-in whose key names the batch. The
-// mark that its acknowledgement leads to is replaced by the batch's own.
+// ConsumeClaim feeds Watermill's handler one message a batch: a stand-in whose key names the batch. An
+// acknowledged stand-in would commit its own offset; what its batch commits takes the place of that.
 func (h *groupHandler) ConsumeClaim(sess sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
-	cl := &claim{ConsumerGroupClaim: c, feed: make(chan *sarama.ConsumerMessage), ending: h.current}
+	a := &assignment{ConsumerGroupClaim: c, feed: make(chan *sarama.ConsumerMessage), ending: h.current}
 	gathered := make(chan struct{})
 	go func() {
 		defer close(gathered)
-		defer close(cl.feed)
-		h.gather(sess, cl)
+		defer close(a.feed)
+		h.gather(sess, a)
 	}()
-	err := h.inner.ConsumeClaim(markingSession{sess, cl}, cl)
-	cl.end()
+	err := h.inner.ConsumeClaim(committingSession{sess, a}, a)
+	a.end()
 	<-gathered
 	return err
 }
 
 // gather makes a batch of whatever has arrived and offers it. While the batch before is in flight, the
 // offer stands and the batch grows.
-func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, cl *claim) {
-	in := cl.ConsumerGroupClaim.Messages()
+func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, a *assignment) {
+	in := a.ConsumerGroupClaim.Messages()
 	for {
 		var first *sarama.ConsumerMessage
 		select {
@@ -252,24 +253,24 @@ func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, cl *claim) {
 				return
 			}
 			first = m
-		case <-cl.ended:
+		case <-a.ended:
 			return
 		}
-		b := &Batch{Topic: cl.Topic(), Partition: cl.Partition(), session: sess.Context(), claim: cl}
+		b := &Batch{Topic: a.Topic(), Partition: a.Partition(), session: sess.Context(), assignment: a}
 		b.add(first)
 		id := strconv.FormatUint(h.s.serial.Add(1), 36)
 		stand := &sarama.ConsumerMessage{Topic: b.Topic, Partition: b.Partition, Offset: first.Offset, Key: []byte(id)}
 		h.s.batches.Store(id, b)
-		cl.marks.Store(stand, b)
-		if !h.offer(b, stand, in, cl) {
+		a.batches.Store(stand, b)
+		if !h.offer(b, stand, in, a) {
 			h.s.batches.Delete(id)
 			return
 		}
 	}
 }
 
-// offer returns true once the batch was taken, false when the claim is over.
-func (h *groupHandler) offer(b *Batch, stand *sarama.ConsumerMessage, in <-chan *sarama.ConsumerMessage, cl *claim) bool {
+// offer returns true once the batch was taken, false when the assignment has ended.
+func (h *groupHandler) offer(b *Batch, stand *sarama.ConsumerMessage, in <-chan *sarama.ConsumerMessage, a *assignment) bool {
 	for {
 		// What is there already is taken first; else select would offer a batch of one half the time.
 		for !b.full(h.s.o.BatchSize) && len(in) > 0 {
@@ -284,14 +285,14 @@ func (h *groupHandler) offer(b *Batch, stand *sarama.ConsumerMessage, in <-chan 
 			more = nil
 		}
 		select {
-		case cl.feed <- stand:
+		case a.feed <- stand:
 			return true
 		case m, ok := <-more:
 			if !ok {
 				return false
 			}
 			b.add(m)
-		case <-cl.ended:
+		case <-a.ended:
 			return false
 		}
 	}

@@ -125,7 +125,7 @@ func TestTheGuardKnowsHowReplicasLoseRecords(t *testing.T) {
 	require.ErrorContains(t, guard, "unclean.leader.election.enable must be false and is true")
 }
 
-func TestABrokerThatIsAwayIsNoGuardError(t *testing.T) {
+func TestABrokerThatIsDownIsNoGuardError(t *testing.T) {
 	t.Parallel()
 	r := setupReader(t, []string{"127.0.0.1:1"})
 	spec := topic.Spec{Name: "t", Partitions: 1, ReplicationFactor: 1}

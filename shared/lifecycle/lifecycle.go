@@ -1,8 +1,8 @@
-// Package lifecycle stops what was started, in reverse, within a deadline.
+// Package lifecycle stops what was started, in reverse order, within a deadline.
 //
-// Register a cleanup the moment its resource exists; a failed start and a clean stop then use the same
-// stack. The stack bounds each stop in time and goes on past a cleanup that fails or hangs: what the
-// next process may find half done is the database's and the log's business, which survive a kill.
+// Register a cleanup the moment its resource exists: then a failed start and a clean stop use the same stack. The stack
+// goes on past a cleanup that fails or hangs. That is safe, since the database and the log survive a process that is
+// killed, and so one that is cut off while it stops.
 package lifecycle
 
 import (
@@ -20,7 +20,7 @@ type cleanup struct {
 
 // Stack holds named cleanups. It is not safe for concurrent use; one goroutine wires and unwires.
 type Stack struct {
-	Log      *slog.Logger
+	Log      *slog.Logger // where each cleanup is logged, at debug; nowhere unless given
 	cleanups []cleanup
 }
 
@@ -56,8 +56,8 @@ func (s *Stack) Stop(timeout time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// Go runs a loop until its turn to stop comes: its context outlives ctx, which ends when the service is
-// told to stop, and carries ctx's values. The loop must return soon after its context ends.
+// Go runs a loop until its turn to stop comes. The loop's context has ctx's values, but outlives ctx, which ends when
+// the service is asked to stop. The loop must return soon after its own context ends.
 func (s *Stack) Go(ctx context.Context, name string, run func(context.Context)) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})

@@ -1,5 +1,5 @@
-// Package loop holds the waits that every background loop is made of: a sleep that a context ends, a pause that grows
-// with each failure, a kick that ends a wait early, and a run at every tick.
+// Package loop holds the waits that background loops are made of: a sleep that a context ends, a pause that grows with
+// each failure, a kick that ends a wait early, and a function that runs at every tick.
 //
 // All of them return as soon as their context ends. None of them starts a goroutine.
 package loop
@@ -80,8 +80,8 @@ func (k Kick) Every(ctx context.Context, d time.Duration, run func(context.Conte
 // Backoff is the pause after each of several failures in a row. It doubles from First to Most, and half of it is drawn at
 // random, so that many who fail together do not come back together. It is not safe for concurrent use.
 type Backoff struct {
-	First time.Duration // the longest first pause; 100 ms unless given
-	Most  time.Duration // the longest pause; 5 s unless given
+	First time.Duration // most of the first pause; 100 ms unless given
+	Most  time.Duration // most of any pause; 5 s unless given
 
 	last time.Duration
 }

@@ -1,5 +1,5 @@
-// Package position names one place in the log, written topic/partition@offset: the receipt a client
-// gets with its ticket and hands back to read its own write.
+// Package position names one place in the log, written topic/partition@offset. A client gets the position of its
+// command with the ticket, and sends it with a GET to read its own write.
 package position
 
 import (
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Header is the HTTP header that carries a position out of the door and back into a read.
+// Header is the HTTP header that carries a position, in the answer to a command and in the request of a read.
 const Header = "Tidemark-Position"
 
 // Position is one place in the log. The zero value is no place: its topic is empty.

@@ -1,5 +1,5 @@
-// Package postgres opens the database for Tidemark's services and sorts its errors by what to do
-// about them. It leaves the tables to the consumer-service's migrations and the queries to the nouns.
+// Package postgres opens the database for Tidemark's services, bounds how long they may hold its locks, and reads
+// the codes of its errors. The tables are left to shared/schema, and the queries to the packages that make them.
 package postgres
 
 import (
@@ -20,24 +20,25 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 )
 
-// Limits end what a stopped or stuck client would hold for ever: a process stopped inside an open
-// transaction keeps its locks, and so blocks its successor, until the server's patience ends.
+// Limits end what a stopped or stuck client would hold for ever: a process that is stopped inside an open
+// transaction keeps its locks, and so blocks its successor, until the server closes its connection. A limit of
+// 0 leaves the server's own setting.
 type Limits struct {
-	IdleInTransaction time.Duration
-	Lock              time.Duration
-	Statement         time.Duration
+	IdleInTransaction time.Duration // how long a transaction may wait for its client's next statement
+	Lock              time.Duration // how long a statement may wait for a lock
+	Statement         time.Duration // how long a statement may run
 }
 
-// WriterLimits are those of every writer of the projection.
+// WriterLimits are those of every process that writes projections.
 var WriterLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 10 * time.Second, Statement: 60 * time.Second}
 
-// ReaderLimits are those of whoever only reads: a list or a status is bounded, so what takes longer is
-// stuck, and a lock that is not given soon is better answered with "try again".
+// ReaderLimits are those of a process that only reads. Its lists are bounded, so a statement that takes longer is
+// stuck, and where a lock is not given soon the answer "try again" is better than the wait.
 var ReaderLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 3 * time.Second, Statement: 10 * time.Second}
 
-// Open returns a pool for c. It does not connect: a database that is away at start is waited for by
-// whoever uses the pool. Arguments travel in binary, []byte as they are, so an array goes over as one
-// parameter without being printed and parsed.
+// Open returns a pool for c. It does not connect, so it succeeds while the database is down, and whoever uses
+// the pool waits. Arguments travel in binary, []byte as they are. So an array is one parameter, which is
+// neither printed nor parsed.
 func Open(c config.Postgres, application string, limits Limits) (*sqlx.DB, error) {
 	dsn, err := dsn(c.URL, application, limits)
 	if err != nil {
@@ -54,8 +55,8 @@ func Open(c config.Postgres, application string, limits Limits) (*sqlx.DB, error
 	return db, nil
 }
 
-// Close closes the pool. That a connection was lost before, over which TLS would have said goodbye, is no
-// error: it is closed all the same.
+// Close closes the pool. TLS cannot end a connection properly that was lost before. That is no error: the
+// connection is closed all the same.
 func Close(db *sqlx.DB) error {
 	err := db.Close()
 	var lost *net.OpError

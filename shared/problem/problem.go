@@ -13,10 +13,10 @@ const ContentType = "application/problem+json"
 // Problem is one answer that is no success. Detail is read by people: it says what was wrong and what
 // to do, and never carries an internal error's text.
 type Problem struct {
-	Type     string // a stable name, such as "/problems/bad-instant"; about:blank unless given
-	Title    string // the same for every problem of the type; the status text unless given
-	Status   int    // HTTP status
-	Detail   string
+	Type     string            // a stable name, such as "/problems/bad-instant"; about:blank unless given
+	Title    string            // the same for every problem of the type; the status text unless given
+	Status   int               // HTTP status
+	Detail   string            // what was wrong and what to do, for people
 	Instance string            // the correlation id of the request, as urn:correlation:<id>, where known
 	Extra    map[string]string // further members, such as ticket and retry_key
 	Errors   any               // a list of what was wrong with each part of a request, where it has parts
@@ -24,7 +24,7 @@ type Problem struct {
 
 func (p Problem) Error() string { return p.Title + ": " + p.Detail }
 
-// MarshalJSON writes the members of RFC 9457, section 3, and the extensions beside them.
+// MarshalJSON writes the members of RFC 9457, section 3, and the extensions.
 func (p Problem) MarshalJSON() ([]byte, error) {
 	if p.Type == "" {
 		p.Type = "about:blank"
@@ -62,5 +62,5 @@ func Write(w http.ResponseWriter, p Problem) {
 	w.Header().Set("Content-Type", ContentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(body) // the client is gone: there is nobody left to tell
+	_, _ = w.Write(body) // it fails where the client has gone
 }

@@ -1,5 +1,5 @@
-// Package schema is the database's shape: the migrations, the version that every service needs, and the
-// order in which tables are locked.
+// Package schema holds the migrations of the database, the version that every service needs, and the order in which
+// tables are locked.
 //
 // consumer-service applies the migrations (Apply); the other services wait until Check says that the
 // database is at their version. No migration is edited once it is merged.

@@ -17,22 +17,22 @@ import (
 
 // Options of one run of a service. All but Parts and Listening are required.
 type Options struct {
-	Name      string               // in logs, traces and metrics, and the title of /docs
-	Log       *slog.Logger         // of everything that Run makes
-	Telemetry config.Telemetry     // where traces and metrics are pushed to, if anywhere
-	API       httpapi.Options      // of the HTTP engine: HTTP and Spec must be set, Log, Registry and Tracer are filled in
-	Parts     []string             // of the readiness: the service is unready until each has reported that it is ready
-	Listening func(address string) // called once the port is open, with the port that it was given; none unless given
+	Name      string               // the service's name, in logs, traces and metrics, and in the title of /docs
+	Log       *slog.Logger         // where everything that Run makes logs
+	Telemetry config.Telemetry     // where traces and metrics are sent to; nowhere where it names no endpoint
+	API       httpapi.Options      // the HTTP engine's: HTTP and Spec must be set; Run fills in Log, Registry and Tracer
+	Parts     []string             // the parts of the readiness, all of which must report before the service is ready; none unless given
+	Listening func(address string) // called once the port is open, with the address that was bound; nobody is told unless given
 }
 
 // Service is what Run has made by the time an app wires the rest.
 type Service struct {
-	Stack    *lifecycle.Stack // cleanups; register one the moment its resource exists
-	Registry *prometheus.Registry
-	Tracer   trace.Tracer
-	Ready    *httpapi.Readiness
-	Engine   *httpapi.Engine // with the shared middleware, /health, /ready, /metrics, /openapi.yaml and /docs
-	Fail     func(error)     // ends the run with an error that waiting cannot mend; the first one counts
+	Stack    *lifecycle.Stack     // cleanups; register one the moment its resource exists
+	Registry *prometheus.Registry // what /metrics shows
+	Tracer   trace.Tracer         // nil where no traces are sent
+	Ready    *httpapi.Readiness   // what /ready shows
+	Engine   *httpapi.Engine      // with the shared middleware, /health, /ready, /metrics, /openapi.yaml and /docs
+	Fail     func(error)          // ends the run with an error that waiting cannot mend; the first one counts
 
 	listening func(address string)
 }

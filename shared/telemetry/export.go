@@ -24,21 +24,21 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 )
 
-// Exporter sends a service's traces and the metrics of its registry to an OTLP receiver. With no endpoint configured
-// it is an empty value that does nothing and costs nothing. A receiver that is away loses what was to be sent to it,
-// is logged once, and never holds a service up.
+// Exporter sends a service's traces and the metrics of its registry to an OTLP receiver. Without an endpoint it does
+// nothing and costs nothing. While the receiver is down, what would be sent is dropped, one log line says so, and the
+// service is not held up.
 type Exporter struct {
 	tracer   trace.Tracer
 	client   *http.Client
 	shutdown []func(context.Context) error
 }
 
-// ExportOptions of an exporter. All are required; Registry may be nil where there are no metrics.
+// ExportOptions say what an exporter sends and where. All are required but Registry.
 type ExportOptions struct {
-	Config   config.Telemetry
-	Service  string
-	Registry prometheus.Gatherer
-	Log      *slog.Logger
+	Config   config.Telemetry    // where the receiver is and what is sent to it
+	Service  string              // the service's name, for the receiver
+	Registry prometheus.Gatherer // the metrics that are sent; none unless given
+	Log      *slog.Logger        // where a receiver that is down is reported
 }
 
 // NewExporter begins to export what the configuration asks for. It does not connect. Stop ends it.
@@ -85,7 +85,7 @@ func (e *Exporter) traces(ctx context.Context, url string, headers map[string]st
 		return err
 	}
 	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(from), sdktrace.WithSampler(sampler),
-		sdktrace.WithBatcher(&spansOut{SpanExporter: exporter, complaint: complaint{log: o.Log, what: "traces"}}))
+		sdktrace.WithBatcher(&spansOut{SpanExporter: exporter, receiverLog: receiverLog{log: o.Log, what: "traces"}}))
 	e.tracer = provider.Tracer("github.com/tidemark/tidemark", trace.WithInstrumentationVersion(Version))
 	e.shutdown = append(e.shutdown, provider.Shutdown)
 	return nil
@@ -97,7 +97,7 @@ func (e *Exporter) metrics(ctx context.Context, url string, headers map[string]s
 		return fmt.Errorf("OTLP metrics: %w", err)
 	}
 	provider := metric.NewMeterProvider(metric.WithResource(from), metric.WithReader(metric.NewPeriodicReader(
-		&metricsOut{Exporter: exporter, complaint: complaint{log: o.Log, what: "metrics"}},
+		&metricsOut{Exporter: exporter, receiverLog: receiverLog{log: o.Log, what: "metrics"}},
 		metric.WithInterval(time.Duration(o.Config.MetricInterval)*time.Millisecond),
 		metric.WithProducer(bridge.NewMetricProducer(bridge.WithGatherer(o.Registry))),
 	)))
@@ -139,39 +139,39 @@ func sampler(c config.Telemetry) (sdktrace.Sampler, error) {
 	return s, nil
 }
 
-// complaint logs that a receiver is away, once, and once that it is back: the SDK's own way is a line of plain text
-// for each failed export, for all of the process.
-type complaint struct {
+// receiverLog logs that the receiver is down, once, and once that it is back. The SDK itself would write a line of plain
+// text for each failed export.
+type receiverLog struct {
 	log  *slog.Logger
 	what string
-	away atomic.Bool
+	down atomic.Bool
 }
 
-func (c *complaint) heard(err error) {
+func (c *receiverLog) exported(err error) {
 	switch {
-	case err != nil && !c.away.Swap(true):
+	case err != nil && !c.down.Swap(true):
 		c.log.Warn("telemetry cannot be sent and is dropped", "what", c.what, "err", err)
-	case err == nil && c.away.Swap(false):
+	case err == nil && c.down.Swap(false):
 		c.log.Info("telemetry is sent again", "what", c.what)
 	}
 }
 
 type spansOut struct {
 	sdktrace.SpanExporter
-	complaint
+	receiverLog
 }
 
 func (o *spansOut) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	o.heard(o.SpanExporter.ExportSpans(ctx, spans))
+	o.exported(o.SpanExporter.ExportSpans(ctx, spans))
 	return nil
 }
 
 type metricsOut struct {
 	metric.Exporter
-	complaint
+	receiverLog
 }
 
 func (o *metricsOut) Export(ctx context.Context, m *metricdata.ResourceMetrics) error {
-	o.heard(o.Exporter.Export(ctx, m))
+	o.exported(o.Exporter.Export(ctx, m))
 	return nil
 }

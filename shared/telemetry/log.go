@@ -1,6 +1,7 @@
-// Package telemetry is how a service tells what it does: JSON logs that carry the correlation id and the
-// trace of the request they belong to, and the export of traces and metrics by OTLP. Metrics stand beside
-// what they measure, in a registry passed in; spans beside what they time, by a tracer passed in.
+// Package telemetry makes a service's logger and exports its traces and metrics by OTLP. The logger writes JSON; its
+// lines carry the correlation id and the trace of the request that they belong to, and hide secrets.
+//
+// Which metrics and spans there are is left to the packages that measure: they get a registry and a tracer passed in.
 package telemetry
 
 import (

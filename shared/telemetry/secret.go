@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// hider keeps secrets out of a log, as a last line: nothing here logs one on purpose, but a library's error may quote the
-// URL it was given. It knows secrets by their form (API keys, passwords in URLs and connection strings) and those that it
-// was told.
+// hider keeps secrets out of a log. Nothing logs one on purpose, but a library's error may quote the URL that it was
+// given. The hider recognises secrets by their form (API keys, passwords in URLs and connection strings), and those that
+// it was given.
 type hider struct{ known *strings.Replacer }
 
 const hidden = "***"
 
-// shortestKnown is below what a secret could be hidden by: "a" would blacken every word.
+// shortestKnown is the length below which a secret is not looked for: hiding "a" would black out every word.
 const shortestKnown = 4
 
 func newHider(secrets []string) hider {

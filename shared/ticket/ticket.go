@@ -1,5 +1,5 @@
-// Package ticket makes and reads the ids of accepted commands: UUIDs, version 7 where the door makes
-// them (time-ordered keys keep the table's index warm at its right edge).
+// Package ticket makes and reads the ids of accepted commands, which are UUIDs. Those that the door draws are of
+// version 7, which is ordered by time: so an index of them grows at one end, whose pages stay in memory.
 package ticket
 
 import (
@@ -45,8 +45,8 @@ func Time(id uuid.UUID) (time.Time, bool) {
 	return time.UnixMilli(ms).UTC(), true
 }
 
-// Derived is a UUIDv8 (RFC 9562, section 5.8) of parts: equal ones give the same. Each is hashed with its
-// length, so that no two lists of them read the same.
+// Derived returns the UUIDv8 (RFC 9562, section 5.8) of a list of parts: equal lists give the same one. Each part is
+// hashed with its length, so that no two lists are hashed as the same bytes.
 func Derived(parts ...string) uuid.UUID {
 	h := sha256.New()
 	for _, part := range parts {

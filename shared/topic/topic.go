@@ -14,7 +14,7 @@ import (
 // Kept is how the log keeps a topic's records.
 type Kept int
 
-// The ways. The strictest is the zero value, so that a Spec that does not say is not kept too short.
+// The kinds of retention. The strictest is the zero value, so that a Spec that names none loses nothing.
 const (
 	Forever   Kept = iota // every record stays: the topic is the truth
 	Expiring              // a record may go once it is older than the topic's Retention
@@ -41,8 +41,8 @@ type Spec struct {
 	// Transactional topics are written in transactions, so their logs hold markers and aborted records, and a gap in the
 	// offsets that a reader is given means nothing.
 	Transactional bool
-	// Claimed topics have KAFKA_CLAIMED_PARTITIONS partitions, so that the work of each can be claimed by another process.
-	// Topics that share their key with one are claimed too, which keeps a key's records in one partition number.
+	// Claimed topics have KAFKA_CLAIMED_PARTITIONS partitions: processes claim the work of single partitions. Topics with
+	// the same key as a claimed one are claimed too, so that the records of a key have one partition number in all of them.
 	Claimed bool
 
 	Partitions        int // any other count is refused where the topic exists: it would move keys

@@ -339,7 +339,7 @@ func asked[T any](ctx context.Context, question func() (T, error)) (T, error) {
 	}
 	if a.err != nil {
 		var none T
-		return none, fmt.Errorf("%w: %w", door.ErrAway, a.err)
+		return none, fmt.Errorf("%w: %w", door.ErrDown, a.err)
 	}
 	return a.value, nil
 }

@@ -92,7 +92,7 @@ func (d *Door) attempt(ctx context.Context, msgs []*message.Message, span trace.
 	case <-ctx.Done():
 	}
 	if r.state.CompareAndSwap(queued, abandoned) {
-		return same(len(msgs), fmt.Errorf("%w: %w", ErrAway, context.Cause(ctx)))
+		return same(len(msgs), fmt.Errorf("%w: %w", ErrDown, context.Cause(ctx)))
 	}
 	select { // the results may have come at the same moment
 	case results := <-r.results:
@@ -132,7 +132,7 @@ func outcomesOf(results []kafka.Result) []Outcome {
 		case r.Err == nil:
 			outcomes[i].Position = r.Position
 		case errors.Is(r.Err, kafka.ErrNotSent):
-			outcomes[i].Err = fmt.Errorf("%w: %w", ErrAway, r.Err)
+			outcomes[i].Err = fmt.Errorf("%w: %w", ErrDown, r.Err)
 		default:
 			outcomes[i].Err = fmt.Errorf("%w: %w", ErrUnknown, r.Err)
 		}

@@ -88,7 +88,7 @@ func TestManyAreAnsweredWithinTheDeadline(t *testing.T) {
 		require.Equal(t, 5*time.Second, time.Since(start))
 		for i, o := range <-handed {
 			require.ErrorIs(t, o.Err, ErrUnknown)
-			require.ErrorIs(t, abandoned[i].Err, ErrAway)
+			require.ErrorIs(t, abandoned[i].Err, ErrDown)
 			require.NotErrorIs(t, abandoned[i].Err, ErrUnknown)
 		}
 		time.Sleep(2 * time.Minute)
@@ -113,7 +113,7 @@ func TestADoorThatOpensInTimeTakesThemAll(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		d.Shut(ErrAway)
-		require.ErrorIs(t, d.AcceptPatiently(ctx, manyCommands(1))[0].Err, ErrAway)
+		d.Shut(ErrDown)
+		require.ErrorIs(t, d.AcceptPatiently(ctx, manyCommands(1))[0].Err, ErrDown)
 	})
 }

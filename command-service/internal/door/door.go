@@ -37,14 +37,14 @@ var (
 	// ErrUnknown says that the command was handed over and that no answer came, or one that does not
 	// tell. It may be in the log.
 	ErrUnknown = errors.New("the command was handed to the log and its outcome is not known")
-	// ErrAway says that the log did not take the command: there is no broker, or it did not get to it
+	// ErrDown says that the log did not take the command: there is no broker, or it did not get to it
 	// within the deadline.
-	ErrAway = errors.New("the log did not take the command")
+	ErrDown = errors.New("the log did not take the command")
 	// ErrBusy says that as many commands are waiting as the door lets wait.
 	ErrBusy = errors.New("too many commands are waiting")
 )
 
-// ShutError says why the door takes no commands at all. It is ErrAway as well where that is why.
+// ShutError says why the door takes no commands at all. It is ErrDown as well where that is why.
 type ShutError struct{ Reason error }
 
 func (e *ShutError) Error() string { return "the door is shut: " + e.Reason.Error() }
@@ -115,7 +115,7 @@ func New(o Options) (*Door, error) {
 	}
 	d := &Door{options: o, queue: make(chan *request, o.MaxQueue), stop: make(chan struct{}), done: make(chan struct{}),
 		late: fmt.Errorf("no answer within %s", o.Deadline), metrics: o.Metrics.of(o.Topic)}
-	d.Shut(fmt.Errorf("%w: it has not been looked at yet", ErrAway))
+	d.Shut(fmt.Errorf("%w: it has not been looked at yet", ErrDown))
 	go d.run()
 	return d, nil
 }
@@ -135,7 +135,7 @@ func (d *Door) Shut(reason error) {
 // Close finishes what is in hand and returns. Nothing may be accepted any more by then: stop the server
 // first.
 func (d *Door) Close(ctx context.Context) error {
-	d.Shut(fmt.Errorf("%w: the service is being stopped", ErrAway))
+	d.Shut(fmt.Errorf("%w: the service is being stopped", ErrDown))
 	d.once.Do(func() { close(d.stop) })
 	select {
 	case <-d.done:

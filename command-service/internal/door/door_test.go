@@ -108,10 +108,10 @@ func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
 		groups, _ := log.seen()
 		require.Equal(t, []int{1, 50, 50, 20}, groups)
 		require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP tidemark_commands_total Commands at the door by outcome: accepted; unknown (handed over, no answer); away, busy, shut (refused, nothing written).
+# HELP tidemark_commands_total Commands at the door by outcome: accepted; unknown (handed over, no answer); down, busy, shut (refused, nothing written).
 # TYPE tidemark_commands_total counter
 tidemark_commands_total{outcome="accepted",topic="topic"} 121
-tidemark_commands_total{outcome="away",topic="topic"} 0
+tidemark_commands_total{outcome="down",topic="topic"} 0
 tidemark_commands_total{outcome="busy",topic="topic"} 0
 tidemark_commands_total{outcome="shut",topic="topic"} 0
 tidemark_commands_total{outcome="unknown",topic="topic"} 0
@@ -139,7 +139,7 @@ func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 		require.ErrorIs(t, <-errs, ErrUnknown)
 		require.Equal(t, 5*time.Second, time.Since(start))
 		err := <-errs
-		require.ErrorIs(t, err, ErrAway)
+		require.ErrorIs(t, err, ErrDown)
 		require.NotErrorIs(t, err, ErrUnknown)
 		require.Equal(t, 6*time.Second, time.Since(start))
 
@@ -147,7 +147,7 @@ func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 		_, keys := log.seen()
 		require.Equal(t, []string{"handed over"}, keys, "what was abandoned never reaches the log")
 		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.unknown))
-		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.away))
+		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.down))
 		n, err := testutil.GatherAndCount(registry)
 		require.NoError(t, err)
 		require.Equal(t, 8, n)
@@ -202,11 +202,11 @@ func TestEveryMessageOfAGroupHasItsOwnOutcome(t *testing.T) {
 				case 'a':
 					require.NoError(t, err)
 				case 'n':
-					require.ErrorIs(t, err, ErrAway)
+					require.ErrorIs(t, err, ErrDown)
 					require.NotErrorIs(t, err, ErrUnknown)
 				case 'u':
 					require.ErrorIs(t, err, ErrUnknown)
-					require.NotErrorIs(t, err, ErrAway)
+					require.NotErrorIs(t, err, ErrDown)
 				}
 			})
 		}
@@ -255,14 +255,14 @@ func TestAShutDoorSaysWhyAndOpensAgain(t *testing.T) {
 	})
 }
 
-func TestADoorThatWasNotOpenedIsAway(t *testing.T) {
+func TestADoorThatWasNotOpenedRefusesAsIfTheLogWereDown(t *testing.T) {
 	t.Parallel()
 	d, err := New(Options{Topic: "topic", Log: &fakeLog{}, Metrics: NewMetrics(prometheus.NewRegistry())})
 	require.NoError(t, err)
 	_, err = accept(t.Context(), d, "k")
-	require.ErrorIs(t, err, ErrAway)
+	require.ErrorIs(t, err, ErrDown)
 	require.NoError(t, d.Close(t.Context()))
-	require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.away))
+	require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.down))
 	_, err = New(Options{})
 	require.Error(t, err)
 }

@@ -16,7 +16,7 @@ type Metrics struct {
 
 // topicMetrics are those of one door.
 type topicMetrics struct {
-	accepted, unknown, away, busy, shut prometheus.Counter
+	accepted, unknown, down, busy, shut prometheus.Counter
 
 	group, produce prometheus.Observer
 	open           prometheus.Gauge
@@ -27,7 +27,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tidemark_commands_total",
-			Help: "Commands at the door by outcome: accepted; unknown (handed over, no answer); away, busy, shut (refused, nothing written).",
+			Help: "Commands at the door by outcome: accepted; unknown (handed over, no answer); down, busy, shut (refused, nothing written).",
 		}, []string{"topic", "outcome"}),
 		group: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "tidemark_command_group_size", Help: "Commands that shared one flight to the log.",
@@ -48,7 +48,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 func (m *Metrics) of(topic string) topicMetrics {
 	outcome := func(name string) prometheus.Counter { return m.commands.WithLabelValues(topic, name) }
 	return topicMetrics{
-		accepted: outcome("accepted"), unknown: outcome("unknown"), away: outcome("away"), busy: outcome("busy"), shut: outcome("shut"),
+		accepted: outcome("accepted"), unknown: outcome("unknown"), down: outcome("down"), busy: outcome("busy"), shut: outcome("shut"),
 		group: m.group.WithLabelValues(topic), produce: m.produce.WithLabelValues(topic), open: m.open.WithLabelValues(topic),
 	}
 }
@@ -66,7 +66,7 @@ func (m *topicMetrics) count(outcomes []Outcome) {
 		case "shut":
 			m.shut.Inc()
 		default:
-			m.away.Inc()
+			m.down.Inc()
 		}
 	}
 	m.accepted.Add(float64(accepted))
@@ -82,10 +82,10 @@ func outcomeOf(err error) string {
 		return "unknown"
 	case errors.Is(err, ErrBusy):
 		return "busy"
-	case errors.As(err, &shut) && !errors.Is(err, ErrAway):
+	case errors.As(err, &shut) && !errors.Is(err, ErrDown):
 		return "shut"
 	default:
-		return "away"
+		return "down"
 	}
 }
 

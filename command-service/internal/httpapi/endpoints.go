@@ -13,7 +13,7 @@ import (
 	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/event"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/ticket"
 )
@@ -198,14 +198,14 @@ type endpointResult struct {
 func (s *Server) readJSON(c *gin.Context) (body []byte, ok bool) {
 	kind := c.ContentType()
 	if kind != "" && kind != jsonType && kind != yamlType {
-		manners.Fail(c, problem.Problem{
+		sharedhttp.Fail(c, problem.Problem{
 			Status: http.StatusUnsupportedMediaType, Detail: "the Content-Type is " + kind + ": this takes " + jsonType + " and " + yamlType,
 		})
 		return nil, false
 	}
 	body, err := io.ReadAll(c.Request.Body)
 	if err != nil {
-		manners.FailBody(c, err)
+		sharedhttp.FailBody(c, err)
 		return nil, false
 	}
 	if kind == yamlType {

@@ -237,7 +237,7 @@ func TestEachOfAListHearsTheTruth(t *testing.T) {
 	b.fail(kafka.ErrNotSent)
 	w := b.send("POST", endpoints, twoInAList)
 	require.Equal(t, 503, w.Code)
-	require.Equal(t, "/problems/log-away", decode(t, w)["type"], "nothing was written, and one problem says so")
+	require.Equal(t, "/problems/log-down", decode(t, w)["type"], "nothing was written, and one problem says so")
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
 
 	b.fail(errors.New("connection reset"))

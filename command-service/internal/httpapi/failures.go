@@ -101,10 +101,10 @@ func (f *failures) of(ctx context.Context, err error, a attempt) failure {
 				a.retryKey() + " and it counts once in either case",
 			Extra: map[string]string{"ticket": a.ticket, "retry_key": a.retryKey()},
 		}, "1"}
-	case errors.Is(err, door.ErrAway):
+	case errors.Is(err, door.ErrDown):
 		f.warn(ctx, err)
 		return failure{problem.Problem{
-			Type: "/problems/log-away", Title: "The log is away", Status: http.StatusServiceUnavailable,
+			Type: "/problems/log-down", Title: "The log is down", Status: http.StatusServiceUnavailable,
 			Detail: "the log does not take commands at the moment; nothing was written, send the command again",
 		}, "1"}
 	case errors.As(err, &shut):
@@ -119,7 +119,7 @@ func (f *failures) of(ctx context.Context, err error, a attempt) failure {
 	}}
 }
 
-// warn logs one of the many equal errors of a broker that is away, at most once a second.
+// warn logs one of the many equal errors of a broker that is down, at most once a second.
 func (f *failures) warn(ctx context.Context, err error) {
 	f.mu.Lock()
 	due := time.Since(f.logged) > time.Second

@@ -19,7 +19,7 @@ import (
 	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/event"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -56,7 +56,7 @@ func Mount(ctx context.Context, e *gin.Engine, doors Doors, letters *deadletter.
 }
 
 func mount(ctx context.Context, e *gin.Engine, s *Server) error {
-	validated, err := manners.Validated(ctx, api.Spec)
+	validated, err := sharedhttp.Validated(ctx, api.Spec)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func mount(ctx context.Context, e *gin.Engine, s *Server) error {
 		Handler:            s,
 		HandlerMiddlewares: []api.MiddlewareFunc{api.MiddlewareFunc(validated)},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
-			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
+			sharedhttp.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
 		},
 	}
 	e.POST("/api/v1/timestamp", wrapper.Stamp)
@@ -106,12 +106,12 @@ func (s *Server) stampBody(c *gin.Context, status int, key *api.IdempotencyKey) 
 	if c.Request.Body != nil && c.Request.Body != http.NoBody {
 		raw, err := io.ReadAll(c.Request.Body)
 		if err != nil {
-			manners.FailBody(c, err)
+			sharedhttp.FailBody(c, err)
 			return
 		}
 		if len(raw) > 0 {
 			if err := json.Unmarshal(raw, &body); err != nil { // it was validated before
-				manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: "the body is no JSON object with an event_timestamp"})
+				sharedhttp.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: "the body is no JSON object with an event_timestamp"})
 				return
 			}
 		}
@@ -185,5 +185,5 @@ func (s *Server) fail(c *gin.Context, err error, a attempt) {
 	if f.retryAfter != "" {
 		c.Header("Retry-After", f.retryAfter)
 	}
-	manners.Fail(c, f.Problem)
+	sharedhttp.Fail(c, f.Problem)
 }

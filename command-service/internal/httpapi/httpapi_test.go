@@ -25,7 +25,7 @@ import (
 	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -127,7 +127,7 @@ func setup(t *testing.T) *bundle {
 		t.Cleanup(func() { require.NoError(t, (*d).Close(context.Background())) }) // the test's context has ended
 		(*d).Open()
 	}
-	engine, err := manners.NewEngine(manners.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: Bodies})
+	engine, err := sharedhttp.NewEngine(sharedhttp.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: Bodies})
 	require.NoError(t, err)
 	b.engine = engine.Engine
 	k := config.Kafka{Partitions: 12, ClaimedPartitions: 48}
@@ -178,7 +178,7 @@ func TestAnAcceptedCommandHasATicketAPlaceAndALocation(t *testing.T) {
 	require.Equal(t, "timestamp.command.v1/3@0", w.Header().Get("Tidemark-Position"))
 	require.Equal(t, "http://read.example:7082/api/v1/tickets/"+c.CommandID.String()+"?position=timestamp.command.v1/3@0", w.Header().Get("Location"))
 	require.Equal(t, "application/json; charset=utf-8", w.Header().Get("Content-Type"))
-	require.Equal(t, "mine 1", w.Header().Get(manners.CorrelationHeader))
+	require.Equal(t, "mine 1", w.Header().Get(sharedhttp.CorrelationHeader))
 	require.Equal(t, "mine 1", b.sent[0].Metadata[event.HeaderCorrelationID])
 	require.EqualValues(t, 7, c.CommandID.Version())
 	require.Equal(t, time.Date(2009, 9, 28, 19, 3, 12, 0, time.UTC), c.EventTimestamp)
@@ -259,7 +259,7 @@ func TestWhatIsNotAcceptedSaysWhy(t *testing.T) {
 		for _, words := range tc.detail {
 			require.Contains(t, m["detail"], words, tc.path)
 		}
-		require.Equal(t, "urn:correlation:"+w.Header().Get(manners.CorrelationHeader), m["instance"])
+		require.Equal(t, "urn:correlation:"+w.Header().Get(sharedhttp.CorrelationHeader), m["instance"])
 	}
 	r := httptest.NewRequest(http.MethodGet, "/app", http.NoBody)
 	w := httptest.NewRecorder()
@@ -314,7 +314,7 @@ func TestWhenTheLogDoesNotTakeItNothingWasWritten(t *testing.T) {
 	require.Equal(t, 503, w.Code)
 	require.Equal(t, "1", w.Header().Get("Retry-After"))
 	m := decode(t, w)
-	require.Equal(t, "/problems/log-away", m["type"])
+	require.Equal(t, "/problems/log-down", m["type"])
 	require.Contains(t, m["detail"], "nothing was written")
 	require.NotContains(t, m, "ticket")
 	require.NotContains(t, w.Body.String(), "10.1.2.3")

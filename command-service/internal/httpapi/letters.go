@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark/tidemark/command-service/internal/deadletter"
 	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/auth"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -50,7 +50,7 @@ func (s *Server) DiscardDeadLetters(c *gin.Context) {
 // read decodes a body that was validated before.
 func read(c *gin.Context, body any) bool {
 	if err := json.NewDecoder(c.Request.Body).Decode(body); err != nil {
-		manners.FailBody(c, err)
+		sharedhttp.FailBody(c, err)
 		return false
 	}
 	return true
@@ -76,7 +76,7 @@ func (s *Server) decided(c *gin.Context, results []deadletter.Result, err error)
 		for i, l := range broken.Letters {
 			list[i] = api.LetterError{Position: l.Position, Reason: l.Reason}
 		}
-		manners.Fail(c, problem.Problem{
+		sharedhttp.Fail(c, problem.Problem{
 			Type: "/problems/broken-letters", Title: "Letters are broken", Status: http.StatusUnprocessableEntity,
 			Detail: fmt.Sprintf("%d of the letters cannot be decided on as asked, see errors; nothing was written", len(list)), Errors: list,
 		})
@@ -84,7 +84,7 @@ func (s *Server) decided(c *gin.Context, results []deadletter.Result, err error)
 	case errors.As(err, &undecided) && c.Request.Context().Err() == nil:
 		s.failures.warn(c.Request.Context(), err)
 		c.Header("Retry-After", "1")
-		manners.Fail(c, problem.Problem{
+		sharedhttp.Fail(c, problem.Problem{
 			Type: "/problems/outcome-unknown", Title: "Outcome unknown", Status: http.StatusServiceUnavailable,
 			Detail: fmt.Sprintf("%d of %d letters are decided on; what was written for the others is not known; send the same request again, "+
 				"each letter counts once in either case", undecided.Decided, undecided.Letters),

@@ -156,7 +156,7 @@ func TestARecordThatCanBeReadIsDecidedOnByThoseWhoKnowOnly(t *testing.T) {
 	require.Len(t, b.messages(), 1)
 
 	b.fail(fmt.Errorf("no answer"))
-	require.Equal(t, "/problems/log-away", decode(t, b.post(discard, `{"positions":["timestamp.command.v1/3@6"]}`))["type"])
+	require.Equal(t, "/problems/log-down", decode(t, b.post(discard, `{"positions":["timestamp.command.v1/3@6"]}`))["type"])
 }
 
 func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
@@ -166,7 +166,7 @@ func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
 	b.failTopics(map[string]error{topic.TimestampCommand.Name: kafka.ErrNotSent})
 	w := b.post(redrive, body)
 	require.Equal(t, 503, w.Code)
-	require.Equal(t, "/problems/log-away", decode(t, w)["type"])
+	require.Equal(t, "/problems/log-down", decode(t, w)["type"])
 	for _, failing := range []map[string]error{
 		{topic.TimestampCommand.Name: fmt.Errorf("no answer")},
 		{topic.DeadLetterCommand.Name: fmt.Errorf("no answer")},
@@ -181,7 +181,7 @@ func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
 		require.NotEmpty(t, w.Header().Get("Retry-After"))
 	}
 	b.failTopics(map[string]error{topic.DeadLetterCommand.Name: kafka.ErrNotSent})
-	require.Equal(t, "/problems/log-away", decode(t, b.post(discard, `{"positions":["timestamp.command.v1/3@1"]}`))["type"], "nothing of it was written")
+	require.Equal(t, "/problems/log-down", decode(t, b.post(discard, `{"positions":["timestamp.command.v1/3@1"]}`))["type"], "nothing of it was written")
 
 	b.failTopics(nil)
 	b.decisions.Shut(fmt.Errorf("the topic could expire"))

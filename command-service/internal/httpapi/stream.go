@@ -16,7 +16,7 @@ import (
 
 	"github.com/tidemark/tidemark/command-service/internal/door"
 	"github.com/tidemark/tidemark/shared/event"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/telemetry"
@@ -206,7 +206,7 @@ func (st *stream) appendProblem(dst []byte, err error, a attempt) []byte {
 func (st *stream) start() {
 	st.started = true
 	h := st.gin.Writer.Header()
-	h.Set("Content-Type", manners.StreamType)
+	h.Set("Content-Type", sharedhttp.StreamType)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would gather the answers
 	st.gin.Status(http.StatusOK)

@@ -30,14 +30,26 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-// begin makes the counters of a projection be there from the start, so that an alert sees the first event.
+// begin makes the metrics of a projection be there from the start, so that an alert sees the first event.
 func (m *Metrics) begin(projection string) {
 	for _, ok := range []bool{true, false} {
 		m.proofs.WithLabelValues(projection, outcome(ok))
 	}
+	m.stalls(projection, false)
 }
 
-// forget takes the lags of a projection away: this process does not know them any more.
-func (m *Metrics) forget(projection string) {
+// stalls says whether any rebuild of a projection does.
+func (m *Metrics) stalls(projection string, some bool) {
+	m.stalled.WithLabelValues(projection).Set(map[bool]float64{true: 1}[some])
+}
+
+// clearLags takes the lags of a projection away; those of the generations that are there are set anew.
+func (m *Metrics) clearLags(projection string) {
 	m.lag.DeletePartialMatch(prometheus.Labels{"projection": projection})
+}
+
+// forget says nothing more of a projection's rebuilds: this process does not drive them any more.
+func (m *Metrics) forget(projection string) {
+	m.clearLags(projection)
+	m.stalls(projection, false)
 }

@@ -87,8 +87,8 @@ func (s *Service) sampleAll(ctx context.Context, seen map[int]*history) error {
 	if err != nil {
 		return err
 	}
-	there := map[int]bool{}
-	s.Metrics.forget(s.name())
+	there, stalls := map[int]bool{}, false
+	s.Metrics.clearLags(s.name())
 	for _, g := range all {
 		if g.State.serves() || g.State == Dropping || g.State == Queued {
 			continue
@@ -104,19 +104,23 @@ func (s *Service) sampleAll(ctx context.Context, seen map[int]*history) error {
 		}
 		h.add(reading{time.Now(), g.Progress.Done, g.Progress.Lag()})
 		s.Metrics.lag.WithLabelValues(s.name(), string(g.State)).Set(float64(g.Progress.Lag()))
-		if err := s.saveProgress(ctx, g, h); err != nil {
+		stalled, err := s.saveProgress(ctx, g, h)
+		if err != nil {
 			return err
 		}
+		stalls = stalls || stalled
 	}
 	for n := range seen {
 		if !there[n] {
 			delete(seen, n)
 		}
 	}
+	s.Metrics.stalls(s.name(), stalls)
 	return nil
 }
 
-func (s *Service) saveProgress(ctx context.Context, g Generation, h *history) error {
+// saveProgress notes how g comes along, and reports whether it stalls.
+func (s *Service) saveProgress(ctx context.Context, g Generation, h *history) (stalls bool, err error) {
 	rate, eta := h.pace()
 	stalled := h.stalled()
 	if !g.State.written() {
@@ -124,7 +128,7 @@ func (s *Service) saveProgress(ctx context.Context, g Generation, h *history) er
 	}
 	bottleneck, trouble, err := s.workers(ctx, g.Number)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if g.Progress.Lag() == 0 || !g.State.written() {
 		bottleneck = ByNothing
@@ -136,7 +140,6 @@ func (s *Service) saveProgress(ctx context.Context, g Generation, h *history) er
 	case stalled == nil:
 		h.warned = false
 	}
-	s.Metrics.stalled.WithLabelValues(s.name()).Set(map[bool]float64{true: 1}[stalled != nil])
 	if _, err := s.DB.ExecContext(ctx, s.in(`
 INSERT INTO public.generation_progress (projection, generation, sampled_at, rate, eta_seconds, bottleneck, stalled_since, note, noted_at)
 SELECT g.projection, g.generation, now(), $2, $3, $4, $5, $6, CASE WHEN $6 <> '' THEN now() END FROM public.projection_generations g
@@ -146,9 +149,9 @@ ON CONFLICT (projection, generation) DO UPDATE SET sampled_at = excluded.sampled
 	note = CASE WHEN excluded.note <> '' THEN excluded.note
 		WHEN generation_progress.noted_at > now() - interval '30 seconds' THEN generation_progress.note ELSE '' END,
 	noted_at = coalesce(excluded.noted_at, generation_progress.noted_at)`), g.Number, rate, eta, bottleneck, stalled, trouble); err != nil {
-		return fmt.Errorf("note the progress of generation %d: %w", g.Number, err)
+		return false, fmt.Errorf("note the progress of generation %d: %w", g.Number, err)
 	}
-	return nil
+	return stalled != nil, nil
 }
 
 // note keeps the words of a trouble for half a minute after it was last seen.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 )
 
@@ -473,4 +474,32 @@ func TestTheBottleneckIsNamed(t *testing.T) {
 		require.Equal(t, want, name)
 		require.Equal(t, "database: away", note)
 	}
+}
+
+func TestAStalledRebuildIsToldOfUntilItIsDropped(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.Metrics.begin("timestamps")
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(b.Metrics.stalled)
+	stalls := func() float64 {
+		families, err := registry.Gather()
+		require.NoError(t, err)
+		require.Len(t, families, 1, "an alert needs it from the start")
+		require.Len(t, families[0].Metric, 1)
+		return families[0].Metric[0].GetGauge().GetValue()
+	}
+	require.Zero(t, stalls())
+	g, err := b.Start(t.Context(), Request{})
+	require.NoError(t, err)
+	b.exec(t, `UPDATE `+g.Schema+`.projection_progress SET log_end = 100`)
+	seen := map[int]*history{}
+	require.NoError(t, b.sampleAll(t.Context(), seen))
+	require.Zero(t, stalls())
+	seen[g.Number].moved = time.Now().Add(-time.Minute)
+	require.NoError(t, b.sampleAll(t.Context(), seen))
+	require.InDelta(t, 1, stalls(), 0)
+	b.exec(t, `UPDATE projection_generations SET state = 'dropping' WHERE generation = $1`, g.Number)
+	require.NoError(t, b.sampleAll(t.Context(), seen))
+	require.Zero(t, stalls())
 }

@@ -49,7 +49,7 @@ func NewMetrics(r prometheus.Registerer) *AllMetrics {
 		fenced:    counter("tidemark_projection_fenced_total", "Batches held back by the fence."),
 		slow:      counter("tidemark_projection_slow_batches_total", "Batches that met keys or refusals and went the slow way."),
 		repeated:  counter("tidemark_projection_repeated_batches_total", "Batches repeated after a deadlock or a serialization failure."),
-		dropped:   counter("tidemark_projection_dropped_days_total", "Days whose rows were dropped because they are older than the projection keeps."),
+		dropped:   counter("tidemark_projection_retention_drops_total", "Days whose rows were dropped because they are older than the projection keeps."),
 	}
 	r.MustRegister(m.records, m.size, m.seconds, m.gaps, m.lag, m.position, m.auditOK, m.auditedAt, m.fenced, m.slow, m.repeated, m.dropped)
 	return m

@@ -15,7 +15,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/endpoint"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	api "github.com/tidemark/tidemark/shared/api/query"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/problem"
 )
@@ -71,7 +71,7 @@ func (s *Server) GetEndpoint(c *gin.Context, id string, p api.GetEndpointParams)
 	switch {
 	case err == nil && found.Deleted:
 		s.reads.WithLabelValues("endpoint", "absent").Inc()
-		manners.Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: "this endpoint was deleted at " + instant.Format(found.ChangedAt) + ": its history is at /api/v1/endpoints/" + found.ID.String() + "/history"})
+		sharedhttp.Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: "this endpoint was deleted at " + instant.Format(found.ChangedAt) + ": its history is at /api/v1/endpoints/" + found.ID.String() + "/history"})
 	case s.done(c, "endpoint", "found", err):
 		c.PureJSON(http.StatusOK, endpointOf(found))
 	}

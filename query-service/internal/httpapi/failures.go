@@ -101,9 +101,9 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	}
 	f.warn(ctx, err)
 	return Failure{problem.Problem{
-		Type: "/problems/database-away", Title: "Database away", Status: http.StatusServiceUnavailable,
+		Type: "/problems/database-down", Title: "Database down", Status: http.StatusServiceUnavailable,
 		Detail: "the database does not answer, or has no schema yet; the service goes on by itself once it does: ask again",
-	}, "away", "2"}
+	}, "down", "2"}
 }
 
 // rebuildingProblem tells how far a derived table is that is not shown yet.
@@ -131,7 +131,7 @@ func broken(err error) bool {
 	return !slices.Contains([]string{"08", "25", "28", "3D", "40", "53", "55", "57", "58"}, state[:2])
 }
 
-// warn logs one of the many equal errors that a database which is away gives, at most once a second.
+// warn logs one of the many equal errors that a database that is down gives, at most once a second.
 func (f *Failures) warn(ctx context.Context, err error) {
 	f.mu.Lock()
 	due := time.Since(f.logged) > time.Second
@@ -140,6 +140,6 @@ func (f *Failures) warn(ctx context.Context, err error) {
 	}
 	f.mu.Unlock()
 	if due {
-		f.log.WarnContext(ctx, "a read found the database away", "err", err)
+		f.log.WarnContext(ctx, "a read found the database down", "err", err)
 	}
 }

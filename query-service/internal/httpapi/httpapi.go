@@ -19,7 +19,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	api "github.com/tidemark/tidemark/shared/api/query"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
 	ids "github.com/tidemark/tidemark/shared/ticket"
@@ -58,7 +58,7 @@ func Mount(ctx context.Context, e *gin.Engine, o Options) error {
 	}, []string{"read", "outcome"})}
 	s.statuses, s.generations = shared(s.readStatuses), shared(s.readGenerations)
 	o.Registry.MustRegister(s.reads)
-	validated, err := manners.Validated(ctx, api.Spec)
+	validated, err := sharedhttp.Validated(ctx, api.Spec)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func Mount(ctx context.Context, e *gin.Engine, o Options) error {
 		Middlewares: []api.MiddlewareFunc{noStore, api.MiddlewareFunc(validated)},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			which, _, _ := strings.Cut(err.Error(), ":") // what follows is the parser's own text
-			manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: which + ": the specification at /openapi.yaml says how it is written"})
+			sharedhttp.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: which + ": the specification at /openapi.yaml says how it is written"})
 		},
 	})
 	return nil
@@ -277,7 +277,7 @@ func (s *Server) want(c *gin.Context, header, query, wait *string) (projection.W
 }
 
 func (s *Server) refuse(c *gin.Context, detail string) {
-	manners.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: detail})
+	sharedhttp.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: detail})
 }
 
 // done counts a read, and answers it where it ended in an error. It reports whether it did not.
@@ -300,7 +300,7 @@ func (s *Server) fail(c *gin.Context, f Failure) {
 		c.AbortWithStatus(statusClientGone)
 		return
 	}
-	manners.Fail(c, f.Problem)
+	sharedhttp.Fail(c, f.Problem)
 }
 
 func orElse[T any](p *T, otherwise T) T {

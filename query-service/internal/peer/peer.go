@@ -23,7 +23,7 @@ import (
 	consumer "github.com/tidemark/tidemark/shared/api/consumer"
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/certs"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
@@ -98,7 +98,7 @@ func (r *Refusal) Error() string { return r.Detail }
 func onBehalf(ctx context.Context, req *http.Request) error {
 	req.Header.Set("Accept", "application/json")
 	auth.PassOn(req)
-	req.Header.Set(manners.CorrelationHeader, telemetry.CorrelationID(ctx))
+	req.Header.Set(sharedhttp.CorrelationHeader, telemetry.CorrelationID(ctx))
 	return nil
 }
 

@@ -29,7 +29,7 @@ func TestLagAndCatchingUp(t *testing.T) {
 	}{
 		{"nothing known", nil, nil, false, nil},
 		{"level", []Partition{part(0, 9, 9, 0), part(1, 3, 3, 2*time.Second)}, int64(0), false, 2 * time.Second},
-		{"level long ago and nothing since, as when the consumer is away", []Partition{part(0, 9, 9, time.Hour)}, int64(0), false, time.Hour},
+		{"caught up long ago and nothing since, as when the consumer is down", []Partition{part(0, 9, 9, time.Hour)}, int64(0), false, time.Hour},
 		{"busy but level a second ago", []Partition{part(0, 8, 9, time.Second)}, int64(1), false, time.Second},
 		{"behind", []Partition{part(0, 8, 9, time.Minute), part(1, 9, 9, 0)}, int64(1), true, time.Minute},
 		{"ahead of the last look at the end", []Partition{part(0, 12, 9, 0)}, int64(0), false, time.Duration(0)},

@@ -29,7 +29,7 @@ func (f *fakeLog) read(ctx context.Context) (map[Place]int64, error) {
 	f.reads.Add(1)
 	time.Sleep(time.Millisecond)
 	if f.fails.Load() {
-		return nil, errors.New("away")
+		return nil, errors.New("down")
 	}
 	return map[Place]int64{{topic.TimestampCommand.Name, 0}: seen}, ctx.Err()
 }

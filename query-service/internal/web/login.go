@@ -10,7 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/shared/auth"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 )
 
@@ -35,7 +35,7 @@ func Key(c *gin.Context) string {
 func (p *Pages) Refuse(c *gin.Context, pr problem.Problem) {
 	switch {
 	case strings.HasPrefix(c.FullPath(), "/api/") || !strings.Contains(c.GetHeader("Accept"), "text/html"):
-		manners.Fail(c, pr)
+		sharedhttp.Fail(c, pr)
 	case pr.Status == http.StatusUnauthorized:
 		next := "/"
 		if c.Request.Method == http.MethodGet {
@@ -81,7 +81,7 @@ func (p *Pages) logIn(c *gin.Context) {
 		c.Header("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 		p.render(c, http.StatusTooManyRequests, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "Too many wrong keys came from here. Wait a little."}})
 	default:
-		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "This is no key that is in force."}})
+		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "This is no valid key."}})
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/auth"
-	manners "github.com/tidemark/tidemark/shared/httpapi"
+	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
 )
 
@@ -44,8 +44,8 @@ type Options struct {
 	Pacer    *projection.Pacer
 	Peers    *peer.Client
 	Journeys *journey.Book
-	Ready    *manners.Readiness // of this service
-	Engine   *manners.Engine    // where the pages are mounted
+	Ready    *sharedhttp.Readiness // of this service
+	Engine   *sharedhttp.Engine    // where the pages are mounted
 	Log      *slog.Logger
 	// Problem says how an error of reading is told.
 	Problem func(context.Context, error) problem.Problem
@@ -146,7 +146,7 @@ func (p *Pages) render(c *gin.Context, status int, name string, l layout) {
 	}
 	if err := p.pages[name].Execute(&b, l); err != nil {
 		p.Log.ErrorContext(c.Request.Context(), "a page could not be rendered", "page", name, "err", err)
-		manners.Fail(c, problem.Problem{Status: http.StatusInternalServerError, Detail: "the page could not be rendered; the correlation id finds it in the service's log"})
+		sharedhttp.Fail(c, problem.Problem{Status: http.StatusInternalServerError, Detail: "the page could not be rendered; the correlation id finds it in the service's log"})
 		return
 	}
 	h := c.Writer.Header()

@@ -906,9 +906,6 @@ type ProjectionName = string
 // Wait defines model for Wait.
 type Wait = string
 
-// Away RFC 9457.
-type Away = Problem
-
 // NoKey RFC 9457.
 type NoKey = Problem
 
@@ -926,6 +923,9 @@ type Refused = Problem
 
 // TooMany RFC 9457.
 type TooMany = Problem
+
+// Unavailable RFC 9457.
+type Unavailable = Problem
 
 // SearchDeadLettersParams defines parameters for SearchDeadLetters.
 type SearchDeadLettersParams struct {
@@ -3100,7 +3100,7 @@ type SearchDeadLettersResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3144,7 +3144,7 @@ func (r SearchDeadLettersResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r SearchDeadLettersResponse) GetApplicationproblemJSON503() *Away {
+func (r SearchDeadLettersResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -3218,7 +3218,7 @@ type GetDeadLetterResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3262,7 +3262,7 @@ func (r GetDeadLetterResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetDeadLetterResponse) GetApplicationproblemJSON503() *Away {
+func (r GetDeadLetterResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -3334,7 +3334,7 @@ type ListEndpointsResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3373,7 +3373,7 @@ func (r ListEndpointsResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r ListEndpointsResponse) GetApplicationproblemJSON503() *Away {
+func (r ListEndpointsResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -3447,7 +3447,7 @@ type GetEndpointResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3491,7 +3491,7 @@ func (r GetEndpointResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetEndpointResponse) GetApplicationproblemJSON503() *Away {
+func (r GetEndpointResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -3565,7 +3565,7 @@ type GetEndpointHistoryResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3609,7 +3609,7 @@ func (r GetEndpointHistoryResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetEndpointHistoryResponse) GetApplicationproblemJSON503() *Away {
+func (r GetEndpointHistoryResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -3681,7 +3681,7 @@ type StreamEventsResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// Headers200 the parsed response headers for an HTTP 200 response
 	Headers200 *StreamEventsResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3718,7 +3718,7 @@ func (r StreamEventsResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r StreamEventsResponse) GetApplicationproblemJSON503() *Away {
+func (r StreamEventsResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -3785,7 +3785,7 @@ type ListProjectionsResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3824,7 +3824,7 @@ func (r ListProjectionsResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r ListProjectionsResponse) GetApplicationproblemJSON503() *Away {
+func (r ListProjectionsResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -3898,7 +3898,7 @@ type GetProjectionResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -3942,7 +3942,7 @@ func (r GetProjectionResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetProjectionResponse) GetApplicationproblemJSON503() *Away {
+func (r GetProjectionResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -4016,7 +4016,7 @@ type ListGenerationsResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4060,7 +4060,7 @@ func (r ListGenerationsResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r ListGenerationsResponse) GetApplicationproblemJSON503() *Away {
+func (r ListGenerationsResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -4134,7 +4134,7 @@ type GetGenerationResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4178,7 +4178,7 @@ func (r GetGenerationResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetGenerationResponse) GetApplicationproblemJSON503() *Away {
+func (r GetGenerationResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -4245,7 +4245,7 @@ type GetTicketResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *GetTicketResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -4280,7 +4280,7 @@ func (r GetTicketResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetTicketResponse) GetApplicationproblemJSON503() *Away {
+func (r GetTicketResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -4349,7 +4349,7 @@ type GetTimestampResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4393,7 +4393,7 @@ func (r GetTimestampResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetTimestampResponse) GetApplicationproblemJSON503() *Away {
+func (r GetTimestampResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -4465,7 +4465,7 @@ type ListTimestampsResponse struct {
 	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Away
+	ApplicationproblemJSON503 *Unavailable
 	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
 	ApplicationproblemJSON504 *NotReached
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4504,7 +4504,7 @@ func (r ListTimestampsResponse) GetApplicationproblemJSON429() *TooMany {
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r ListTimestampsResponse) GetApplicationproblemJSON503() *Away {
+func (r ListTimestampsResponse) GetApplicationproblemJSON503() *Unavailable {
 	return r.ApplicationproblemJSON503
 }
 
@@ -4809,7 +4809,7 @@ func ParseSearchDeadLettersResponse(rsp *http.Response) (*SearchDeadLettersRespo
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -4927,7 +4927,7 @@ func ParseGetDeadLetterResponse(rsp *http.Response) (*GetDeadLetterResponse, err
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5038,7 +5038,7 @@ func ParseListEndpointsResponse(rsp *http.Response) (*ListEndpointsResponse, err
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5156,7 +5156,7 @@ func ParseGetEndpointResponse(rsp *http.Response) (*GetEndpointResponse, error) 
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5274,7 +5274,7 @@ func ParseGetEndpointHistoryResponse(rsp *http.Response) (*GetEndpointHistoryRes
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5385,7 +5385,7 @@ func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5489,7 +5489,7 @@ func ParseListProjectionsResponse(rsp *http.Response) (*ListProjectionsResponse,
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5607,7 +5607,7 @@ func ParseGetProjectionResponse(rsp *http.Response) (*GetProjectionResponse, err
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5725,7 +5725,7 @@ func ParseListGenerationsResponse(rsp *http.Response) (*ListGenerationsResponse,
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5843,7 +5843,7 @@ func ParseGetGenerationResponse(rsp *http.Response) (*GetGenerationResponse, err
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5954,7 +5954,7 @@ func ParseGetTicketResponse(rsp *http.Response) (*GetTicketResponse, error) {
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -6055,7 +6055,7 @@ func ParseGetTimestampResponse(rsp *http.Response) (*GetTimestampResponse, error
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -6166,7 +6166,7 @@ func ParseListTimestampsResponse(rsp *http.Response) (*ListTimestampsResponse, e
 		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Away
+		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -239,7 +239,7 @@ func TestARunThatGivesUpSaysHowToGoOn(t *testing.T) {
 	t.Parallel()
 	d := &doorway{judge: func(line int, _ string) map[string]any {
 		if line > 100 {
-			return map[string]any{"type": "/problems/log-away", "status": 503, "detail": "the log is away"}
+			return map[string]any{"type": "/problems/log-down", "status": 503, "detail": "the log is down"}
 		}
 		return nil
 	}}
@@ -267,15 +267,15 @@ func TestAStreamThatIsRefusedAsAWholeIsNotTriedAgain(t *testing.T) {
 	require.Equal(t, 1, d.streams)
 	require.Contains(t, errOut, "no key, or one that is not taken")
 
-	away := &doorway{refuses: func(stream int) *problem.Problem {
+	down := &doorway{refuses: func(stream int) *problem.Problem {
 		if stream < 3 {
-			return &problem.Problem{Status: 503, Detail: "the log is away"}
+			return &problem.Problem{Status: 503, Detail: "the log is down"}
 		}
 		return nil
 	}}
-	status, _, errOut = away.stamp(t, lines(10))
+	status, _, errOut = down.stamp(t, lines(10))
 	require.Zero(t, status, errOut)
-	require.Len(t, away.rows, 10)
+	require.Len(t, down.rows, 10)
 }
 
 func TestNobodyTakesTheFile(t *testing.T) {

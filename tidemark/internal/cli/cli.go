@@ -146,7 +146,7 @@ func requestFailed(err error) error {
 		case problem.Status == 404 || problem.Status == 504:
 			return &ended{notYet, err}
 		case problem.Status == 401:
-			return end(refused, "%w\nTIDEMARK_API_KEY names the key to show: one that is in force (tidemark keys list says which are).", err)
+			return end(refused, "%w\nTIDEMARK_API_KEY names the key to show: one that is active (tidemark keys list says which are).", err)
 		case problem.Status == 429:
 			return &ended{failed, err}
 		case problem.Status/100 == 4:

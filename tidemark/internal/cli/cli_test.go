@@ -123,7 +123,7 @@ func TestStampOutcomes(t *testing.T) {
 			refuse(problem.Problem{Status: 400, Title: "No instant", Detail: `"yesterday" is no RFC 3339 instant, such as 2009-09-28T19:03:12Z`}),
 			3, []string{"command-service answered 400", `"yesterday" is no RFC 3339 instant`},
 		},
-		"away": {refuse(problem.Problem{Status: 503, Detail: "the log does not answer"}), 1, []string{"503", "the log does not answer"}},
+		"log down": {refuse(problem.Problem{Status: 503, Detail: "the log does not answer"}), 1, []string{"503", "the log does not answer"}},
 		"unknown": {
 			refuse(problem.Problem{Status: 503, Detail: "no answer", Extra: map[string]string{"ticket": id, "retry_key": id}}),
 			4, []string{"no answer", "tidemark stamp 2009-09-28T19:03:12Z --key " + id},

@@ -44,7 +44,7 @@ type Finding struct {
 const (
 	within   = 10 * time.Second // one look
 	drift    = 2 * time.Second  // of two clocks, before it is worth a word
-	mostAway = 5 * time.Minute  // past it the door refuses tickets as too far ahead
+	mostAhead = 5 * time.Minute  // past it the door refuses tickets as too far ahead
 )
 
 // Patient is what to look at. Mistakes are those of the configuration; what could not be configured is left out.
@@ -103,7 +103,7 @@ func clock(check string, ahead, tolerated time.Duration, got func(Finding)) {
 	}
 	const do = "have one time service (chrony, ntpd) keep the clocks of all machines: tickets, audits and waits are told in times"
 	switch {
-	case off > mostAway:
+	case off > mostAhead:
 		got(Finding{check, Fail, words + "; the door refuses tickets made so far ahead", do})
 	case off > tolerated:
 		got(Finding{check, Warn, words, do})
