@@ -1,7 +1,7 @@
-// Package client speaks to the services over HTTP, as any stranger could: commands to command-service, reads to
-// query-service, rebuilds and audits to consumer-service. Requests and answers are those of the generated clients in
-// shared/api. It promises bounded answers, times and waits, and errors that say whether the other side was reached and
-// what it said; what to print and with which status to exit is left to the command line.
+// Package client calls the services over HTTP: commands go to command-service, reads to query-service, rebuilds and audits
+// to consumer-service. Requests and answers are those of the generated clients in shared/api. It bounds answers, times and
+// waits, and its errors say whether the service was reached and what it answered. What to print, and with which status to
+// exit, is left to the command line.
 package client
 
 import (
