@@ -64,7 +64,7 @@ type Options struct {
 	Endpoints string               // name of the topic of endpoints; topic.EndpointCommand's unless given
 	Decisions string               // name of the topic of decisions on dead letters; topic.DeadLetterCommand's unless given
 	Watch     WatchOptions         // how often topics are checked
-	Listening func(address string) // called once the port is open, with the address that was bound; nobody is told unless given
+	Listening func(address string) // called once the port is open, with the address that was bound; optional
 }
 
 // Run serves until ctx ends, or until it finds something that waiting cannot mend: a port that is taken, or, at

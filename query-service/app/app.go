@@ -73,7 +73,7 @@ func (c Config) Validate() error {
 type Options struct {
 	Config    Config               // everything that an operator can set; required
 	Log       *slog.Logger         // where the service logs; required
-	Listening func(address string) // called once the port is open, with the address that was bound; nobody is told unless given
+	Listening func(address string) // called once the port is open, with the address that was bound; optional
 }
 
 // Run serves until ctx ends, or until it finds something that waiting cannot mend: a port that is taken, or a

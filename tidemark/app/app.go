@@ -46,9 +46,9 @@ type Options struct {
 	Environ map[string]string
 	// LogTo gets the logs, LOG_LEVEL and above, or warnings and above where Environ names no level. Required.
 	LogTo io.Writer
-	// Waiting is called with what a start waits for, where it takes longer; nobody is told unless given.
+	// Waiting is called with what a start waits for, where it takes longer; optional.
 	Waiting func(reasons []string)
-	// Ready is called once every service is ready; nobody is told unless given.
+	// Ready is called once every service is ready; optional.
 	Ready func(Running)
 }
 

@@ -65,7 +65,7 @@ func (o Options) environ(on Running) (map[string]string, common) {
 	return environ, c
 }
 
-// configured returns every service with its configuration on these servers. The error tells all mistakes of all of them.
+// configured returns every service with its configuration on these servers. The error names all mistakes of all of them.
 func (o Options) configured(on Running) ([]Service, common, error) {
 	environ, c := o.environ(on)
 	services := Services()
@@ -112,7 +112,7 @@ func distinct(errs []error) []error {
 	return kept
 }
 
-// Validate finds what is wrong before anything is started or written, and tells all of it.
+// Validate finds what is wrong before anything is started or written, and names all of it.
 func (o Options) Validate() error {
 	var errs []error
 	if o.DataDir == "" {

@@ -106,7 +106,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	}, "down", "2"}
 }
 
-// rebuildingProblem tells how far a derived table is that is not shown yet.
+// rebuildingProblem says how far a derived table is that is not complete yet.
 func rebuildingProblem(r *projection.RebuildingError) problem.Problem {
 	p := problem.Problem{
 		Type: "/problems/rebuilding", Title: "Rebuilding", Status: http.StatusServiceUnavailable,

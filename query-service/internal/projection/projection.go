@@ -228,7 +228,8 @@ func (r *Reader) Read(ctx context.Context, want Want, scope Scope, fn func(conte
 }
 
 // try is one transaction. Its first statement takes the locks, in the order in which a swap of
-// generations takes them, before the snapshot is chosen: so either side of a swap is seen whole.
+// generations takes them, before the snapshot is chosen: so the tables are seen wholly before a swap or
+// wholly after it.
 func (r *Reader) try(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()

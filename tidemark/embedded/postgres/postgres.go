@@ -52,7 +52,7 @@ type Options struct {
 	Port int
 	// Log gets the server's warnings and errors, and all of its lines at debug; they are discarded unless given.
 	Log *slog.Logger
-	// Fetching is called before binaries are fetched, which may take a while; nobody is told unless given.
+	// Fetching is called before binaries are fetched, which may take a while; optional.
 	Fetching func()
 	// ExtraSettings are server settings by name, which override those of this package; none unless given.
 	ExtraSettings map[string]string

@@ -95,7 +95,7 @@ func (c *command) installation(dataDir string) doctor.Installation {
 		config.Kafka
 		config.Postgres
 	}{config.DefaultKafka(), config.DefaultPostgres()}
-	_ = config.Load(&servers, environ) // each service has told what is mistaken
+	_ = config.Load(&servers, environ) // each service has reported what is mistaken
 	p.Kafka, p.Postgres = servers.Kafka, servers.Postgres
 	return p
 }

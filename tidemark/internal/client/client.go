@@ -35,7 +35,7 @@ func DefaultServices() Services {
 	return s
 }
 
-// LoadServices are the default ones, changed by the environment. The error tells all mistakes.
+// LoadServices are the default ones, changed by the environment. The error names all mistakes.
 func LoadServices(environ map[string]string) (Services, error) {
 	s := DefaultServices()
 	for _, spec := range service.All() {
@@ -83,7 +83,7 @@ type Client struct {
 func New(services Services) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	if services.CAFile != "" {
-		// One that cannot be read was told by Validate; here it trusts nobody.
+		// Validate has reported one that cannot be read; here it trusts nobody.
 		pool, err := certs.Authorities("TIDEMARK_CA_FILE", services.CAFile)
 		if err != nil {
 			pool = x509.NewCertPool()
