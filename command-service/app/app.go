@@ -1,6 +1,5 @@
-// Package app wires the command-service: a publisher, the doors before it, a guard of each topic
-// that they write, and the HTTP API. It reads no environment and keeps nothing global, so that several can run in
-// one process.
+// Package app wires command-service: a publisher, a door for each topic, a guard that opens and shuts each door,
+// and the HTTP API. It reads no environment and keeps nothing global, so that several can run in one process.
 package app
 
 import (
@@ -59,13 +58,13 @@ func (c Config) Validate() error {
 
 // Options of one run.
 type Options struct {
-	Config    Config
-	Log       *slog.Logger
-	Topic     string               // name of the topic of timestamps, topic.TimestampCommand's unless given
-	Endpoints string               // name of the topic of endpoints, topic.EndpointCommand's unless given
-	Decisions string               // name of the topic of decisions on dead letters, topic.DeadLetterCommand's unless given
-	Watch     WatchOptions         // how often the log is looked after
-	Listening func(address string) // told once the port is open; may be nil
+	Config    Config               // everything that an operator can set; required
+	Log       *slog.Logger         // where the service logs; required
+	Topic     string               // name of the topic of timestamps; topic.TimestampCommand's unless given
+	Endpoints string               // name of the topic of endpoints; topic.EndpointCommand's unless given
+	Decisions string               // name of the topic of decisions on dead letters; topic.DeadLetterCommand's unless given
+	Watch     WatchOptions         // how often topics are checked
+	Listening func(address string) // called once the port is open, with the address that was bound; optional
 }
 
 // Run serves until ctx ends, or until it finds something that waiting cannot mend: a port that is taken, or, at
@@ -81,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	}, func(ctx context.Context, s *service.Service) error {
 		publisher, err := kafka.NewPublisher(kafka.PublisherOptions{
 			Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
-			// A flight ends before its passengers' deadline, so that most of them hear the truth.
+			// A flight ends before the deadline of its commands, so that most callers get its outcome.
 			RetryFor: o.Config.ProduceDeadline * 4 / 5,
 			OnState:  publisherState(s.Ready),
 		})

@@ -19,16 +19,16 @@ const (
 	partPublisher = "publisher"        // there is a connection to write by
 )
 
-// WatchOptions say how often the log is looked after.
+// WatchOptions say how often each topic is checked.
 type WatchOptions struct {
-	Retry time.Duration // after a look that found no broker; 500 ms unless given
-	Guard time.Duration // after a look that found the topic, good or bad; 1 minute unless given
+	Retry time.Duration // the pause after a check that no broker answered; 500 ms unless given
+	Guard time.Duration // the pause after a check that was answered, whatever it found; 1 minute unless given
 }
 
-// guardDoor looks after one topic and the door to it until ctx ends. The door opens once the topic is known to keep what
-// it is given. A topic that could lose records at the first look ends the run. Found later it shuts the door, because other
-// services are still reading what the topic holds, and the door opens by itself when the topic is mended. A broker that
-// does not answer says nothing about the topic: the door stays as it is and lets the publisher speak.
+// guardDoor guards one topic and the door to it until ctx ends. The door opens once the topic is known to be safe. A topic
+// that could lose records at the first check ends the run. One that is found unsafe later only shuts the door, because
+// other services are still reading what the topic holds; the door opens again when the topic is mended. A broker that does
+// not answer says nothing about the topic: then the door stays as it is, and the publisher reports the outage.
 func guardDoor(ctx context.Context, o Options, reader *kafka.Reader, t topic.Spec, part string, d *door.Door, ready *sharedhttp.Readiness, fail func(error)) {
 	guard := kafka.NewGuard(kafka.GuardOptions{
 		Reader: reader, Topic: t, Part: part, Ready: ready, Log: o.Log, Retry: o.Watch.Retry, Every: o.Watch.Guard,

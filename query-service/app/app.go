@@ -1,4 +1,4 @@
-// Package app wires the query-service: a pool of readers, one watch that waits for positions, the JSON
+// Package app wires query-service: a pool of readers, one watch that waits for positions, the JSON
 // API with its event streams, the client of the other services and the web pages. It reads no environment
 // and keeps nothing global, so that several can run in one process.
 package app
@@ -71,9 +71,9 @@ func (c Config) Validate() error {
 
 // Options of one run.
 type Options struct {
-	Config    Config
-	Log       *slog.Logger
-	Listening func(address string) // told once the port is open; may be nil
+	Config    Config               // everything that an operator can set; required
+	Log       *slog.Logger         // where the service logs; required
+	Listening func(address string) // called once the port is open, with the address that was bound; optional
 }
 
 // Run serves until ctx ends, or until it finds something that waiting cannot mend: a port that is taken, or a
@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) error {
 		reader := projection.NewReader(db, catalog, watch)
 		pacer := projection.NewPacer(db, catalog, s.Registry)
 		s.Stack.Go(ctx, "watch", watch.Run)
-		s.Stack.Go(ctx, "database watch", func(ctx context.Context) { keep(ctx, db, pacer, s.Ready, s.Fail, o.Log) })
+		s.Stack.Go(ctx, "database watch", func(ctx context.Context) { watchDatabase(ctx, db, pacer, s.Ready, s.Fail, o.Log) })
 
 		peers, err := peer.NewClient(peer.Options{CommandURL: o.Config.CommandURL, ConsumerURL: o.Config.ConsumerURL, CAFile: o.Config.CAFile, Log: o.Log})
 		if err != nil {
@@ -134,15 +134,15 @@ func Run(ctx context.Context, o Options) error {
 	})
 }
 
-// keep looks at the database each second: whether it answers and has the schema of this release, which
-// is what ready says, and how far the projections are, which gives their pace. A schema that is newer at the
-// first look ends the run. One that becomes newer later belongs to a release that is being rolled out:
-// this process goes out of rotation and answers what it still can.
-func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *sharedhttp.Readiness, fail func(error), log *slog.Logger) {
+// watchDatabase checks each second whether the database answers and has the schema of this release, and reports that
+// to ready. It also samples how far the projections are, which gives their pace. A schema that is newer at the first
+// check ends the run. One that becomes newer later belongs to a release that is being rolled out: this process then
+// goes out of rotation and answers what it still can.
+func watchDatabase(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *sharedhttp.Readiness, fail func(error), log *slog.Logger) {
 	const every, patience = time.Second, 5 * time.Second
 	served, last := false, "starting"
 	loop.Every(ctx, every, func(ctx context.Context) {
-		reason, err := look(ctx, db, pacer, patience)
+		reason, err := checkDatabase(ctx, db, pacer, patience)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -166,8 +166,8 @@ func keep(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, ready *shar
 	})
 }
 
-// look returns why the database cannot be read, or "".
-func look(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, patience time.Duration) (string, error) {
+// checkDatabase returns why the database cannot be read, or "".
+func checkDatabase(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, patience time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	current, err := schema.Check(ctx, db)

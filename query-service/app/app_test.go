@@ -39,16 +39,16 @@ func start(t *testing.T, dbURL string, handler http.HandlerFunc) *running {
 	}
 	d := httptest.NewServer(handler)
 	t.Cleanup(d.Close)
-	return startBeside(t, dbURL, d.URL)
+	return startWithPeers(t, dbURL, d.URL)
 }
 
-// startBeside runs the service on dbURL with the other services at others.
-func startBeside(t *testing.T, dbURL, others string) *running {
+// startWithPeers runs the service on dbURL with the other services at others.
+func startWithPeers(t *testing.T, dbURL, others string) *running {
 	t.Helper()
 	return startWith(t, dbURL, others, nil)
 }
 
-// startWith is startBeside with an environment.
+// startWith is startWithPeers with an environment.
 func startWith(t *testing.T, dbURL, others string, environ map[string]string) *running {
 	t.Helper()
 	c := DefaultConfig()

@@ -18,7 +18,7 @@ import (
 
 const browser = "text/html,application/xhtml+xml,*/*;q=0.8"
 
-// lockedUp is a service that asks for keys, a key by scope, and the door beside it.
+// lockedUp is a service that asks for keys, with a key of each scope and a command-service.
 func lockedUp(t *testing.T) (*running, map[string]string, *theDoor) {
 	t.Helper()
 	file, keys := filepath.Join(t.TempDir(), "keys"), map[string]string{}

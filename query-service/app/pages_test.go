@@ -251,7 +251,7 @@ func TestAServiceThatDoesNotAnswerIsShownAsDown(t *testing.T) {
 	nobody, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, nobody.Close())
-	s := startBeside(t, db.URL, "http://"+nobody.Addr().String())
+	s := startWithPeers(t, db.URL, "http://"+nobody.Addr().String())
 	s.awaitReady(t)
 	require.Equal(t, 2, strings.Count(s.get(t, "/").body, "it does not answer at http://"+nobody.Addr().String()))
 	a := s.post(t, "/stamp", nil)

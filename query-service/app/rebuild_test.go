@@ -273,7 +273,7 @@ func TestPagesSayWhatToDoWhereTheOthersAreDown(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	db.Reject(t, 0, []byte("{"), `[]`, "broken")
-	s := startBeside(t, db.URL, "http://127.0.0.1:1")
+	s := startWithPeers(t, db.URL, "http://127.0.0.1:1")
 	s.awaitReady(t)
 	page := s.page(t, "/projections/timestamps/rebuild")
 	require.Equal(t, 200, page.status, "what there is comes from the database")

@@ -177,9 +177,9 @@ func TestChangesAreWholeAndKeepTheRest(t *testing.T) {
 	info, err = os.Lstat(link)
 	require.NoError(t, err)
 	require.NotZero(t, info.Mode()&os.ModeSymlink, "the link is still one")
-	beside, err := os.ReadDir(filepath.Dir(path))
+	files, err := os.ReadDir(filepath.Dir(path))
 	require.NoError(t, err)
-	require.Len(t, beside, 1, "nothing is left lying around")
+	require.Len(t, files, 1, "nothing is left lying around")
 
 	require.NoError(t, os.WriteFile(path, []byte("{broken\n"), 0o600))
 	_, _, err = Create(path, "x", []string{"read"}, time.Time{}, noon)

@@ -27,7 +27,7 @@ func locked(t *testing.T, h config.HTTP) (*Engine, map[string]string) {
 	h.APIKeysFile = filepath.Join(t.TempDir(), "keys")
 	now := time.Now()
 	keys := map[string]string{}
-	for name, wish := range map[string]struct {
+	for name, wanted := range map[string]struct {
 		scope string
 		made  time.Time
 		end   time.Time
@@ -35,7 +35,7 @@ func locked(t *testing.T, h config.HTTP) (*Engine, map[string]string) {
 		"read": {"read", now, time.Time{}}, "write": {"write", now, time.Time{}}, "admin": {"admin", now, time.Time{}},
 		"revoked": {"admin", now, time.Time{}}, "expired": {"admin", now.Add(-2 * time.Hour), now.Add(-time.Hour)},
 	} {
-		e, key, err := auth.Create(h.APIKeysFile, name, []string{wish.scope}, wish.end, wish.made)
+		e, key, err := auth.Create(h.APIKeysFile, name, []string{wanted.scope}, wanted.end, wanted.made)
 		require.NoError(t, err)
 		keys[name] = key
 		if name == "revoked" {

@@ -29,7 +29,7 @@ type GuardOptions struct {
 	Every time.Duration // the pause after a check that the broker answered; 1 minute unless given
 	// Checked is called with the outcome of each check, before the readiness is told: nil for a topic that is safe, a
 	// *GuardError for one that is not, any other error where the broker did not answer, which says nothing about the
-	// topic. Nobody is told unless given.
+	// topic. Optional.
 	Checked func(error)
 }
 

@@ -107,14 +107,14 @@ func TestAGuardWaitsForABrokerThatIsMissing(t *testing.T) {
 	r := NewReader(config.Kafka{Brokers: []string{"127.0.0.1:1"}}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	g, p := setupGuard(r, topic.Forever)
-	looks := make(chan error, 100)
-	g.o.Checked = func(err error) { looks <- err }
-	told := errors.New("told to stop")
+	checks := make(chan error, 100)
+	g.o.Checked = func(err error) { checks <- err }
+	cause := errors.New("told to stop")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	awaited := make(chan error, 1)
 	go func() { awaited <- g.Await(ctx) }()
 	for range 2 {
-		err := <-looks
+		err := <-checks
 		var unsafe *GuardError
 		require.Error(t, err)
 		require.False(t, errors.As(err, &unsafe))
@@ -122,6 +122,6 @@ func TestAGuardWaitsForABrokerThatIsMissing(t *testing.T) {
 	ready, reason := p.get()
 	require.False(t, ready)
 	require.Contains(t, reason, "Kafka does not answer")
-	cancel(told)
-	require.ErrorIs(t, <-awaited, told)
+	cancel(cause)
+	require.ErrorIs(t, <-awaited, cause)
 }

@@ -39,7 +39,7 @@ type PublisherOptions struct {
 	// (a change of leader, a restart); 5 s unless given. The broker recognises repeats.
 	RetryFor time.Duration
 	// OnState is called, from one goroutine, with nil when the publisher has connected, and with the reason when it
-	// is not connected; nobody is told unless given.
+	// is not connected; optional.
 	OnState func(error)
 }
 

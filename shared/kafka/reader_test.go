@@ -203,8 +203,8 @@ func TestRecordAtARecordOfAnAbortedTransactionIsNone(t *testing.T) {
 	require.True(t, found)
 }
 
-// Compaction leaves gaps within batches, whole batches away, and batches that are empty; transactions leave markers and
-// aborted records among them. Whoever reads on still comes to the end, past all of it.
+// Compaction leaves gaps within batches, removes whole batches, and leaves batches that are empty; transactions leave
+// markers and aborted records among them. Reading on comes to the end all the same.
 func TestACompactedTransactionalTopicIsReadToItsEnd(t *testing.T) {
 	t.Parallel()
 	brokers := realKafka(t)
@@ -258,20 +258,28 @@ func TestACompactedTransactionalTopicIsReadToItsEnd(t *testing.T) {
 		}
 		require.Less(t, time.Since(began), time.Minute, "nothing was compacted")
 	}
+	var found []int64
+	var gap Gap
+	for compacted := true; compacted; { // the broker may compact more meanwhile, and then the three differ
+		before := readAll()
+		found = nil
+		for offset := range int64(end) {
+			_, there, err := r.RecordAt(t.Context(), spec.Name, 0, offset)
+			require.NoError(t, err)
+			if there {
+				found = append(found, offset)
+			}
+		}
+		var err error
+		gap, err = r.Explain(t.Context(), spec.Name, 0, 0, end)
+		require.NoError(t, err)
+		left = readAll()
+		compacted = !slices.Equal(before, left)
+	}
 	require.True(t, slices.IsSorted(left))
 	require.Equal(t, []int64{end - 4, end - 3, end - 2}, left[len(left)-3:])
-	var found int64
-	for offset := range int64(end) {
-		_, there, err := r.RecordAt(t.Context(), spec.Name, 0, offset)
-		require.NoError(t, err)
-		require.Equal(t, slices.Contains(left, offset), there, offset)
-		if there {
-			found++
-		}
-	}
-	gap, err := r.Explain(t.Context(), spec.Name, 0, 0, end)
-	require.NoError(t, err)
-	require.Equal(t, found, gap.Records)
+	require.Equal(t, left, found)
+	require.Equal(t, int64(len(left)), gap.Records)
 	require.Equal(t, int64(end), gap.Records+gap.Markers+gap.Aborted+gap.Missing)
 	require.Positive(t, gap.Missing)
 }

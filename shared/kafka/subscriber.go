@@ -105,7 +105,7 @@ type SubscriberOptions struct {
 	SetUp func(Session) error
 	// CleanUp runs at the end of each session, when all its batches are done or ended.
 	CleanUp func()
-	// Fenced is called when another process has taken over InstanceID; nobody is told unless given. Each
+	// Fenced is called when another process has taken over InstanceID; optional. Each
 	// would else put the other out of the group for ever, so the caller ends this one.
 	Fenced func(instanceID string)
 }

@@ -26,7 +26,7 @@ type member struct {
 	over     chan struct{}     // closed when the channel of batches is
 }
 
-const testMark = "mark of a test"
+const testMetadata = "metadata of a test"
 
 // join subscribes a member and takes its batches until the test ends.
 func join(t *testing.T, brokers []string, group, topic string, change func(*SubscriberOptions, *member)) *member {
@@ -40,7 +40,7 @@ func join(t *testing.T, brokers []string, group, topic string, change func(*Subs
 			m.sessions++
 			m.current = s
 			for _, p := range s.Partitions() {
-				s.Seek(p, m.next[p], testMark)
+				s.Seek(p, m.next[p], testMetadata)
 			}
 			s.Commit()
 			return nil
@@ -83,7 +83,7 @@ func (m *member) take(b *Batch) {
 	m.next[b.Partition] = b.Records[len(b.Records)-1].Offset + 1
 	next := m.next[b.Partition]
 	m.mu.Unlock()
-	b.Done(next, testMark)
+	b.Done(next, testMetadata)
 }
 
 func (m *member) count() (n int) {
@@ -222,7 +222,7 @@ func TestSessionsFollowEachOther(t *testing.T) {
 				m.sessions++
 				for _, p := range s.Partitions() {
 					at, _ := next.LoadOrStore(p, int64(0))
-					s.Seek(p, at.(int64), testMark)
+					s.Seek(p, at.(int64), testMetadata)
 				}
 				return nil
 			}
@@ -319,7 +319,7 @@ func TestATopicMadeAnewEndsTheSessionBeforeItIsRead(t *testing.T) {
 	m := join(t, brokers, "group-"+topic, topic, func(o *SubscriberOptions, m *member) {
 		o.SetUp = func(s Session) error {
 			m.mu.Lock()
-			s.Seek(0, m.next[0], testMark)
+			s.Seek(0, m.next[0], testMetadata)
 			had <- len(m.records[0])
 			m.mu.Unlock()
 			return nil
@@ -365,13 +365,13 @@ func TestCommittedOffsetsAreCommitted(t *testing.T) {
 			})
 			require.Eventually(t, func() bool { return m.count() == 500 }, 30*time.Second, 5*time.Millisecond)
 			m.leave(t)
-			require.Equal(t, map[int32]string{0: "250 " + testMark, 1: "250 " + testMark}, committedAsOthersSeeIt(t, brokers, group, topic, 2))
+			require.Equal(t, map[int32]string{0: "250 " + testMetadata, 1: "250 " + testMetadata}, committedAsOthersSeeIt(t, brokers, group, topic, 2))
 
 			// Our own eyes see the same.
 			r := setupReader(t, brokers)
 			at, err := r.Committed(t.Context(), group, topic, []int32{0, 1})
 			require.NoError(t, err)
-			require.Equal(t, map[int32]Committed{0: {250, testMark}, 1: {250, testMark}}, at)
+			require.Equal(t, map[int32]Committed{0: {250, testMetadata}, 1: {250, testMetadata}}, at)
 			at, err = r.Committed(t.Context(), "nobody-"+topic, topic, []int32{0, 1})
 			require.NoError(t, err)
 			require.Equal(t, map[int32]Committed{0: {Offset: -1}, 1: {Offset: -1}}, at)
@@ -395,7 +395,7 @@ func TestWithoutARetentionSaramaCommitsNothing(t *testing.T) {
 		g, err := sarama.NewConsumerGroup(brokers, group, c)
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		h := &markAll{cancel: cancel, want: 10}
+		h := &acknowledgeAll{cancel: cancel, want: 10}
 		_ = g.Consume(ctx, []string{topic}, h) // ends with the context
 		cancel()
 		_ = g.Close() // commits, or believes so
@@ -408,14 +408,14 @@ func TestWithoutARetentionSaramaCommitsNothing(t *testing.T) {
 	}
 }
 
-type markAll struct {
+type acknowledgeAll struct {
 	cancel     func()
 	want, seen int
 }
 
-func (h *markAll) Setup(sarama.ConsumerGroupSession) error   { return nil }
-func (h *markAll) Cleanup(sarama.ConsumerGroupSession) error { return nil }
-func (h *markAll) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
+func (h *acknowledgeAll) Setup(sarama.ConsumerGroupSession) error   { return nil }
+func (h *acknowledgeAll) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+func (h *acknowledgeAll) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
 	for m := range c.Messages() {
 		s.MarkMessage(m, "")
 		if h.seen++; h.seen == h.want {
@@ -449,17 +449,17 @@ func committedAsOthersSeeIt(t *testing.T, brokers []string, group, topic string,
 	return out
 }
 
-// Two processes with one instance id throw each other out, so the one that is told so says which id it was.
+// Two processes with one instance id would put each other out of the group for ever. The one that is fenced learns its id.
 func TestAFencedInstanceIsTold(t *testing.T) {
 	t.Parallel()
 	brokers := realKafka(t)
 	_, topic := setupTopic(t, brokers, 1)
-	told := make(chan string, 100)
+	fenced := make(chan string, 100)
 	static := func(o *SubscriberOptions, _ *member) {
 		o.InstanceID = "same"
 		o.Fenced = func(id string) {
 			select {
-			case told <- id:
+			case fenced <- id:
 			default:
 			}
 		}
@@ -468,7 +468,7 @@ func TestAFencedInstanceIsTold(t *testing.T) {
 	require.Eventually(t, func() bool { return one.sessionsSeen() == 1 }, 10*time.Second, 5*time.Millisecond)
 	join(t, brokers, "group-"+topic, topic, static)
 	select {
-	case id := <-told:
+	case id := <-fenced:
 		require.Equal(t, "same", id)
 	case <-time.After(20 * time.Second):
 		require.Fail(t, "nobody was told")

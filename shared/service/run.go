@@ -22,7 +22,7 @@ type Options struct {
 	Telemetry config.Telemetry     // where traces and metrics are sent to; nowhere where it names no endpoint
 	API       httpapi.Options      // the HTTP engine's: HTTP and Spec must be set; Run fills in Log, Registry and Tracer
 	Parts     []string             // the parts of the readiness, all of which must report before the service is ready; none unless given
-	Listening func(address string) // called once the port is open, with the address that was bound; nobody is told unless given
+	Listening func(address string) // called once the port is open, with the address that was bound; optional
 }
 
 // Service is what Run has made by the time an app wires the rest.

@@ -39,14 +39,16 @@ const stopWithin = 45 * time.Second
 type Options struct {
 	// DataDir holds all that is kept; it is made where it is missing. Required.
 	DataDir string
-	Ports   Ports
-	// Environ is what the services are configured by. KAFKA_BROKERS and DB_URL name servers that are then not started.
+	// Ports to listen on; each has its usual one unless given.
+	Ports Ports
+	// Environ is what the services are configured by; the defaults unless given. KAFKA_BROKERS and DB_URL name servers
+	// that are used instead of the embedded ones.
 	Environ map[string]string
-	// LogTo gets the logs, LOG_LEVEL and above, or warnings and above where Environ names no level.
+	// LogTo gets the logs, LOG_LEVEL and above, or warnings and above where Environ names no level. Required.
 	LogTo io.Writer
-	// Waiting is told what a start that takes longer waits for; it may be nil.
+	// Waiting is called with what a start waits for, where it takes longer; optional.
 	Waiting func(reasons []string)
-	// Ready is told once every service is ready; it may be nil.
+	// Ready is called once every service is ready; optional.
 	Ready func(Running)
 }
 
@@ -59,7 +61,7 @@ type Ports struct {
 // DefaultPorts lie together, and none of them is the usual one of a Kafka or PostgreSQL that may be there already.
 func DefaultPorts() Ports { return Ports{Kafka: 7092, Postgres: 7432} }
 
-func (p Ports) of(s service.Spec) int {
+func (p Ports) portOf(s service.Spec) int {
 	if port, ok := p.Services[s.Name]; ok {
 		return port
 	}
@@ -106,8 +108,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := o.Validate(); err != nil {
 		return err
 	}
-	told := ctx
-	ctx, fail := context.WithCancelCause(told)
+	outer := ctx
+	ctx, fail := context.WithCancelCause(outer)
 	defer fail(nil)
 	r := &run{Options: o, fail: fail}
 	if r.log, err = r.logger("tidemark"); err != nil {
@@ -117,8 +119,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer func() {
 		cause := context.Cause(ctx)
 		switch {
-		case told.Err() != nil:
-			err = nil // it was told to stop, and what that cut short is no error
+		case outer.Err() != nil:
+			err = nil // it was asked to stop, and what that cut short is no error
 		case cause != nil:
 			err = cause
 		}
@@ -155,7 +157,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-// servers starts the broker and PostgreSQL, side by side, unless they are named.
+// servers starts the broker and PostgreSQL at the same time, unless the environment names servers.
 func (r *run) servers(ctx context.Context) error {
 	var log *broker.Broker
 	var logErr error
@@ -186,7 +188,7 @@ func (r *run) servers(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 			case <-db.Done():
-				r.fail(errors.New("the private PostgreSQL has ended by itself: its last words are in the log above"))
+				r.fail(errors.New("the private PostgreSQL has ended by itself: its last lines are in the log above"))
 			}
 		})
 	}
@@ -213,7 +215,7 @@ func (r *run) services(ctx context.Context) error {
 	r.running.DBURL = c.URL
 	r.running.Services = map[string]string{}
 	for _, s := range services {
-		r.running.Services[s.Name] = baseURL(c.HTTP, r.Ports.of(s.Spec))
+		r.running.Services[s.Name] = baseURL(c.HTTP, r.Ports.portOf(s.Spec))
 	}
 	r.authorities = c.CAFile
 	waits := func(s Service) bool { return s.Database && !s.Migrates }
@@ -253,7 +255,7 @@ func (r *run) start(ctx context.Context, name string, serve func(context.Context
 				err = errors.New("ended by itself")
 			}
 			r.fail(fmt.Errorf("%s: %w", name, err))
-			err = nil // told once
+			err = nil // reported once
 		}
 		done <- err
 	}()

@@ -52,7 +52,7 @@ func configurationPage() string {
 	var b strings.Builder
 	b.WriteString(`# Configuration
 
-Made from the services' structs; a test holds the two together. Configuration is environment only. A service tells all
+Made from the services' structs; a test holds the two together. Configuration is environment only. A service reports all
 mistakes at once, prints what it has with secrets masked and ends when it is started with ` + "`--check`" + `, and names an older
 variable together with its successor. An empty variable counts as unset. A secret's variable has a twin that ends in
 ` + "`_FILE`" + ` and names a file that holds the value.

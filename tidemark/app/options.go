@@ -16,7 +16,7 @@ import (
 )
 
 // instanceID makes the consumer a static member of its group: one that comes back after a kill has its partitions again
-// at once. On a Kafka that others share, two runs with one id would throw each other out, so there it is left to
+// at once. On a Kafka that others share, two runs with one id would put each other out of the group, so there it is left to
 // KAFKA_GROUP_INSTANCE_ID.
 const instanceID = "tidemark-up"
 
@@ -58,25 +58,25 @@ func (o Options) environ(on Running) (map[string]string, common) {
 	}
 	delete(environ, "SERVER_PORT")
 	c := common{HTTP: config.DefaultHTTP(1), Kafka: config.DefaultKafka(), Postgres: config.DefaultPostgres()}
-	_ = config.Load(&c, environ) // each service tells what is mistaken
+	_ = config.Load(&c, environ) // each service reports what is mistaken
 	for _, s := range service.All() {
-		environ[s.URLVariable()] = baseURL(c.HTTP, o.Ports.of(s)) // the one that was given is the client's, perhaps of another run
+		environ[s.URLVariable()] = baseURL(c.HTTP, o.Ports.portOf(s)) // the one that was given is the client's, perhaps of another run
 	}
 	return environ, c
 }
 
-// configured returns every service with its configuration on these servers. The error tells all mistakes of all of them.
+// configured returns every service with its configuration on these servers. The error names all mistakes of all of them.
 func (o Options) configured(on Running) ([]Service, common, error) {
 	environ, c := o.environ(on)
 	services := Services()
 	var errs []error
 	for _, s := range services {
-		if port := o.Ports.of(s.Spec); 1 <= port && port <= 65535 { // else that is told by the flag's name
+		if port := o.Ports.portOf(s.Spec); 1 <= port && port <= 65535 { // else Validate names the flag
 			environ["SERVER_PORT"] = strconv.Itoa(port)
 		}
 		errs = append(errs, config.Load(s.Config, environ))
 	}
-	if err := c.meetByTLS(o.Ports.of(service.Query)); err != nil {
+	if err := c.meetByTLS(o.Ports.portOf(service.Query)); err != nil {
 		errs = append(errs, err)
 	}
 	return services, c, errors.Join(distinct(errs)...)
@@ -89,11 +89,11 @@ func (c common) meetByTLS(port int) error {
 	}
 	pair, err := c.HTTP.Certificate().Load(time.Now())
 	if err != nil {
-		return nil // told already
+		return nil // reported already
 	}
 	u, err := url.Parse(baseURL(c.HTTP, port))
 	if err != nil {
-		return nil // an address that cannot be bound is told already
+		return nil // an address that cannot be bound is reported already
 	}
 	if err := pair.Leaf.VerifyHostname(u.Hostname()); err != nil {
 		return fmt.Errorf("TLS_CERT_FILE: the certificate in %s is not for %s, where the services reach each other: have it issued for that address too", c.TLSCertFile, u.Hostname())
@@ -112,7 +112,7 @@ func distinct(errs []error) []error {
 	return kept
 }
 
-// Validate finds what is wrong before anything is started or written, and tells all of it.
+// Validate finds what is wrong before anything is started or written, and names all of it.
 func (o Options) Validate() error {
 	var errs []error
 	if o.DataDir == "" {
@@ -128,7 +128,7 @@ func (o Options) Validate() error {
 		wanted = append(wanted, struct {
 			flag        string
 			port, least int
-		}{portFlag(s), o.Ports.of(s), 1})
+		}{portFlag(s), o.Ports.portOf(s), 1})
 	}
 	if port := o.Environ["SERVER_PORT"]; port != "" {
 		errs = append(errs, fmt.Errorf("SERVER_PORT=%s is the port of one service, and here run %d: unset it and use %s", port, len(flags), strings.Join(flags, ", ")))
@@ -156,7 +156,7 @@ func (o Options) portsFree(ctx context.Context) error {
 	type listener struct{ address, what, flag string }
 	var wanted []listener
 	for _, s := range service.All() {
-		wanted = append(wanted, listener{net.JoinHostPort(c.BindAddress, strconv.Itoa(o.Ports.of(s))), s.Name, portFlag(s)})
+		wanted = append(wanted, listener{net.JoinHostPort(c.BindAddress, strconv.Itoa(o.Ports.portOf(s))), s.Name, portFlag(s)})
 	}
 	if o.ownKafka() {
 		wanted = append(wanted, listener{loopback(o.Ports.Kafka), "the embedded broker", "--kafka-port"})

@@ -10,11 +10,11 @@
 // The letters of every projection are decided on here. A redrive is a new command, so only letters of topics that
 // command-service writes can be redriven; those of others can be discarded.
 //
-// Whether there is a dead letter at a position is the projection's business, which is not asked: what
-// has been decided on is rejected, and stays so. A record that this very release can read is most likely
-// none but a mistyped position, and a rebuild would reject it; so it is refused unless the caller says
-// that he knows (Request.Readable), as one does who has the letter from the read side: Postgres may have
-// refused the record, or an older release. Offsets are moved by nobody.
+// Whether there is a dead letter at a position is known to the projection, which is not asked. A decision makes every
+// rebuild reject the record at its position. A record that this release can read is most likely no dead letter, but the
+// record at a mistyped position, and the decision would lose its row. So such a request is refused, unless the caller
+// says that the records may be readable (Request.Readable). A caller who has the letter from the read side says so:
+// Postgres may have refused the record, or an older release. No offset is moved.
 package deadletter
 
 import (
@@ -34,7 +34,7 @@ import (
 	"github.com/tidemark/tidemark/shared/position"
 )
 
-// Log tells how far the log goes and what stands in it; *kafka.Reader answers.
+// Log says where the log ends and which record is at an offset; *kafka.Reader implements it.
 type Log interface {
 	StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error)
 	RecordAt(ctx context.Context, topic string, partition int32, offset int64) (rec kafka.Record, found bool, err error)
@@ -44,10 +44,10 @@ var _ Log = (*kafka.Reader)(nil)
 
 // Options of a desk. All are required.
 type Options struct {
-	Topics    []Topic       // those that may have dead letters
-	Decisions *door.Door    // to deadletter.command.v1
-	Log       Log           // where the letters stand
-	Deadline  time.Duration // the longest a caller waits for his answer
+	Topics    []Topic       // the topics that may have dead letters
+	Decisions *door.Door    // the door to deadletter.command.v1
+	Log       Log           // where the records of dead letters are read
+	Deadline  time.Duration // the longest a caller waits for an answer
 }
 
 // Desk is where decisions are made. It is safe for concurrent use.
@@ -62,12 +62,12 @@ type Letter struct {
 	Payload  string // the value of the new record; its command_id may be missing or no id
 }
 
-// Request is what is said of all letters of a request.
+// Request is what a request says about all of its letters.
 type Request struct {
 	Note     string // kept with each decision
-	By       string // id of the API key
-	ByName   string // its name, which new commands bear that say who sent them
-	Readable bool   // whether records may be decided on that can be read
+	By       string // id of the API key; empty without keys
+	ByName   string // name of the API key, for new commands that say who sent them; empty without keys
+	Readable bool   // whether records that this release can read may be decided on
 }
 
 // Result is what was written for one letter.
@@ -258,7 +258,7 @@ func (d *Desk) check(ctx context.Context, jobs []*job, given []string, readable 
 		}
 	}
 	for name, of := range partitions {
-		ends, err := asked(ctx, func() (map[int32]int64, error) { return d.options.Log.StableEnds(ctx, name, of) })
+		ends, err := askLog(ctx, func() (map[int32]int64, error) { return d.options.Log.StableEnds(ctx, name, of) })
 		if err != nil {
 			return err
 		}
@@ -287,7 +287,7 @@ func (d *Desk) check(ctx context.Context, jobs []*job, given []string, readable 
 
 // read finds the letters whose records can be read.
 func (d *Desk) read(ctx context.Context, jobs []*job) error {
-	reasons, err := asked(ctx, func() ([]string, error) {
+	reasons, err := askLog(ctx, func() ([]string, error) {
 		reasons, errs := make([]string, len(jobs)), make([]error, len(jobs))
 		var all sync.WaitGroup
 		for i, j := range jobs {
@@ -320,8 +320,8 @@ func (d *Desk) read(ctx context.Context, jobs []*job) error {
 	return nil
 }
 
-// asked returns what the log answers. A broker that hangs keeps the question longer than the caller waits.
-func asked[T any](ctx context.Context, question func() (T, error)) (T, error) {
+// askLog returns what the log answers, or door.ErrDown once ctx ends: a question to a broker that hangs may take longer.
+func askLog[T any](ctx context.Context, question func() (T, error)) (T, error) {
 	type answer struct {
 		value T
 		err   error

@@ -1,16 +1,16 @@
-// Package door lets commands into the log, and tells each caller the truth about his own.
+// Package door accepts commands and writes them to the log, and answers each caller with the outcome.
 //
 // Promises: a command is accepted only when every in-sync replica has its record, and then its position
-// is known. Whoever is refused before his command was handed to the log may send it again as it is.
-// Whoever is answered "unknown" may find it in the log or not, and repeats it under a key that makes
-// both attempts one command (see Ticket). Every caller is answered within the deadline, whatever the
-// broker does.
+// is known. A caller who is refused may send the command again as it is: nothing of it was handed to the
+// log. After the answer "unknown" the command may be in the log or not. The caller sends it again under a key
+// that makes both attempts one command (see Ticket). Every caller is answered within the deadline, whatever
+// the broker does.
 //
-// Commands are committed in groups: while one group is on its way to the log the next one gathers, and a
-// door that is idle sends at once. So the size of a group follows the load, and nobody waits for company.
+// Commands are committed in groups: while one group is on its way to the log, the next one gathers, and an
+// idle door sends at once. So the size of a group follows the load, and no command waits for others.
 //
-// A command goes through three states, changed by compare-and-swap only, because its caller may give up
-// at the very moment the group leaves:
+// A command goes through three states. They are changed by compare-and-swap only, because its caller may give
+// up at the very moment the group is sent:
 //
 //	queued ──▶ handed over ──▶ accepted, refused by the log, or unknown
 //	   └─────▶ abandoned: the deadline came first, nothing was written
@@ -34,8 +34,8 @@ import (
 
 // Errors of an Outcome. After every one but ErrUnknown nothing was written, and nothing will be.
 var (
-	// ErrUnknown says that the command was handed over and that no answer came, or one that does not
-	// tell. It may be in the log.
+	// ErrUnknown says that the command was handed over, and that no answer came or one that does not say what
+	// became of it. It may be in the log.
 	ErrUnknown = errors.New("the command was handed to the log and its outcome is not known")
 	// ErrDown says that the log did not take the command: there is no broker, or it did not get to it
 	// within the deadline.
@@ -44,7 +44,7 @@ var (
 	ErrBusy = errors.New("too many commands are waiting")
 )
 
-// ShutError says why the door takes no commands at all. It is ErrDown as well where that is why.
+// ShutError says why the door takes no commands at all. It wraps ErrDown where the log is down.
 type ShutError struct{ Reason error }
 
 func (e *ShutError) Error() string { return "the door is shut: " + e.Reason.Error() }
@@ -60,16 +60,16 @@ type Log interface {
 
 var _ Log = (*kafka.Publisher)(nil)
 
-// Options of a door. Zero numbers mean the defaults named beside them.
+// Options of a door. Topic, Log and Metrics are required.
 type Options struct {
-	Topic      string        // where commands are written
-	Partitions int32         // of the topic; 0 means that tickets need not care
-	Log        Log           // where they are published
-	Deadline   time.Duration // the longest a caller waits for his answer; 5 s
-	MaxGroup   int           // how many commands make a group full; 1,000
-	MaxQueue   int           // how many callers may wait; 10,000
-	Metrics    *Metrics      // of all doors of the process
-	Tracer     trace.Tracer  // nil traces nothing, and nothing is paid for it
+	Topic      string        // the topic that commands are written to
+	Partitions int32         // how many partitions the topic has; tickets are not chosen by partition unless given
+	Log        Log           // where commands are published
+	Deadline   time.Duration // the longest a caller waits for an answer; 5 s unless given
+	MaxGroup   int           // the number of commands at which a group is full; 1,000 unless given
+	MaxQueue   int           // the most callers that wait for a group; 10,000 unless given
+	Metrics    *Metrics      // the metrics of all doors of the process
+	Tracer     trace.Tracer  // makes the spans of commands and groups; none unless given
 }
 
 // Door commits commands in groups. Open it before the first Accept.
@@ -81,7 +81,7 @@ type Door struct {
 	stop    chan struct{}
 	once    sync.Once
 	done    chan struct{}
-	late    error // what a caller is told whose deadline came first
+	late    error // the cause of a context whose deadline came first
 	metrics topicMetrics
 }
 
@@ -114,8 +114,8 @@ func New(o Options) (*Door, error) {
 		o.MaxQueue = 10_000
 	}
 	d := &Door{options: o, queue: make(chan *request, o.MaxQueue), stop: make(chan struct{}), done: make(chan struct{}),
-		late: fmt.Errorf("no answer within %s", o.Deadline), metrics: o.Metrics.of(o.Topic)}
-	d.Shut(fmt.Errorf("%w: it has not been looked at yet", ErrDown))
+		late: fmt.Errorf("no answer within %s", o.Deadline), metrics: o.Metrics.forTopic(o.Topic)}
+	d.Shut(fmt.Errorf("%w: it has not been checked yet", ErrDown))
 	go d.run()
 	return d, nil
 }
@@ -182,9 +182,9 @@ func (d *Door) run() {
 		d.groups.Add(1) // whoever comes from now on goes with the next one
 		start := time.Now()
 		results := d.options.Log.PublishAll(d.options.Topic, msgs...)
-		d.metrics.flown(len(msgs), time.Since(start))
+		d.metrics.sent(len(msgs), time.Since(start))
 		if d.options.Tracer != nil {
-			d.flew(group, results, start)
+			d.traceFlight(group, results, start)
 		}
 		for _, c := range group {
 			n := len(c.messages)
@@ -194,7 +194,7 @@ func (d *Door) run() {
 	}
 }
 
-// next returns another caller's for a group of n messages, if there is one and it has room.
+// next returns another request for a group of n messages, if one is waiting and the group is not full.
 func (d *Door) next(n int) (*request, bool) {
 	if n >= d.options.MaxGroup {
 		return nil, false

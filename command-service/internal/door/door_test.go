@@ -98,7 +98,7 @@ func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
 				at, err := accept(t.Context(), d, fmt.Sprint(i))
 				require.NoError(t, err)
 				_, keys := log.seen()
-				require.Equal(t, fmt.Sprint(i), keys[at.Offset], "everyone is told his own place")
+				require.Equal(t, fmt.Sprint(i), keys[at.Offset], "each caller gets the position of its own record")
 			})
 			if i == 0 {
 				synctest.Wait() // the first one leaves alone
@@ -311,7 +311,7 @@ func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 		}}
 		d, _ := setup(t, Options{Log: log, Deadline: 10 * time.Millisecond, MaxGroup: 20, MaxQueue: 60})
 		var mu sync.Mutex
-		told := map[string]error{}
+		answers := map[string]error{}
 		var callers sync.WaitGroup
 		for i := range 2_000 {
 			callers.Go(func() {
@@ -320,7 +320,7 @@ func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 				_, err := accept(t.Context(), d, key)
 				mu.Lock()
 				defer mu.Unlock()
-				told[key] = err
+				answers[key] = err
 			})
 		}
 		callers.Wait()
@@ -332,7 +332,7 @@ func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 			there[k] = true
 		}
 		kinds := map[string]int{}
-		for key, err := range told {
+		for key, err := range answers {
 			switch {
 			case err == nil:
 				kinds["accepted"]++
@@ -344,7 +344,7 @@ func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 				require.False(t, there[key], "%s: %v", key, err)
 			}
 		}
-		require.Len(t, told, 2_000)
+		require.Len(t, answers, 2_000)
 		require.Positive(t, kinds["accepted"])
 		require.Positive(t, kinds["refused"])
 		require.Positive(t, kinds["unknown"])

@@ -47,7 +47,7 @@ type Binding struct {
 //
 // A UUIDv8 is refused: it is a ticket that the door made of another key, and taking it for a key would
 // make a second command of a retry. So are values that are no identity (nil, max, no RFC 9562 variant)
-// and, without authentication, everything that is no UUID: two strangers may well choose the same word.
+// and, without authentication, everything that is no UUID: two callers could choose the same word.
 // The error is a *KeyError.
 func KeyTicket(key string, b Binding, now time.Time) (uuid.UUID, error) {
 	bare, id, err := checkKey(key, b.Caller, now)

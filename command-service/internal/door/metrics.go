@@ -45,7 +45,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	return m
 }
 
-func (m *Metrics) of(topic string) topicMetrics {
+func (m *Metrics) forTopic(topic string) topicMetrics {
 	outcome := func(name string) prometheus.Counter { return m.commands.WithLabelValues(topic, name) }
 	return topicMetrics{
 		accepted: outcome("accepted"), unknown: outcome("unknown"), down: outcome("down"), busy: outcome("busy"), shut: outcome("shut"),
@@ -89,7 +89,7 @@ func outcomeOf(err error) string {
 	}
 }
 
-func (m *topicMetrics) flown(n int, took time.Duration) {
+func (m *topicMetrics) sent(n int, took time.Duration) {
 	m.group.Observe(float64(n))
 	m.produce.Observe(took.Seconds())
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 )
 
-// startSpan begins the span of one Accept, which the traceparent of its records names: whoever reads one goes on from
-// there. The flight that the commands share with others has a span of its own, which links to each. The span is nil
-// where nobody traces.
+// startSpan begins the span of one Accept. The traceparent of its records names it, so that whoever reads one continues
+// the trace. The flight that the commands share with others has a span of its own, which links to each. The span is nil
+// where nothing is traced.
 func (d *Door) startSpan(ctx context.Context, commands []Command) (context.Context, trace.Span) {
 	if d.options.Tracer == nil || len(commands) == 0 {
 		return ctx, nil
@@ -50,9 +50,8 @@ func endSpan(span trace.Span, outcomes []Outcome) {
 	span.SetAttributes(attribute.String("tidemark.outcome", "accepted"), attribute.String("tidemark.position", outcomes[0].Position.String()))
 }
 
-// flew makes the span of a flight that had at least one command that is traced. Commands that nobody traces cost it
-// nothing but the look.
-func (d *Door) flew(group []*request, results []kafka.Result, start time.Time) {
+// traceFlight makes the span of a flight, where one of its commands at least is traced.
+func (d *Door) traceFlight(group []*request, results []kafka.Result, start time.Time) {
 	var links []trace.Link
 	var failed error
 	for _, c := range group {

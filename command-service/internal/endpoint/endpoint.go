@@ -1,10 +1,10 @@
-// Package endpoint reads the endpoints that somebody sends to the door: one or a list, as JSON or as YAML. It says all
-// that is wrong with them at once, and writes each into the document that the log keeps.
+// Package endpoint reads the endpoints in a request, one or a list, as JSON or as YAML, and writes the document of each
+// that the log keeps. Its errors name everything that is wrong with a request.
 //
 // A document is complete, so that whoever reads the log needs none of the defaults here. Members that this release does
 // not know stay in it as they came: a later release, or a tool of the user's, may know them.
 //
-// What a record of the topic looks like is said by shared/event, and so is which values are good.
+// The encoding of a record, and which values are accepted, are left to shared/event.
 package endpoint
 
 import (
@@ -83,7 +83,7 @@ func Parse(body []byte) (items []Item, list bool, err error) {
 		var of []event.FieldError
 		items[i], of = parseItem(raw)
 		for _, e := range of {
-			wrong = append(wrong, at(Place(i), e))
+			wrong = append(wrong, inItem(Place(i), e))
 		}
 	}
 	return items, true, invalid(wrong)
@@ -105,7 +105,8 @@ func ParsePut(body []byte, id uuid.UUID) (document []byte, err error) {
 // Place is the path of an item of a list.
 func Place(i int) string { return "[" + strconv.Itoa(i) + "]" }
 
-func at(place string, e event.FieldError) event.FieldError {
+// inItem puts the place of an item before the path of an error in it.
+func inItem(place string, e event.FieldError) event.FieldError {
 	if e.Path != "" && e.Path[0] != '[' {
 		place += "."
 	}

@@ -179,7 +179,7 @@ func (s *Server) answerList(c *gin.Context, commands []event.EndpointCommand, at
 			answer[i].Position = o.Position.String()
 			continue
 		}
-		p := s.failures.of(c.Request.Context(), o.Err, attempts[i]).Problem
+		p := s.failures.answer(c.Request.Context(), o.Err, attempts[i]).Problem
 		answer[i].Error = &p
 	}
 	c.Header("Cache-Control", "no-store")
@@ -194,7 +194,7 @@ type endpointResult struct {
 	Error      *problem.Problem `json:"error,omitempty"`
 }
 
-// readJSON returns the body as JSON, whichever of both it came as.
+// readJSON returns the body as JSON, also where it came as YAML.
 func (s *Server) readJSON(c *gin.Context) (body []byte, ok bool) {
 	kind := c.ContentType()
 	if kind != "" && kind != jsonType && kind != yamlType {

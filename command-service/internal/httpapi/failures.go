@@ -18,10 +18,10 @@ import (
 // statusClientGone is what the request metrics show for a client that left; nobody reads it.
 const statusClientGone = 499
 
-// attempt is what a caller needs to try the same command again.
+// attempt is what a caller needs to send the same command again.
 type attempt struct{ ticket, key string }
 
-// retryKey is the caller's own key where he sent one, else the ticket, which is a key for itself.
+// retryKey is the caller's own key, or the ticket where the caller sent none: a ticket is a key for its own command.
 func (a attempt) retryKey() string {
 	if a.key != "" {
 		return a.key
@@ -42,8 +42,8 @@ type failures struct {
 	logged time.Time
 }
 
-// of is the one table of this service.
-func (f *failures) of(ctx context.Context, err error, a attempt) failure {
+// answer is this service's one table of which error is which problem.
+func (f *failures) answer(ctx context.Context, err error, a attempt) failure {
 	var (
 		badInstant *instant.Error
 		badKey     *door.KeyError

@@ -1,4 +1,4 @@
-// Package httpapi is the HTTP side of the door: it decodes a request, asks the door, and answers with a
+// Package httpapi is command-service's HTTP API: it decodes a request, hands the command to the door, and answers with a
 // ticket or a problem. It holds no rules.
 package httpapi
 
@@ -181,7 +181,7 @@ func (s *Server) fail(c *gin.Context, err error, a attempt) {
 		c.AbortWithStatus(statusClientGone)
 		return
 	}
-	f := s.failures.of(c.Request.Context(), err, a)
+	f := s.failures.answer(c.Request.Context(), err, a)
 	if f.retryAfter != "" {
 		c.Header("Retry-After", f.retryAfter)
 	}

@@ -283,7 +283,7 @@ func TestAKeyIsOneCommandByWhateverRouteItComes(t *testing.T) {
 
 	w := b.post("/app", "", "Idempotency-Key", key)
 	require.NotContains(t, ids, decode(t, w)["id"])
-	require.Equal(t, decode(t, w)["id"], decode(t, b.post("/api/v1/timestamp", "", "Idempotency-Key", key))["id"], "two wishes for now")
+	require.Equal(t, decode(t, w)["id"], decode(t, b.post("/api/v1/timestamp", "", "Idempotency-Key", key))["id"], "two commands for now")
 
 	own, err := uuid.NewV7()
 	require.NoError(t, err)

@@ -192,7 +192,7 @@ func (st *stream) send(ctx context.Context, group []entry) error {
 
 func (st *stream) appendProblem(dst []byte, err error, a attempt) []byte {
 	ctx := st.gin.Request.Context()
-	p := st.server.failures.of(ctx, err, a).Problem
+	p := st.server.failures.answer(ctx, err, a).Problem
 	if id := telemetry.CorrelationID(ctx); id != "" {
 		p.Instance = "urn:correlation:" + id
 	}
@@ -336,7 +336,7 @@ func (r *lineReader) pass() bool {
 		case <-r.gone:
 			return false
 		}
-		r.moved = time.Now() // it was not the client who took his time
+		r.moved = time.Now() // the log was slow, not the client
 	}
 	// What was passed on may still be on its way to the log long after its answer: nothing is used twice.
 	size := r.server.limits.chunk

@@ -1,6 +1,6 @@
-// Package deadletter reads the dead letters of every projection, the records that it rejected, by the
-// position they have in the log, and what was decided on them. What it hands out is bounded: a payload can be as large as Kafka
-// lets a record be. So is what it looks through for one page.
+// Package deadletter reads the dead letters of every projection, in the order of their positions in the log, and what was
+// decided on them. It bounds what it returns, since a payload can be as large as Kafka lets a record be, and how many
+// letters it searches for one page.
 package deadletter
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
-// ShownBytes is how much of a payload a list has; headers larger than that are left out. WholeBytes is
-// that of one letter, and more than Kafka takes unless told.
+// ShownBytes is how many bytes of a payload a list has; headers that are larger are left out. WholeBytes is the same for
+// one letter, and more than Kafka takes unless it is configured to.
 const (
 	ShownBytes = 16 << 10
 	WholeBytes = 4 << 20
@@ -52,7 +52,7 @@ type Decision struct {
 // State is how far a dead letter is dealt with.
 type State string
 
-// The states. All is no state but the wish to see letters in any.
+// The states. All stands for all of them, in a Filter.
 const (
 	Open      State = "open"
 	Discarded State = "discarded"

@@ -65,15 +65,15 @@ func (r row) deadLetter(of projection.Served) DeadLetter {
 // At returns the dead letter at p as a list shows it, or ErrNotFound. The projection of its topic must be in
 // the snapshot's scope.
 func At(ctx context.Context, s *projection.Snapshot, p position.Position) (DeadLetter, error) {
-	return at(ctx, s, p, ShownBytes)
+	return readLetter(ctx, s, p, ShownBytes)
 }
 
 // Whole is At with the whole payload.
 func Whole(ctx context.Context, s *projection.Snapshot, p position.Position) (DeadLetter, error) {
-	return at(ctx, s, p, WholeBytes)
+	return readLetter(ctx, s, p, WholeBytes)
 }
 
-func at(ctx context.Context, s *projection.Snapshot, p position.Position, shown int) (DeadLetter, error) {
+func readLetter(ctx context.Context, s *projection.Snapshot, p position.Position, shown int) (DeadLetter, error) {
 	of, projected := s.OfTopic(p.Topic)
 	if !projected {
 		return DeadLetter{}, ErrNotFound
@@ -106,9 +106,9 @@ func (f Filter) Scope() projection.Scope {
 	return projection.Of(f.Projection)
 }
 
-// mostLooked is how many letters of one projection are looked at for one page. A search for what is rare
-// goes on over several pages, some of which may be empty.
-const mostLooked = 10_000
+// mostSearched bounds how many letters of one projection are searched for one page. A search for what is rare
+// takes several pages, some of which may be empty.
+const mostSearched = 10_000
 
 // Search returns up to limit of the dead letters above after that f asks for, in the order of topic,
 // partition and offset, and the position to go on after, nil where that was all. The zero position starts
@@ -121,7 +121,7 @@ func Search(ctx context.Context, s *projection.Snapshot, f Filter, after positio
 		if of.Topic < after.Topic {
 			continue
 		}
-		found, edge, err := searchOne(ctx, s, of, f, after, limit+1-len(letters))
+		found, edge, err := searchProjection(ctx, s, of, f, after, limit+1-len(letters))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -137,8 +137,8 @@ func Search(ctx context.Context, s *projection.Snapshot, f Filter, after positio
 	return letters, nil, nil
 }
 
-// searchOne returns up to most letters of one projection, and where its look ended, nil where that was all.
-func searchOne(ctx context.Context, s *projection.Snapshot, of projection.Served, f Filter, after position.Position, most int) ([]DeadLetter, *position.Position, error) {
+// searchProjection returns up to most letters of one projection, and where the search ended, nil where that was all.
+func searchProjection(ctx context.Context, s *projection.Snapshot, of projection.Served, f Filter, after position.Position, most int) ([]DeadLetter, *position.Position, error) {
 	// Of the topic's letters, those above one place and up to another.
 	above := position.Position{Topic: of.Topic, Offset: -1}
 	upTo := position.Position{Topic: of.Topic, Partition: math.MaxInt32, Offset: math.MaxInt64}
@@ -148,7 +148,7 @@ func searchOne(ctx context.Context, s *projection.Snapshot, of projection.Served
 	if before(above, after) {
 		above = after
 	}
-	edge, err := lookUpTo(ctx, s, of, f, above, upTo)
+	edge, err := searchBound(ctx, s, of, f, above, upTo)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -177,9 +177,9 @@ ORDER BY l.topic, l.partition, l."offset" LIMIT $10`,
 	return letters, edge, nil
 }
 
-// lookUpTo is how far one page looks, nil where it looks at all there is. Without a filter every row is a
-// hit, and the limit is bound enough.
-func lookUpTo(ctx context.Context, s *projection.Snapshot, of projection.Served, f Filter, above, upTo position.Position) (*position.Position, error) {
+// searchBound returns the position up to which one page is searched, nil where all is. Without a filter every row is a
+// hit, so the page's limit is enough.
+func searchBound(ctx context.Context, s *projection.Snapshot, of projection.Served, f Filter, above, upTo position.Position) (*position.Position, error) {
 	if f.State == All && f.Text == "" && f.ReasonCode == "" {
 		return nil, nil
 	}
@@ -188,7 +188,7 @@ func lookUpTo(ctx context.Context, s *projection.Snapshot, of projection.Served,
 SELECT l.topic, l.partition, l."offset" FROM `+of.Table(schema.DeadLetters)+` l
 WHERE l.topic = $1 AND (l.partition, l."offset") > ($2, $3) AND (l.partition, l."offset") <= ($4, $5)
 ORDER BY l.topic, l.partition, l."offset" OFFSET $6 LIMIT 1`, // so many keys of the index
-		of.Topic, above.Partition, above.Offset, upTo.Partition, upTo.Offset, mostLooked-1)
+		of.Topic, above.Partition, above.Offset, upTo.Partition, upTo.Offset, mostSearched-1)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}

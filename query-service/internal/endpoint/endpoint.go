@@ -1,5 +1,5 @@
-// Package endpoint reads the endpoints as they are now, and what was ever put and deleted. What they are now
-// is a derived table: while its projection is rebuilt nothing of it is handed out, since it would be a part.
+// Package endpoint reads the endpoints as they are now, and the history of each. The endpoints as they are now are a
+// derived table: while its projection has not caught up once, nothing of it is returned, since it would be a part.
 package endpoint
 
 import (

@@ -1,6 +1,6 @@
-// Package generation reads the generations of projections from the database: which sets of tables there
-// are, how far a rebuild is and what its proof found. So it is known with consumer-service down too.
-// What changes a generation is asked of consumer-service (package peer).
+// Package generation reads the generations of projections from the database: which sets of tables there are, how far a
+// rebuild is, and what its proof found. So this is known while consumer-service is down. Changes of a generation are left
+// to consumer-service, which package peer asks for them.
 package generation
 
 import (

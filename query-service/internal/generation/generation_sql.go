@@ -29,7 +29,7 @@ func List(ctx context.Context, r Reader, want projection.Want, scope projection.
 		err = r.Read(ctx, want, scope, func(ctx context.Context, s *projection.Snapshot) error {
 			list = nil
 			for _, of := range s.Served() {
-				some, err := listOne(ctx, s, of)
+				some, err := listProjection(ctx, s, of)
 				if err != nil {
 					return err
 				}
@@ -78,7 +78,7 @@ type row struct {
 	HasTables   bool       `db:"has_tables"`
 }
 
-func listOne(ctx context.Context, s *projection.Snapshot, of projection.Served) ([]Generation, error) {
+func listProjection(ctx context.Context, s *projection.Snapshot, of projection.Served) ([]Generation, error) {
 	var rows []row
 	err := s.Select(ctx, &rows, `
 SELECT g.generation, g.schema_name, g.state, g.epoch, g.group_name, g.requested_at, g.state_since, g.swap_wanted,
@@ -103,7 +103,7 @@ WHERE g.projection = $1 ORDER BY g.state IN ('serving', 'swapping') DESC, g.gene
 			g.Group = fmt.Sprintf("%s.g%d", serving, g.Number)
 		}
 		if r.HasTables && g.State != Dropping {
-			if err := g.count(ctx, s, stops); err != nil {
+			if err := g.readProgress(ctx, s, stops); err != nil {
 				return nil, err
 			}
 		}
@@ -137,8 +137,8 @@ func (r row) generation(of string) (Generation, map[int32]int64, error) {
 	return g, stops, nil
 }
 
-// count adds how far its partitions are.
-func (g *Generation) count(ctx context.Context, s *projection.Snapshot, stops map[int32]int64) error {
+// readProgress adds how far its partitions are.
+func (g *Generation) readProgress(ctx context.Context, s *projection.Snapshot, stops map[int32]int64) error {
 	var rows []struct {
 		Partition int32 `db:"partition"`
 		First     int64 `db:"first_offset"`

@@ -40,8 +40,8 @@ func timestampPage(p record.Page, limit int) api.TimestampPage {
 }
 
 // link names a page. Ids and positions need no escaping in a query.
-func link(list, side, cursor string, limit int) *string {
-	s := fmt.Sprintf("/api/v1/%s?%s=%s&limit=%d", list, side, cursor, limit)
+func link(list, parameter, cursor string, limit int) *string {
+	s := fmt.Sprintf("/api/v1/%s?%s=%s&limit=%d", list, parameter, cursor, limit)
 	return &s
 }
 

@@ -61,7 +61,8 @@ func (s *Streams) Stop() {
 	}
 }
 
-func (s *Streams) take() error {
+// acquire counts one stream more, or says why none may be opened.
+func (s *Streams) acquire() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -75,7 +76,7 @@ func (s *Streams) take() error {
 	return nil
 }
 
-func (s *Streams) giveBack() {
+func (s *Streams) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.free++
@@ -84,7 +85,7 @@ func (s *Streams) giveBack() {
 
 var errTooManyStreams = errors.New("too many event streams are open")
 
-// StreamEvents tells what changes until the client leaves, its time is over or the service stops.
+// StreamEvents sends what changes until the client leaves, its time is over or the service stops.
 func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
 	watch := orElse(p.Watch, nil)
 	st := stream{
@@ -115,11 +116,11 @@ func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
 		s.refuse(c, "nothing is watched: name watch=projection, watch=generations or a ticket")
 		return
 	}
-	if err := s.streams.take(); err != nil {
+	if err := s.streams.acquire(); err != nil {
 		s.done(c, "events", "", err)
 		return
 	}
-	defer s.streams.giveBack()
+	defer s.streams.release()
 	s.reads.WithLabelValues("events", "streamed").Inc()
 
 	ctx, cancel := context.WithTimeout(c.Request.Context(), streamFor)
@@ -137,7 +138,7 @@ func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
 type stream struct {
 	server                  *Server
 	projection, generations bool
-	of                      string // the only projection that it tells of; empty for all
+	of                      string // the projection that it is limited to; empty for all
 	ticket                  *uuid.UUID
 	want                    projection.Want
 	out                     gin.ResponseWriter
@@ -169,7 +170,7 @@ func (st *stream) run(ctx context.Context) {
 	beat := time.NewTicker(st.server.streams.beat)
 	defer beat.Stop()
 	for now := true; ; {
-		if now && st.look(ctx) != nil {
+		if now && st.sendChanges(ctx) != nil {
 			return
 		}
 		now = false
@@ -195,8 +196,8 @@ func (st *stream) run(ctx context.Context) {
 	}
 }
 
-// look sends what has changed of the projections and the generations.
-func (st *stream) look(ctx context.Context) error {
+// sendChanges sends what has changed of the projections and the generations.
+func (st *stream) sendChanges(ctx context.Context) error {
 	if st.projection {
 		statuses, err := st.server.statuses.Get(ctx)
 		if err != nil {
@@ -241,7 +242,7 @@ func (st *stream) trouble(ctx context.Context, err error) event {
 // follow hands on each state of the ticket, until it is an outcome.
 func (st *stream) follow(ctx context.Context, out chan<- event) {
 	want := st.want
-	want.Wait = 0 // as things are, first
+	want.Wait = 0 // the first answer is the state now
 	for {
 		t, err := ticket.Find(ctx, st.server.reader, *st.ticket, want)
 		want.Wait = st.want.Wait
@@ -282,7 +283,7 @@ func (st *stream) send(e event) error {
 	if bytes.Equal(body, st.last[which]) {
 		return nil
 	}
-	if e.name == "trouble" { // so that the end of it is told, too
+	if e.name == "trouble" { // so that what follows it is sent, even where it is what came before it
 		clear(st.last)
 	} else {
 		delete(st.last, "trouble ")
@@ -299,7 +300,7 @@ func (st *stream) write(text string) error {
 	return st.ctl.Flush()
 }
 
-// shared makes of a reading one that all streams have together.
+// shared wraps a reading so that all streams share its result.
 func shared[T any](read func(context.Context) (T, error)) *recent.Value[T] {
 	return &recent.Value[T]{For: eventsEvery / 2, Patience: 6 * time.Second, Read: read}
 }

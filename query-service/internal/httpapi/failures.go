@@ -31,7 +31,7 @@ type Failure struct {
 	RetryAfter string // seconds, or empty
 }
 
-// Failures maps errors to answers, and logs those that nobody else has seen.
+// Failures maps errors to answers, and logs those that are this service's own.
 type Failures struct {
 	log    *slog.Logger
 	mu     sync.Mutex
@@ -41,7 +41,7 @@ type Failures struct {
 // NewFailures logs to log.
 func NewFailures(log *slog.Logger) *Failures { return &Failures{log: log} }
 
-// Of is the one table of this service.
+// Of is this service's one table of which error is which problem.
 func (f *Failures) Of(ctx context.Context, err error) Failure {
 	var behind *projection.NotReachedError
 	var unknown *projection.UnknownError
@@ -106,7 +106,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	}, "down", "2"}
 }
 
-// rebuildingProblem tells how far a derived table is that is not shown yet.
+// rebuildingProblem says how far a derived table is that is not complete yet.
 func rebuildingProblem(r *projection.RebuildingError) problem.Problem {
 	p := problem.Problem{
 		Type: "/problems/rebuilding", Title: "Rebuilding", Status: http.StatusServiceUnavailable,

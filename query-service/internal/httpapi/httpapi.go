@@ -1,5 +1,5 @@
-// Package httpapi is the JSON side of the query-service: it decodes a request, calls the noun that
-// answers it, and maps what comes back to the types of the specification, or to a problem.
+// Package httpapi is query-service's JSON API: it decodes a request, calls the package that reads the answer, and maps
+// the answer to the types of the specification, or an error to a problem.
 package httpapi
 
 import (
@@ -29,12 +29,12 @@ const defaultLimit = 50
 
 // Options of the API. All are required.
 type Options struct {
-	Catalog  *projection.Catalog
-	Reader   *projection.Reader
-	Pacer    *projection.Pacer
-	Failures *Failures
-	Registry prometheus.Registerer
-	Streams  *Streams
+	Catalog  *projection.Catalog   // which projections there are
+	Reader   *projection.Reader    // opens snapshots
+	Pacer    *projection.Pacer     // how fast projections go
+	Failures *Failures             // which error is which problem
+	Registry prometheus.Registerer // where the metrics of reads are registered
+	Streams  *Streams              // the event streams that are open
 }
 
 // Server answers the routes of the specification.

@@ -82,7 +82,7 @@ type Decision struct {
 }
 
 // Redrive re-issues up to 1,000 dead letters as new commands. Where one is still broken nothing is
-// written, and the Refusal names each. They are the read side's, so their records may be readable.
+// written, and the Refusal names each. They come from this service's tables, so their records may be readable.
 func (c *Client) Redrive(ctx context.Context, letters []command.Letter, note string) (Decision, error) {
 	readable := true
 	return c.decide(ctx, func(ctx context.Context) (*http.Response, error) {

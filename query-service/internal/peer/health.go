@@ -17,42 +17,42 @@ import (
 )
 
 const (
-	healthEvery    = 2 * time.Second
-	healthPatience = 700 * time.Millisecond
+	healthEvery   = 2 * time.Second
+	healthTimeout = 700 * time.Millisecond
 )
 
 // Part is something that runs, or should.
 type Part struct {
-	Name  string
-	What  string
+	Name  string // of the service, or database
+	What  string // what it does, in a few words
 	State string // up, unready, down, or asked while there was no answer yet
 	Words string // why it is not up
 	URL   string // of its own documents; empty for the database
 }
 
-// health is what the peers said last.
+// health is what the peers answered last.
 type health struct {
 	mu     sync.Mutex
 	parts  []Part
-	looked time.Time     // when they said it
+	asked  time.Time     // when they answered
 	next   chan struct{} // closed when they have been asked again
 	seen   time.Time     // when a page last wanted it
 	wanted loop.Kick     // a page wants it, and it is old
 }
 
-// firstLook is how long a page waits for an answer that is not seconds old: an old "down" is no news.
-const firstLook = 200 * time.Millisecond
+// freshTimeout is how long a page waits for a fresh answer where the last one is seconds old.
+const freshTimeout = 200 * time.Millisecond
 
 // Parts returns the state of the two peers as it was some seconds ago at most. Only the first page after a
 // while waits for it, and not for long.
 func (c *Client) Parts() []Part {
-	parts, looked, next := c.known()
+	parts, asked, next := c.known()
 	c.health.wanted.Send()
-	if time.Since(looked) > 2*healthEvery {
+	if time.Since(asked) > 2*healthEvery {
 		select {
 		case <-next:
 			parts, _, _ = c.known()
-		case <-time.After(firstLook):
+		case <-time.After(freshTimeout):
 		}
 	}
 	if parts == nil {
@@ -65,7 +65,7 @@ func (c *Client) known() ([]Part, time.Time, <-chan struct{}) {
 	c.health.mu.Lock()
 	defer c.health.mu.Unlock()
 	c.health.seen = time.Now()
-	return slices.Clone(c.health.parts), c.health.looked, c.health.next
+	return slices.Clone(c.health.parts), c.health.asked, c.health.next
 }
 
 func (c *Client) peers() []Part {
@@ -79,10 +79,10 @@ func (c *Client) peers() []Part {
 func (c *Client) WatchHealth(ctx context.Context) {
 	for ctx.Err() == nil {
 		parts := c.peers()
-		asking, cancel := context.WithTimeout(ctx, healthPatience)
+		asking, cancel := context.WithTimeout(ctx, healthTimeout)
 		var wg sync.WaitGroup
 		for i := range parts {
-			wg.Go(func() { c.ask(asking, &parts[i]) })
+			wg.Go(func() { c.askReady(asking, &parts[i]) })
 		}
 		wg.Wait()
 		cancel()
@@ -90,7 +90,7 @@ func (c *Client) WatchHealth(ctx context.Context) {
 			return
 		}
 		c.health.mu.Lock()
-		c.health.parts, c.health.looked = parts, time.Now()
+		c.health.parts, c.health.asked = parts, time.Now()
 		close(c.health.next)
 		c.health.next = make(chan struct{})
 		idle := time.Since(c.health.seen) > 2*healthEvery
@@ -103,7 +103,8 @@ func (c *Client) WatchHealth(ctx context.Context) {
 	}
 }
 
-func (c *Client) ask(ctx context.Context, part *Part) {
+// askReady asks a peer for /ready and notes the answer in part.
+func (c *Client) askReady(ctx context.Context, part *Part) {
 	part.State, part.Words = "down", "it does not answer at "+part.URL
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, part.URL+"/ready", nil)
 	if err != nil {

@@ -1,10 +1,10 @@
-// Package peer speaks to command-service and consumer-service from this service's side, so that a
-// browser needs one address only: it stamps, decides on dead letters, rebuilds and audits by their
-// HTTP APIs, and knows whether they are there.
+// Package peer calls command-service and consumer-service on behalf of the pages, so that a browser needs one address
+// only. It stamps, changes endpoints, decides on dead letters, rebuilds and audits by their HTTP APIs, and knows whether
+// they are ready.
 //
-// Every call goes out through the generated clients of shared/api and one method, call. An answer that is no success is a *Refusal, whose words
-// are the peer's own where it gave some and say what to do where it did not answer. What an answer
-// means for a page is the page's business.
+// Every call goes through the generated clients of shared/api and one method, call. An answer that is no success is a
+// *Refusal. Its detail is the peer's own where the peer gave one, and says what to do where the peer did not answer. What
+// an answer means for a page is left to the page.
 package peer
 
 import (
@@ -47,13 +47,13 @@ type Client struct {
 
 // Options of a Client. All are required but CAFile.
 type Options struct {
-	CommandURL  string
-	ConsumerURL string
-	CAFile      string // of the authorities that sign the other services' certificates; the system's where empty
-	Log         *slog.Logger
+	CommandURL  string       // base URL of command-service
+	ConsumerURL string       // base URL of consumer-service
+	CAFile      string       // CA file for the other services' certificates, PEM; the system's authorities unless given
+	Log         *slog.Logger // where a service that does not answer is logged
 }
 
-// NewClient returns one. The caller closes it.
+// NewClient returns a client that has not connected yet. The caller closes it.
 func NewClient(o Options) (*Client, error) {
 	transport := &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 64, ForceAttemptHTTP2: true}
 	if o.CAFile != "" {
@@ -94,7 +94,7 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Detail }
 
-// onBehalf gives a request the key of the caller that it is done for, and its correlation id.
+// onBehalf gives a request the API key and the correlation id of the request that it is made for.
 func onBehalf(ctx context.Context, req *http.Request) error {
 	req.Header.Set("Accept", "application/json")
 	auth.PassOn(req)
@@ -102,7 +102,7 @@ func onBehalf(ctx context.Context, req *http.Request) error {
 	return nil
 }
 
-// call is the one way out: send is a method of a generated client. It decodes a success into answer, which
+// call makes every request of this package: send is a method of a generated client. It decodes a success into answer, which
 // may be nil, and returns its headers. Any other end is a *Refusal.
 func (c *Client) call(ctx context.Context, service string, answer any, send func(context.Context) (*http.Response, error)) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -132,18 +132,18 @@ func (c *Client) call(ctx context.Context, service string, answer any, send func
 }
 
 func (c *Client) refusal(service string, status int, content []byte) *Refusal {
-	var told struct {
+	var answer struct {
 		Detail   string     `json:"detail"`
 		Ticket   string     `json:"ticket"`
 		RetryKey string     `json:"retry_key"`
-		Errors   []struct { // which of both it is, its members tell
+		Errors   []struct { // an error has the members of one of the two
 			command.LetterError
 			command.FieldError
 		} `json:"errors"`
 	}
-	isProblem := json.Unmarshal(content, &told) == nil && told.Detail != ""
-	r := &Refusal{Status: status, Detail: strings.TrimSuffix(told.Detail, "."), Ticket: told.Ticket, Key: told.RetryKey}
-	for _, e := range told.Errors {
+	isProblem := json.Unmarshal(content, &answer) == nil && answer.Detail != ""
+	r := &Refusal{Status: status, Detail: strings.TrimSuffix(answer.Detail, "."), Ticket: answer.Ticket, Key: answer.RetryKey}
+	for _, e := range answer.Errors {
 		if e.Position != "" {
 			r.Letters = append(r.Letters, e.LetterError)
 		} else {

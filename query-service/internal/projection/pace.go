@@ -37,7 +37,7 @@ type sample struct {
 	vitals
 }
 
-// vitals are what the metrics tell of a projection.
+// vitals are what the metrics report of a projection.
 type vitals struct {
 	LagKnown   bool
 	CaughtUpAt *time.Time // nil where a partition has never caught up
@@ -64,8 +64,8 @@ type History struct {
 	ByPartition map[Place][]Moment
 }
 
-// Pacer keeps the readings of the last two minutes of each projection, and tells the newest as metrics. It
-// is safe for concurrent use.
+// Pacer keeps the readings of the last two minutes of each projection, and reports the newest as metrics. It is
+// safe for concurrent use.
 type Pacer struct {
 	db      *sqlx.DB
 	catalog *Catalog
@@ -183,7 +183,7 @@ func (p *Pacer) Describe(out chan<- *prometheus.Desc) {
 	out <- runningMetric
 }
 
-// Collect tells the newest reading of each projection. The watermark's age goes on while the database
+// Collect reports the newest reading of each projection. The watermark's age goes on while the database
 // cannot be read.
 func (p *Pacer) Collect(out chan<- prometheus.Metric) {
 	p.mu.Lock()

@@ -1,5 +1,5 @@
-// Package projection reads the tables that consumer-service computes from the log, in snapshots, and
-// knows how far they are. Which projections there are is said by the table projections alone (Catalog).
+// Package projection reads the tables that consumer-service computes from the log, in snapshots, and says how far they
+// are. The table projections alone says which projections there are (Catalog).
 //
 // A read names the projections whose tables it reads (Scope): these tables it locks, and no others. It may
 // also name a position of the log that must have been passed; the position's topic says by which
@@ -12,8 +12,8 @@
 //	     └──────────────────────────────▶ one snapshot: passed? ── yes ──▶ the caller's queries
 //	                                          └ no, and time left: await again
 //
-// What a poll saw is only ever a reason to look; the snapshot decides. So a projection that is started
-// over between the two is waited for, not answered from.
+// What a poll saw is only a reason to open a snapshot; the snapshot decides. So a projection that is started over
+// between the two is waited for.
 //
 // Nothing is summed over projections. What a row means is left to record, endpoint, ticket and deadletter.
 package projection
@@ -38,7 +38,7 @@ const tryTimeout = 5 * time.Second
 // Want is what a read asks of the projection before it is answered. The zero value asks nothing.
 type Want struct {
 	Position position.Position // to be passed; none where its topic is empty
-	Wait     time.Duration     // at most; 0 looks once
+	Wait     time.Duration     // the longest wait for it; 0 tries once
 }
 
 // Asked reports whether a position was named.
@@ -206,9 +206,9 @@ func (r *Reader) Read(ctx context.Context, want Want, scope Scope, fn func(conte
 	deadline := time.Now().Add(want.Wait)
 	waiting, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	look := want.Wait <= 0 || r.watch.Hint(want.Position)
+	try := want.Wait <= 0 || r.watch.Hint(want.Position)
 	for {
-		if !look {
+		if !try {
 			err := r.watch.Await(waiting, want.Position)
 			if errors.Is(err, ErrStopping) || errors.Is(err, ErrTooManyWaits) {
 				return err
@@ -216,19 +216,20 @@ func (r *Reader) Read(ctx context.Context, want Want, scope Scope, fn func(conte
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			// Passed, or the wait is over: look either way, the snapshot has the last word.
+			// Passed, or the wait is over: the snapshot decides in both cases.
 		}
 		err := r.try(ctx, want, scope, fn)
 		var behind *NotReachedError
 		if !errors.As(err, &behind) || !time.Now().Before(deadline) {
 			return err
 		}
-		look = false
+		try = false
 	}
 }
 
 // try is one transaction. Its first statement takes the locks, in the order in which a swap of
-// generations takes them, before the snapshot is chosen: so either side of a swap is seen whole.
+// generations takes them, before the snapshot is chosen: so the tables are seen wholly before a swap or
+// wholly after it.
 func (r *Reader) try(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()

@@ -112,7 +112,7 @@ func TestNoTransactionIsOpenWhileWaiting(t *testing.T) {
 	}
 }
 
-// A swap of generations moves tables between schemas under readers. Each read must see one side whole:
+// A swap of generations moves tables between schemas under readers. Each read must see one generation whole:
 // the generation's epoch, the progress and the row.
 func TestASwapIsSeenWhole(t *testing.T) {
 	t.Parallel()
@@ -126,7 +126,7 @@ func TestASwapIsSeenWhole(t *testing.T) {
 		db.Must(t, `CREATE TABLE other.`+table+` (LIKE public.`+table+` INCLUDING ALL)`)
 		db.Must(t, `INSERT INTO other.`+table+` SELECT * FROM public.`+table)
 	}
-	// The two sides differ in epoch, progress and row, all by 1000.
+	// The two generations differ in epoch, progress and row, all by 1000.
 	db.Must(t, `UPDATE projection_generations SET epoch = 1 WHERE projection = 'timestamps'`)
 	db.Must(t, `UPDATE public.projection_progress SET epoch = 1`)
 	db.Must(t, `UPDATE other.projection_progress SET epoch = 1001, next_offset = next_offset + 1000, skipped = skipped + 1000`)
@@ -177,7 +177,7 @@ func TestASwapIsSeenWhole(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	require.Greater(t, swaps.Load(), int64(2))
-	require.Greater(t, seen[1], 20, "reads that met the one side")
+	require.Greater(t, seen[1], 20, "reads of the one generation")
 	require.Greater(t, seen[1001], 20, "reads that met the other")
 }
 

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// caughtUpFor is how old the last watermark may be before a partition that is behind counts as catching
-// up. The consumer looks each second; the rest is for clocks that differ.
+// caughtUpFor is how old the last watermark may be before a partition with a lag counts as catching up. The consumer
+// asks for log ends each second; the rest is for clocks that differ.
 const caughtUpFor = 10 * time.Second
 
 // State is what a projection is doing, in one word.
@@ -17,7 +17,7 @@ const (
 	Refused    State = "refused"     // a process stopped it, since going on would make the tables wrong
 	Down       State = "down"        // it was projected before, and no process runs it now
 	Rebuilding State = "rebuilding"  // its epoch has not caught up with the log once
-	CatchingUp State = "catching_up" // some partition has been behind for a while
+	CatchingUp State = "catching_up" // some partition has had a lag for a while
 	Serving    State = "serving"     // it keeps up with the log
 	Off        State = "off"         // it was never begun, and no process runs it: no fault
 )
@@ -149,7 +149,7 @@ func (s Status) Totals() Counts {
 	return c
 }
 
-// CatchingUp reports whether some partition is behind and has not caught up for a while.
+// CatchingUp reports whether some partition has a lag and has not caught up for a while.
 func (s Status) CatchingUp() bool {
 	return slices.ContainsFunc(s.Partitions, func(p Partition) bool { return p.catchingUp(s.ReadAt) })
 }

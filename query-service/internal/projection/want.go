@@ -23,8 +23,8 @@ func (e *WantError) Error() string { return e.Detail }
 
 // Want reads what a request wants: ParseWant, with the position's topic checked against the projections
 // there are. A refusal is a *WantError; any other error is the database's.
-func (r *Reader) Want(ctx context.Context, header, query, wait string, unless time.Duration) (Want, error) {
-	w, err := ParseWant(header, query, wait, unless)
+func (r *Reader) Want(ctx context.Context, header, query, wait string, otherwise time.Duration) (Want, error) {
+	w, err := ParseWant(header, query, wait, otherwise)
 	if err == nil {
 		_, err = r.awaited(ctx, w)
 	}
@@ -32,13 +32,13 @@ func (r *Reader) Want(ctx context.Context, header, query, wait string, unless ti
 }
 
 // ParseWant reads a position that may come as header, as query parameter or as both if they agree, and
-// a wait that is a duration or a number of seconds, unless when it is empty. Every refusal is a *WantError.
-func ParseWant(header, query, wait string, unless time.Duration) (Want, error) {
+// a wait that is a duration or a number of seconds, otherwise where it is empty. Every refusal is a *WantError.
+func ParseWant(header, query, wait string, otherwise time.Duration) (Want, error) {
 	header, query = strings.TrimSpace(header), strings.TrimSpace(query)
 	if header != "" && query != "" && header != query {
 		return Want{}, &WantError{fmt.Sprintf("the header %s and the parameter position name two places: keep one", position.Header)}
 	}
-	w := Want{Wait: unless}
+	w := Want{Wait: otherwise}
 	if wait != "" {
 		var err error
 		if w.Wait, err = parseWait(wait); err != nil {

@@ -33,7 +33,7 @@ type Watch struct {
 	stop    chan struct{} // closed by Release
 	kick    loop.Kick     // somebody has begun to wait
 
-	of      func(topic string) string // the projection's name, for the metrics
+	label   func(topic string) string // the projection's name, for the metrics
 	waiting *prometheus.GaugeVec
 	seconds *prometheus.HistogramVec
 }
@@ -45,11 +45,11 @@ type waiter struct {
 	passed chan struct{}
 }
 
-// NewWatch polls by read, which returns the next offset of each partition. The metrics name what is waited
-// for by of, which is given the topic. Run must be called.
-func NewWatch(read func(context.Context) (map[Place]int64, error), of func(topic string) string, registry prometheus.Registerer, log *slog.Logger) *Watch {
+// NewWatch polls by read, which returns the next offset of each partition. label names, for the metrics, the
+// projection that reads a topic. Run must be called.
+func NewWatch(read func(context.Context) (map[Place]int64, error), label func(topic string) string, registry prometheus.Registerer, log *slog.Logger) *Watch {
 	w := &Watch{
-		read: read, of: of, log: log,
+		read: read, label: label, log: log,
 		waiters: map[*waiter]struct{}{}, stop: make(chan struct{}), kick: loop.NewKick(),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "tidemark_query_waiters", Help: "Reads that wait for the projection to pass their position; decisions are waited for too.",
@@ -85,7 +85,7 @@ func (w *Watch) Await(ctx context.Context, p position.Position) error {
 	}
 	w.waiters[me] = struct{}{}
 	w.mu.Unlock()
-	projection := w.of(p.Topic)
+	projection := w.label(p.Topic)
 	waiting := w.waiting.WithLabelValues(projection)
 	waiting.Inc()
 	defer waiting.Dec()

@@ -122,7 +122,7 @@ func TestAPollUnderWayWakesNobodyWhoCameLater(t *testing.T) {
 		first := make(chan error, 1)
 		f.next.Store(5)
 		go func() { first <- w.Await(t.Context(), offset(4)) }()
-		time.Sleep(500 * time.Microsecond) // the poll has read 5 and is on its way back
+		time.Sleep(500 * time.Microsecond) // the poll has read 5 and has not returned yet
 		f.next.Store(0)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()

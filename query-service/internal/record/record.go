@@ -58,7 +58,7 @@ func ByID(ctx context.Context, s *projection.Snapshot, id uuid.UUID) (Record, er
 	return r.record(), nil
 }
 
-// Cursor says which page: the records next to an id, on one side of it. The zero value is the newest.
+// Cursor says which page: the records before an id, or after it. The zero value is the page of the newest.
 type Cursor struct {
 	ID    uuid.UUID
 	Newer bool // those above ID, else those below it

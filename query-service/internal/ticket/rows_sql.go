@@ -65,8 +65,8 @@ SELECT m.partition, m."offset", row_to_json(m)::text AS row FROM %s m WHERE m.%s
 	return rows, nil
 }
 
-// columnsOf reads a row that Postgres printed as JSON, in the order of its columns. Where it stands in the
-// log, and when it came there, is told apart.
+// columnsOf reads a row that Postgres printed as JSON, in the order of its columns. Partition and offset are left out,
+// and created_at is returned by itself.
 func columnsOf(row []byte) (columns []Column, createdAt *time.Time, err error) {
 	d := json.NewDecoder(bytes.NewReader(row))
 	if _, err := d.Token(); err != nil {

@@ -1,6 +1,5 @@
-// Package ticket says what became of an accepted command, whichever projection it is of. It promises to be
-// exact where the command's position is known and to say how far it looked where it is not; it never
-// guesses.
+// Package ticket says what became of an accepted command of any projection. Where the command's position is known the
+// answer is exact. Where it is not, the answer says up to when the records were searched.
 package ticket
 
 import (
@@ -95,7 +94,7 @@ func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ti
 		if t.Position != nil {
 			return t.decide(ctx, s, rows)
 		}
-		return t.look(ctx, s, rows)
+		return t.search(ctx, s, rows)
 	})
 	var behind *projection.NotReachedError
 	if errors.As(err, &behind) {
@@ -108,14 +107,14 @@ func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ti
 	return t, err
 }
 
-func (t *Ticket) of(d projection.Served) {
+func (t *Ticket) belongsTo(d projection.Served) {
 	t.Projection, t.Generation, t.Epoch = d.Name, d.Generation, d.Epoch
 }
 
 // decide is for a position that has been passed.
 func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot, rows []Row) error {
 	of, _ := s.OfTopic(t.Position.Topic)
-	t.of(of)
+	t.belongsTo(of)
 	for i := range rows {
 		if rows[i].Position == *t.Position {
 			t.State, t.Row = Applied, &rows[i]
@@ -161,13 +160,13 @@ func (t *Ticket) reject(letter deadletter.DeadLetter) {
 	}
 }
 
-// look is for a ticket whose position is not known. A projection that was never begun holds nothing and
-// hides nothing: it is left out.
-func (t *Ticket) look(ctx context.Context, s *projection.Snapshot, rows []Row) error {
+// search is for a ticket whose position is not known. A projection that was never begun holds no records, so it is left
+// out.
+func (t *Ticket) search(ctx context.Context, s *projection.Snapshot, rows []Row) error {
 	if len(rows) > 0 {
 		t.State, t.Row, t.Position = Applied, &rows[0], &rows[0].Position
 		of, _ := s.OfTopic(t.Position.Topic)
-		t.of(of)
+		t.belongsTo(of)
 		return nil
 	}
 	t.State = Unknown

@@ -26,7 +26,7 @@ type chart struct {
 	Since      string // how far back it goes
 }
 
-// Words tell the chart to whoever cannot see it.
+// Words describe the chart for screen readers.
 func (c chart) Words() string {
 	if c.Line == "" {
 		return c.Name + ": not measured for long enough yet"

@@ -73,7 +73,7 @@ func (f endpointForm) document(base json.RawMessage) ([]byte, error) {
 	return json.Marshal(members)
 }
 
-// refuse puts what command-service did not accept at the fields; what belongs to none is told above them.
+// refuse puts what command-service did not accept at the fields; what belongs to none is shown above them.
 func (f *endpointForm) refuse(r *peer.Refusal) {
 	f.Wrong, f.Refused = map[string]string{}, r
 	var rest []string

@@ -382,7 +382,7 @@ func (p *Pages) redrive(c *gin.Context) {
 	if !ok {
 		return
 	}
-	payloads := c.PostFormArray("payload") // beside position, where each can be edited
+	payloads := c.PostFormArray("payload") // one for each position, where each can be edited
 	edited := map[string]string{}
 	if len(payloads) == len(positions) {
 		for i, at := range positions {
@@ -455,11 +455,11 @@ func afterDecision(done string, count int, at string) string {
 	return q
 }
 
-// wantDecision is the position of a decision that the page should show, with patience for it.
+// wantDecision is the position of a decision that the page should show, and how long to wait for it.
 func (p *Pages) wantDecision(c *gin.Context) projection.Want {
 	want, err := p.Reader.Want(c.Request.Context(), "", c.Query("position"), "", projection.DefaultWait)
 	if err != nil {
-		return projection.Want{} // a page that shows what there is beats one that refuses
+		return projection.Want{} // the page then shows what there is now
 	}
 	return want
 }

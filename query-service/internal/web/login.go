@@ -56,7 +56,7 @@ type loginView struct {
 
 // login shows the form, where keys are on.
 func (p *Pages) login(c *gin.Context) {
-	next := within(c.Query("next"))
+	next := localPath(c.Query("next"))
 	if !p.Engine.Locked() {
 		c.Redirect(http.StatusSeeOther, next)
 		return
@@ -66,7 +66,7 @@ func (p *Pages) login(c *gin.Context) {
 
 // logIn takes the key from the form into a cookie. Wrong keys are counted with all others of the address.
 func (p *Pages) logIn(c *gin.Context) {
-	next := within(c.PostForm("next"))
+	next := localPath(c.PostForm("next"))
 	if !p.Engine.Locked() {
 		c.Redirect(http.StatusSeeOther, next)
 		return
@@ -94,13 +94,13 @@ func (p *Pages) setKey(c *gin.Context, key string, maxAge int) {
 	c.Header("Cache-Control", "no-store")
 	http.SetCookie(c.Writer, &http.Cookie{
 		Name: keyCookie, Value: key, Path: "/", MaxAge: maxAge, HttpOnly: true, SameSite: http.SameSiteStrictMode,
-		// A front that ends TLS says so; who says it without one only locks its own cookie away.
+		// A front that ends TLS sends this header. A client that sends it over plain HTTP only loses its own cookie.
 		Secure: c.Request.TLS != nil || strings.EqualFold(c.GetHeader("X-Forwarded-Proto"), "https"),
 	})
 }
 
-// within keeps a redirect on this site: a path, and nothing that a browser takes for a host.
-func within(next string) string {
+// localPath returns next where it is a path of this site, and / where a browser could take it for another host.
+func localPath(next string) string {
 	u, err := url.Parse(next)
 	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(u.Path, "/") || strings.HasPrefix(u.Path, "//") || strings.ContainsRune(next, '\\') {
 		return "/"

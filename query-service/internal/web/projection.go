@@ -42,7 +42,7 @@ type replayView struct {
 	projection.Replay
 	Width string // of the bar
 	Words string
-	Busy  bool // the rate is worth telling
+	Busy  bool // the rate is worth showing
 }
 
 type partitionRow struct {
@@ -135,8 +135,7 @@ type statusesView struct {
 	Begun       bool        // one was
 }
 
-// statuses reads every projection, and more by also in the same snapshot. What goes wrong is told in
-// Trouble.
+// statuses reads every projection, and more by also in the same snapshot. An error is in Trouble.
 func (p *Pages) statuses(ctx context.Context, also func(context.Context, *projection.Snapshot) error) statusesView {
 	var v statusesView
 	var all []projection.Status

@@ -180,22 +180,22 @@ func (p *Pages) startRebuild(c *gin.Context) {
 		Kind: c.PostForm("kind"), RateLimit: strings.TrimSpace(c.PostForm("rate_limit")),
 		Point: strings.TrimSpace(c.PostForm("point")), ReplaceStandby: c.PostForm("replace_standby") != "",
 	}
-	wish, wrong := f.read()
+	request, wrong := f.request()
 	if wrong != "" {
 		p.showRebuild(c, http.StatusBadRequest, rebuildView{Form: f, Refused: &peer.Refusal{Detail: wrong}})
 		return
 	}
 	name := c.Param("name")
-	if refused := p.refusal(ctx, p.Peers.StartRebuild(ctx, name, wish)); refused != nil {
+	if refused := p.refusal(ctx, p.Peers.StartRebuild(ctx, name, request)); refused != nil {
 		p.showRebuild(c, refused.Status, rebuildView{Form: f, Refused: refused})
 		return
 	}
 	c.Redirect(http.StatusSeeOther, rebuildPath(name)+"?done=started")
 }
 
-// read turns the form into a request, or says what is wrong with it. Whether a point lies in the log is
-// consumer-service's to say.
-func (f rebuildForm) read() (consumer.Rebuild, string) {
+// request turns the form into a request, or says what is wrong with it. Whether a point lies in the log is left to
+// consumer-service.
+func (f rebuildForm) request() (consumer.Rebuild, string) {
 	swap := f.Kind == "swap"
 	r := consumer.Rebuild{Swap: &swap}
 	if f.ReplaceStandby {

@@ -134,8 +134,8 @@ type recordsView struct {
 
 func (p *Pages) records(c *gin.Context) {
 	var at record.Cursor
-	for side, newer := range map[string]bool{"before": false, "after": true} {
-		text := c.Query(side)
+	for parameter, newer := range map[string]bool{"before": false, "after": true} {
+		text := c.Query(parameter)
 		if text == "" {
 			continue
 		}

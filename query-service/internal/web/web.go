@@ -1,12 +1,12 @@
-// Package web is the pages of Tidemark: what is running, how far and how complete each projection is, a
-// form that stamps a time and shows its ticket becoming a row, records, dead letters with what can be done
-// about them, endpoints, and rebuilds with their verification.
+// Package web renders the pages of Tidemark: which services run, how far and how complete each projection is, tickets,
+// records, endpoints, dead letters with what can be done about them, and rebuilds with their verification. A form stamps
+// a time and leads to its ticket.
 //
 // Pages are rendered here and are complete without script: every form is an ordinary POST to this
 // service that ends in a redirect, and a page with something under way renews itself. The little script
 // there is listens to /api/v1/events and fetches the parts of a page that are marked as live from the
-// same page, so there is one rendering. What a form asks for is done by the other services, which this
-// one calls from its own side (package peer). Posts from other origins are refused.
+// same page, so there is one rendering. What a form asks for is left to the other services, which package
+// peer calls. Posts from other origins are refused.
 package web
 
 import (
@@ -39,15 +39,15 @@ var assets embed.FS
 
 // Options of the pages. All are required.
 type Options struct {
-	Catalog  *projection.Catalog
-	Reader   *projection.Reader
-	Pacer    *projection.Pacer
-	Peers    *peer.Client
-	Journeys *journey.Book
-	Ready    *sharedhttp.Readiness // of this service
+	Catalog  *projection.Catalog   // which projections there are
+	Reader   *projection.Reader    // opens snapshots
+	Pacer    *projection.Pacer     // how fast projections go
+	Peers    *peer.Client          // calls the other services
+	Journeys *journey.Book         // when tickets passed each step
+	Ready    *sharedhttp.Readiness // this service's own readiness
 	Engine   *sharedhttp.Engine    // where the pages are mounted
-	Log      *slog.Logger
-	// Problem says how an error of reading is told.
+	Log      *slog.Logger          // where a page that cannot be rendered is logged
+	// Problem says which problem an error of reading is.
 	Problem func(context.Context, error) problem.Problem
 }
 
@@ -183,8 +183,7 @@ func (p *Pages) failed(c *gin.Context, err error) bool {
 	return true
 }
 
-// refusal reads what a peer answered; what is none of a peer's answers is told as an error of this
-// service.
+// refusal returns the peer's refusal in err. Any other error is one of this service, and is logged.
 func (p *Pages) refusal(ctx context.Context, err error) *peer.Refusal {
 	if err == nil {
 		return nil
@@ -193,6 +192,6 @@ func (p *Pages) refusal(ctx context.Context, err error) *peer.Refusal {
 	if errors.As(err, &refused) {
 		return refused
 	}
-	p.Log.ErrorContext(ctx, "another service could not be asked", "err", err)
-	return &peer.Refusal{Status: http.StatusInternalServerError, Detail: "the other service could not be asked; the correlation id finds the reason in this service's log"}
+	p.Log.ErrorContext(ctx, "a request to another service could not be made", "err", err)
+	return &peer.Refusal{Status: http.StatusInternalServerError, Detail: "the request to the other service could not be made; the correlation id finds the reason in this service's log"}
 }

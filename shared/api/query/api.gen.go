@@ -1032,7 +1032,7 @@ type GetEndpointHistoryParams struct {
 
 // StreamEventsParams defines parameters for StreamEvents.
 type StreamEventsParams struct {
-	// Watch What to tell of, separated by commas.
+	// Watch What to send events of, separated by commas.
 	Watch *[]StreamEventsParamsWatch `form:"watch,omitempty" json:"watch,omitempty"`
 
 	// Projection Tell of this projection only.

@@ -1,8 +1,8 @@
 // Package broker runs a Kafka broker inside the process, for `tidemark up` and for tests that should be fast.
 //
 // It is franz-go's kfake with what Tidemark needs on top: the log, the port and the cluster id stay over a restart; every
-// record bears the broker's clock as its time, whatever its producer and its topic's settings say; a directory has one broker at a time; and
-// bytes that are no Kafka request end their connection instead of the process.
+// record bears the broker's clock as its time, whatever its producer and its topic's settings say; a directory has one
+// broker at a time; and bytes that are no Kafka request end their connection instead of the process.
 //
 // Records live on disk and are read from there; in memory the broker keeps 72 bytes for each record batch, the group
 // offsets and the producers' states. A start needs more: it reads the log through, after a clean stop one segment (100
@@ -39,12 +39,12 @@ import (
 type Options struct {
 	// DataDir holds everything the broker knows; it is made where it is missing. Required.
 	DataDir string
-	// Port on 127.0.0.1. Zero takes the port of the last start, or any free one the first time.
+	// Port on 127.0.0.1; that of the last start unless given, and any free one the first time.
 	Port int
-	// Log gets the broker's warnings; nil discards them.
+	// Log gets the broker's warnings; they are discarded unless given.
 	Log *slog.Logger
-	// NoSync leaves the syncing of writes to the operating system: faster, and a power cut may take acknowledged
-	// records. A kill of the process still loses nothing.
+	// NoSync leaves the syncing of writes to the operating system; every write is synced unless given. It is faster, and a
+	// power cut may lose acknowledged records. A kill of the process still loses nothing.
 	NoSync bool
 }
 
@@ -199,7 +199,7 @@ func newClusterID() string {
 	return base64.RawURLEncoding.EncodeToString(id[:])
 }
 
-// logger passes kfake's complaints on and drops its chatter.
+// logger passes kfake's warnings and errors on, and drops the rest.
 type logger struct{ to *slog.Logger }
 
 func (l logger) Logf(level kfake.LogLevel, format string, args ...any) {

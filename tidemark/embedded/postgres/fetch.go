@@ -21,15 +21,15 @@ import (
 )
 
 // The binaries are those that zonky.io builds for tests and publishes on Maven Central: one jar a platform, which holds an
-// xz-compressed tar, and the jar's checksum beside it.
+// xz-compressed tar, and a file with the jar's checksum.
 const (
 	version    = "18.3.0"
 	repository = "https://repo1.maven.org/maven2"
 	mostBytes  = 256 << 20 // of a jar, and of what it holds; 15 MB and 60 MB are usual
 )
 
-// fetch downloads the binaries from repository, unpacks them beside dir and moves them there as a whole. A fetch that ctx
-// ends, or that fails, leaves nothing.
+// fetch downloads the binaries from repository, unpacks them into another directory and renames that to dir. A fetch that
+// ctx ends, or that fails, leaves nothing.
 func fetch(ctx context.Context, repository, cache, dir string) (err error) {
 	name, err := artifact(runtime.GOOS, runtime.GOARCH, alpine())
 	if err != nil {
@@ -75,7 +75,7 @@ func alpine() bool {
 	return err == nil
 }
 
-// download returns what stands at address, if its checksum is the one that stands beside it.
+// download returns the file at address, if its checksum is the one that is published with it.
 func download(ctx context.Context, address string) ([]byte, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	defer transport.CloseIdleConnections()

@@ -1,4 +1,4 @@
-// Package postgres runs a private PostgreSQL 18 beside the process, for `tidemark up` and for tests.
+// Package postgres runs a private PostgreSQL 18 as a child of the process, for `tidemark up` and for tests.
 //
 // The first start on a machine fetches the server's binaries (15 MB, from Maven Central) into a cache that all later starts
 // share. The server listens on 127.0.0.1 only, speaks UTF-8 with the C locale in UTC, syncs what it commits, and ends with
@@ -6,8 +6,8 @@
 // recovers what was committed. PostgreSQL refuses to run as root, so a root parent gives the server
 // an unprivileged user.
 //
-// Its superuser has a random password, kept beside the data for its owner only: with "trust" every account of the
-// machine could run programs as the server's user.
+// Its superuser has a random password. It is kept in the data directory, readable to its owner only: with "trust" every
+// account of the machine could run programs as the server's user.
 package postgres
 
 import (
@@ -46,15 +46,15 @@ const (
 type Options struct {
 	// DataDir holds the cluster, its port and its password; it is made where it is missing. Required.
 	DataDir string
-	// CacheDir holds the binaries. Empty means tidemark's own directory in the user's cache, or in /var/cache for root.
+	// CacheDir holds the binaries; tidemark's directory in the user's cache, or in /var/cache for root, unless given.
 	CacheDir string
-	// Port on 127.0.0.1. Zero takes the port of the last start, or any free one the first time.
+	// Port on 127.0.0.1; that of the last start unless given, and any free one the first time.
 	Port int
-	// Log gets the server's warnings and errors, and all it says at debug; nil discards them.
+	// Log gets the server's warnings and errors, and all of its lines at debug; they are discarded unless given.
 	Log *slog.Logger
-	// Fetching is told before binaries are fetched, which may take a while; it may be nil.
+	// Fetching is called before binaries are fetched, which may take a while; optional.
 	Fetching func()
-	// ExtraSettings are server settings by name, over the ones this package makes.
+	// ExtraSettings are server settings by name, which override those of this package; none unless given.
 	ExtraSettings map[string]string
 }
 
@@ -170,7 +170,7 @@ func (s *Server) Restart(ctx context.Context) error {
 // seconds in any case. A second call does nothing and returns what the first one did.
 func (s *Server) Close() error { return s.close() }
 
-// initialise makes the cluster where there is none. It is made beside its place and moved there, so that a crash leaves
+// initialise makes the cluster where there is none. It is made in another directory and renamed, so that a crash leaves
 // none or a whole one.
 func (s *Server) initialise(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(s.dir, "PG_VERSION")); err == nil {
@@ -322,8 +322,8 @@ func (s *Server) stop() error {
 		return nil
 	}
 	for _, way := range []struct {
-		signal os.Signal
-		within time.Duration
+		signal  os.Signal
+		timeout time.Duration
 	}{{fastShutdown, fastStop}, {immediateShutdown, immediateStop}, {os.Kill, immediateStop}} {
 		if err := s.process.cmd.Process.Signal(way.signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return fmt.Errorf("stop server: %w", err)
@@ -331,7 +331,7 @@ func (s *Server) stop() error {
 		select {
 		case <-s.process.done:
 			return nil
-		case <-time.After(way.within):
+		case <-time.After(way.timeout):
 		}
 	}
 	return errors.New("stop server: its process does not end")

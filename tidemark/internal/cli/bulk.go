@@ -50,7 +50,7 @@ type bulkResult struct {
 	Key      string  `json:"key"`
 	Accepted int64   `json:"accepted"`
 	Refused  int64   `json:"refused"`
-	Unheard  int64   `json:"outcome_unknown"` // sent, and no answer that tells
+	Unheard  int64   `json:"outcome_unknown"` // sent, and no answer says what became of it
 	First    int64   `json:"from_line,omitempty"`
 	Seconds  float64 `json:"seconds"`
 	Rate     float64 `json:"rate"`
@@ -317,7 +317,7 @@ func (b *bulk) heard(a client.LineAnswer) {
 	defer b.mu.Unlock()
 	b.result.Accepted++
 	b.settled(line)
-	b.tell(bulkAnswer{Line: line.number, ID: a.ID, Position: a.Position, Key: line.key})
+	b.printAnswer(bulkAnswer{Line: line.number, ID: a.ID, Position: a.Position, Key: line.key})
 }
 
 // refuse books a line that sending again would not help.
@@ -329,7 +329,7 @@ func (b *bulk) refuse(line bulkLine, why *client.Problem) {
 	if len(b.refusals) < shownRefused {
 		b.refusals = append(b.refusals, fmt.Sprintf("line %d: %s", line.number, why.Words()))
 	}
-	b.tell(bulkAnswer{Line: line.number, Key: line.key, Error: why})
+	b.printAnswer(bulkAnswer{Line: line.number, Key: line.key, Error: why})
 }
 
 func (b *bulk) settled(line bulkLine) {
@@ -338,7 +338,8 @@ func (b *bulk) settled(line bulkLine) {
 	b.bytes += line.size
 }
 
-func (b *bulk) tell(a bulkAnswer) {
+// printAnswer prints the answer of one line, where JSON is wanted.
+func (b *bulk) printAnswer(a bulkAnswer) {
 	if b.output == "json" {
 		text, _ := json.Marshal(a) // strings always marshal
 		_, _ = b.lineOut.Write(append(text, '\n'))
@@ -401,7 +402,7 @@ func (b *bulk) run(ctx context.Context, services *client.Client, total int64) er
 	}
 }
 
-// show tells how far it is, and ends the run when nothing moves for too long while something is to be sent.
+// show shows how far it is, and ends the run when nothing moves for too long while something is to be sent.
 func (b *bulk) show(p *progress, total int64, giveUp context.CancelCauseFunc, done <-chan struct{}) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -486,5 +487,5 @@ func (b *bulk) report(file string, failure error) error {
 	if file == "-" {
 		advice = "Feed the same input to this for the rest; lines that were accepted already count once: " + again
 	}
-	return end(uncertain, "%w\n%d lines were accepted; %d were sent without an answer that tells; %s.\n%s", failure, r.Accepted, r.Unheard, where, advice)
+	return end(uncertain, "%w\n%d lines were accepted; %d were sent and their outcome is unknown; %s.\n%s", failure, r.Accepted, r.Unheard, where, advice)
 }

@@ -188,18 +188,18 @@ func TestWhatABrokenStreamLeavesGoesAgainUnderTheSameKey(t *testing.T) {
 	require.Zero(t, status, errOut)
 	require.Equal(t, 4, d.streams)
 	require.Len(t, d.rows, n)
-	told := map[float64]int{}
+	answers := map[float64]int{}
 	for _, text := range strings.Split(strings.TrimSpace(out), "\n") {
 		var a map[string]any
 		require.NoError(t, json.Unmarshal([]byte(text), &a))
 		if line, ok := a["line"].(float64); ok {
-			told[line]++
+			answers[line]++
 			_, there := d.rows[fmt.Sprint(a["id"])]
 			require.True(t, there, text)
 		}
 	}
-	require.Len(t, told, n)
-	for line, times := range told {
+	require.Len(t, answers, n)
+	for line, times := range answers {
 		require.Equal(t, 1, times, line)
 	}
 }

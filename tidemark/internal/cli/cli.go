@@ -37,12 +37,12 @@ Exit status:
   5  what was asked for is not there yet
   6  the record could not be projected and is a dead letter`
 
-// Surroundings are what a command sees of the process it runs in.
+// Surroundings are what a command sees of the process it runs in. All are required.
 type Surroundings struct {
-	Environ  map[string]string
-	In       io.Reader // of `stamp --file -` and the like
-	Out, Err io.Writer
-	Terminal bool // Err is a terminal that may show a progress bar
+	Environ  map[string]string // the environment
+	In       io.Reader         // the standard input, for `stamp --file -` and the like
+	Out, Err io.Writer         // the standard output and the standard error output
+	Terminal bool              // whether Err is a terminal, which may show a progress bar
 }
 
 // ended is how a command that was understood came to its end.

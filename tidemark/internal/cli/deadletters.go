@@ -253,7 +253,7 @@ func (c *command) lettersRedrive() *cobra.Command {
 	var file, payload, note string
 	cmd := &cobra.Command{
 		Use:   "redrive (POSITION --payload JSON | --file FILE)",
-		Short: "Issue dead letters again, put right, as new commands",
+		Short: "Issue dead letters again, corrected, as new commands",
 		Long: `Issue dead letters again as new commands: one with its new payload, or with --file all lines of a file as export writes them,
 after any editing. Only position and payload of a line are read. A payload that is still broken is refused with its reason,
 and nothing of its batch of up to 1,000 lines is written. The same file can be sent again: what was decided stays decided.

@@ -26,7 +26,7 @@ the servers of that one. The exit status is 1 when something keeps Tidemark from
 ` + exitStatuses,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			patient := c.patient(dataDir)
+			patient := c.installation(dataDir)
 			if patient.Services != nil {
 				defer patient.Services.Close()
 			}
@@ -60,8 +60,8 @@ the servers of that one. The exit status is 1 when something keeps Tidemark from
 
 func indented(s string) string { return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", 29)) }
 
-// patient is what the environment names, and what a running up has where it names nothing.
-func (c *command) patient(dataDir string) doctor.Patient {
+// installation is what the environment names, and what a running up has where it names nothing.
+func (c *command) installation(dataDir string) doctor.Installation {
 	environ := map[string]string{}
 	for name, value := range c.Environ {
 		environ[name] = value
@@ -73,12 +73,12 @@ func (c *command) patient(dataDir string) doctor.Patient {
 			}
 		}
 	}
-	var p doctor.Patient
-	told := map[string]bool{}
+	var p doctor.Installation
+	seen := map[string]bool{}
 	load := func(err error) {
 		for _, m := range mistakes(err) {
-			if !told[m] { // most settings belong to more than one service
-				told[m] = true
+			if !seen[m] { // most settings belong to more than one service
+				seen[m] = true
 				p.Mistakes = append(p.Mistakes, errors.New(m))
 			}
 		}
@@ -95,7 +95,7 @@ func (c *command) patient(dataDir string) doctor.Patient {
 		config.Kafka
 		config.Postgres
 	}{config.DefaultKafka(), config.DefaultPostgres()}
-	_ = config.Load(&servers, environ) // each service has told what is mistaken
+	_ = config.Load(&servers, environ) // each service has reported what is mistaken
 	p.Kafka, p.Postgres = servers.Kafka, servers.Postgres
 	return p
 }

@@ -32,8 +32,8 @@ func (c *command) keys() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keys",
 		Short: "Make, list and revoke API keys in a keys file",
-		Long: `Make, list and revoke API keys. They live in a file of hashes that the services are given as API_KEYS_FILE; a change is in
-force within seconds, without a restart. The file is the one that --file names, or else API_KEYS_FILE.
+		Long: `Make, list and revoke API keys. They live in a file of hashes that the services are given as API_KEYS_FILE; a change takes
+effect within seconds, without a restart. The file is the one that --file names, or else API_KEYS_FILE.
 ` + exitStatuses,
 	}
 	cmd.AddCommand(c.keysCreate(), c.keysList(), c.keysRevoke())

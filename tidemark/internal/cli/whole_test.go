@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
-// A night of operations by the command line alone: a file is stamped, dead letters are put right, the tables are made
+// A night of operations by the command line alone: a file is stamped, dead letters are corrected and redriven, the tables are made
 // anew and that is rolled back, and everything is looked at.
 func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 	t.Parallel()

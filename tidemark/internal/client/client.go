@@ -1,7 +1,7 @@
-// Package client speaks to the services over HTTP, as any stranger could: commands to command-service, reads to
-// query-service, rebuilds and audits to consumer-service. Requests and answers are those of the generated clients in
-// shared/api. It promises bounded answers, times and waits, and errors that say whether the other side was reached and
-// what it said; what to print and with which status to exit is left to the command line.
+// Package client calls the services over HTTP: commands go to command-service, reads to query-service, rebuilds and audits
+// to consumer-service. Requests and answers are those of the generated clients in shared/api. It bounds answers, times and
+// waits, and its errors say whether the service was reached and what it answered. What to print, and with which status to
+// exit, is left to the command line.
 package client
 
 import (
@@ -35,7 +35,7 @@ func DefaultServices() Services {
 	return s
 }
 
-// LoadServices are the default ones, changed by the environment. The error tells all mistakes.
+// LoadServices are the default ones, changed by the environment. The error names all mistakes.
 func LoadServices(environ map[string]string) (Services, error) {
 	s := DefaultServices()
 	for _, spec := range service.All() {
@@ -83,7 +83,7 @@ type Client struct {
 func New(services Services) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	if services.CAFile != "" {
-		// One that cannot be read was told by Validate; here it trusts nobody.
+		// Validate has reported one that cannot be read; here it trusts nobody.
 		pool, err := certs.Authorities("TIDEMARK_CA_FILE", services.CAFile)
 		if err != nil {
 			pool = x509.NewCertPool()

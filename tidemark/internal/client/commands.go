@@ -83,12 +83,12 @@ func (c *Client) Ticket(ctx context.Context, id, at string, wait time.Duration) 
 func patiently[T any](ctx context.Context, at string, wait time.Duration, ask func(ctx context.Context, position, wait *string) (T, error)) (T, error) {
 	end := time.Now().Add(wait)
 	for {
-		within := max(0, min(time.Until(end), longestWait))
+		remaining := max(0, min(time.Until(end), longestWait))
 		var granted *string
 		if at != "" {
-			granted = given(within.Round(time.Millisecond).String())
+			granted = given(remaining.Round(time.Millisecond).String())
 		}
-		asking, cancel := context.WithTimeout(ctx, within+waitMargin)
+		asking, cancel := context.WithTimeout(ctx, remaining+waitMargin)
 		found, err := ask(asking, given(at), granted)
 		cancel()
 		var refused *Problem

@@ -87,7 +87,7 @@ func (c *Client) AwaitDecisions(ctx context.Context, decided []command.DecisionR
 }
 
 // Redrive issues the letters again, all or none; 1 to 1,000 of them. It also returns the position of the last decision,
-// to read it back with. They must be dead letters of the read side: their records may be readable, so the door does not look.
+// to read it back with. They must be dead letters that query-service lists: their records may be readable, so the door does not check that.
 func (c *Client) Redrive(ctx context.Context, letters []command.Letter, note string) ([]command.DecisionResult, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

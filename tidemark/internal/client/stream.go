@@ -91,7 +91,7 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 	}
 }
 
-// watchedConn tells when it is closed, by whichever side.
+// watchedConn calls closed when either end closes it.
 type watchedConn struct {
 	net.Conn
 	closed func()

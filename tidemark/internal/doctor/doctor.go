@@ -1,8 +1,8 @@
-// Package doctor looks at everything that a running Tidemark stands on, as an operator would on a bad night, and says
-// of each thing what was found and what to do about it. It changes nothing.
+// Package doctor checks everything that a running Tidemark depends on, and says of each thing what was found and what to
+// do about it. It changes nothing.
 //
-// Every look has a deadline of its own, so that one server that hangs does not hide what is wrong with another. How
-// findings are shown, and with which status the program ends, is left to others.
+// The checks of each server have a deadline of their own, so that one server that hangs does not hide what is wrong with
+// another. How findings are shown, and with which status the program ends, is left to the command line.
 package doctor
 
 import (
@@ -42,21 +42,21 @@ type Finding struct {
 }
 
 const (
-	within   = 10 * time.Second // one look
-	drift    = 2 * time.Second  // of two clocks, before it is worth a word
-	mostAhead = 5 * time.Minute  // past it the door refuses tickets as too far ahead
+	timeout   = 10 * time.Second // of the checks of one server
+	drift     = 2 * time.Second  // between two clocks, from which on a finding warns of it
+	mostAhead = 5 * time.Minute  // from which on the door refuses tickets as too far ahead
 )
 
-// Patient is what to look at. Mistakes are those of the configuration; what could not be configured is left out.
-type Patient struct {
-	Mistakes []error
-	Kafka    config.Kafka
-	Postgres config.Postgres
-	Services *client.Client // nil where their addresses are mistaken
+// Installation is what is checked.
+type Installation struct {
+	Mistakes []error         // the mistakes of the configuration
+	Kafka    config.Kafka    // where the brokers are
+	Postgres config.Postgres // where the database is
+	Services *client.Client  // calls the services; nil where their addresses are mistaken, and then they are left out
 }
 
-// Examine looks at everything, and tells got each finding when it is made.
-func Examine(ctx context.Context, p Patient, got func(Finding)) {
+// Examine checks everything, and calls got with each finding as soon as it is made.
+func Examine(ctx context.Context, p Installation, got func(Finding)) {
 	for _, m := range p.Mistakes {
 		got(Finding{"configuration", Fail, m.Error(), "correct the environment; docs/configuration.md lists every variable"})
 	}
@@ -71,7 +71,7 @@ func Examine(ctx context.Context, p Patient, got func(Finding)) {
 }
 
 func services(ctx context.Context, c *client.Client, got func(Finding)) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for _, s := range c.Ready(ctx) {
 		switch {
@@ -80,7 +80,7 @@ func services(ctx context.Context, c *client.Client, got func(Finding)) {
 		case s.Error != "":
 			got(Finding{s.Name, Fail, s.Error, "start it, or name where it is: " + variable(s.Name) + " (tidemark up starts everything on this machine)"})
 		default:
-			got(Finding{s.Name, Fail, strings.Join(s.Reasons(), "; "), "see to what it names; it goes on by itself once that is there"})
+			got(Finding{s.Name, Fail, strings.Join(s.Reasons(), "; "), "mend what it names; it goes on by itself then"})
 		}
 	}
 	for name, ahead := range c.Clocks(ctx) {
@@ -101,7 +101,7 @@ func clock(check string, ahead, tolerated time.Duration, got func(Finding)) {
 	if ahead > 0 {
 		words = fmt.Sprintf("%s ahead of this machine's", off.Round(time.Millisecond))
 	}
-	const do = "have one time service (chrony, ntpd) keep the clocks of all machines: tickets, audits and waits are told in times"
+	const do = "have one time service (chrony, ntpd) keep the clocks of all machines: tickets, audits and waits depend on it"
 	switch {
 	case off > mostAhead:
 		got(Finding{check, Fail, words + "; the door refuses tickets made so far ahead", do})
@@ -114,7 +114,7 @@ func clock(check string, ahead, tolerated time.Duration, got func(Finding)) {
 
 // broker looks at the log and returns the cluster's id, "" where none answers.
 func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r := kafka.NewReader(c, "tidemark-doctor")
 	defer func() { _ = r.Close() }() // nothing was written
@@ -189,7 +189,7 @@ func keeps(t topic.Spec) string {
 }
 
 func database(ctx context.Context, c config.Postgres, cluster string, got func(Finding)) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	db, err := postgres.Open(c, "tidemark-doctor", postgres.ReaderLimits)
 	if err != nil {
