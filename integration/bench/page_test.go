@@ -11,7 +11,7 @@ import (
 
 // BenchmarkPage measures, at 10 million rows, the time from asking for a page to holding all of its HTML, one request
 // after the other: the first page, and the two others that show numbers of the whole or rows of the table. The goal is
-// 50 ms for the first page. The other services are away, as on a bad night: no page may wait for them.
+// 50 ms for the first page. The other services are down, as on a bad night: no page may wait for them.
 func BenchmarkPage(b *testing.B) {
 	rows, times := 10_000_000, 500
 	if testing.Short() {

@@ -195,7 +195,7 @@ func TestThreeBrokers(t *testing.T) {
 	nodes := cluster.Nodes()
 	for i, k := range nodes {
 		require.NoError(t, k.Kill())
-		w.goOn(t, 200, fmt.Sprintf("while kafka-%d is away", i+1))
+		w.goOn(t, 200, fmt.Sprintf("while kafka-%d is down", i+1))
 		require.NoError(t, k.Start(ctx))
 		w.goOn(t, 200, fmt.Sprintf("while kafka-%d catches up", i+1))
 		inSync(t, cluster.Brokers())

@@ -176,7 +176,7 @@ func btoi(b bool) int {
 	return 0
 }
 
-// While a broker that is away for a moment is waited for, lines are not burnt through with a refusal each.
+// While a broker that is down for a moment is waited for, lines are not burnt through with a refusal each.
 func TestAStreamStandsStillThroughAShortOutage(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark/tidemark/integration/story"
 )
 
-// An audit that costs much is not run often. One that only hung, because the database was away, cost nothing, and the next
+// An audit that costs much is not run often. One that only hung, because the database was down, cost nothing, and the next
 // one comes as usual.
 func TestAnAuditThatHungDoesNotPutOffTheNext(t *testing.T) {
 	s := onKafka(t)

@@ -78,7 +78,7 @@ const slowToSettle = 20 * time.Second
 func TestExactlyOnce(t *testing.T) {
 	s := onKafka(t)
 	seed := drawSeed(t)
-	n := (*roundsFlag + len(laneKinds) - 1) / len(laneKinds)
+	n := (*roundsFlag + len(deploymentKinds) - 1) / len(deploymentKinds)
 	kinds := schedule(seed, max(n, *waveFlag+1))
 
 	world := newWorld(t, s, seed, 0, 1, 2, 3, 4)
@@ -91,7 +91,7 @@ func TestExactlyOnce(t *testing.T) {
 			t.Fatalf("seed %d, wave %d: %v\nrun it alone: go test ./fault -run ExactlyOnce -seed %d -wave %d", seed, wave, err, seed, wave)
 		}
 		counts[kind]++
-		rounds += len(world.lanes)
+		rounds += len(world.deployments)
 	}
 	world.writers.close()
 	require.NoError(t, world.receipted(t, rand.New(rand.NewPCG(seed, 0))), "seed %d", seed)
@@ -101,17 +101,17 @@ func TestExactlyOnce(t *testing.T) {
 // world is everything that may be disturbed.
 type world struct {
 	*story.Story
-	door    *stack.Service
-	lanes   []*lane
-	writers *writers
+	door        *stack.Service
+	deployments []*deployment
+	writers     *writers
 }
 
-func newWorld(t *testing.T, s *story.Story, seed uint64, lanes ...int) *world {
+func newWorld(t *testing.T, s *story.Story, seed uint64, deployments ...int) *world {
 	w := &world{Story: s}
 	w.door = s.Service("command-service", map[string]string{"KAFKA_BROKERS": s.Kafka.Proxy("command").Address()})
 	s.Ready(w.door)
-	for _, i := range lanes {
-		w.lanes = append(w.lanes, newLane(t, s, i))
+	for _, i := range deployments {
+		w.deployments = append(w.deployments, newDeployment(t, s, i))
 	}
 	log, err := story.OpenLog(s.Broker.Brokers()) // a client of their own, which may stumble over a restart by itself
 	require.NoError(t, err)
@@ -129,8 +129,8 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 	defer cancel()
 	began := time.Now()
 	var faults []fault
-	for _, l := range w.lanes {
-		f := drawn(r, laneFaults)(r, l)
+	for _, l := range w.deployments {
+		f := drawn(r, deploymentFaults)(r, l)
 		if k == asleep {
 			f = sleepWithBatch(r, l, w.writers)
 		}
@@ -148,7 +148,7 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 	look := between(r, 0, 2*time.Second)
 
 	var happening sync.WaitGroup
-	errs := make([]error, len(faults)+len(w.lanes))
+	errs := make([]error, len(faults)+len(w.deployments))
 	for i, f := range faults {
 		happening.Go(func() {
 			if err := f.do(ctx); err != nil {
@@ -158,11 +158,11 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 	}
 	if k != asleep { // its samples are a burst, too, and while they are aside the tables are not what the log says
 		happening.Go(func() { _, _ = w.writers.log.Write(burst...) }) // what is not written is not missed
-		for i, l := range w.lanes {
+		for i, l := range w.deployments {
 			happening.Go(func() {
 				pause(ctx, look)
 				if err := l.compare(ctx); err != nil {
-					errs[len(faults)+i] = fmt.Errorf("lane %s, in the middle of it: %w", l.name, err)
+					errs[len(faults)+i] = fmt.Errorf("deployment %s, in the middle of it: %w", l.name, err)
 				}
 			})
 		}
@@ -174,7 +174,7 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 		err = w.settle(ctx)
 	}
 	var records int64
-	for _, j := range w.lanes[0].judges() {
+	for _, j := range w.deployments[0].judges() {
 		for _, end := range j.upTo {
 			records += end
 		}
@@ -182,17 +182,17 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s: faults %.1f s, all %.1f s, %d tickets, %d records", name, over.Seconds(), time.Since(began).Seconds(), len(w.writers.tickets()), records)
 	for i, f := range faults {
-		if i < len(w.lanes) {
-			fmt.Fprintf(&text, "\n    %s (%.1f s): %s", w.lanes[i].name, w.lanes[i].took.Seconds(), f.what)
+		if i < len(w.deployments) {
+			fmt.Fprintf(&text, "\n    %s (%.1f s): %s", w.deployments[i].name, w.deployments[i].took.Seconds(), f.what)
 		} else {
 			fmt.Fprintf(&text, "\n    %s", f.what)
 		}
 	}
 	t.Log(text.String())
-	for _, l := range w.lanes {
+	for _, l := range w.deployments {
 		if l.took > slowToSettle {
 			for _, m := range l.members {
-				t.Logf("why lane %s took so long: the end of the log of %s:\n%s", l.name, m.name, m.service.LogTail())
+				t.Logf("why deployment %s took so long: the end of the log of %s:\n%s", l.name, m.name, m.service.LogTail())
 			}
 		}
 	}
@@ -200,9 +200,9 @@ func (w *world) wave(t *testing.T, r *rand.Rand, name string, k kind) error {
 }
 
 // settle takes the log's ends and the tickets of this moment and waits for every projection to hold them.
-func (w *world) settle(ctx context.Context) error { return w.settled(ctx, w.lanes...) }
+func (w *world) settle(ctx context.Context) error { return w.settled(ctx, w.deployments...) }
 
-func (w *world) settled(ctx context.Context, lanes ...*lane) error {
+func (w *world) settled(ctx context.Context, deployments ...*deployment) error {
 	if !w.door.Running() {
 		return errors.New("command-service has ended by itself")
 	}
@@ -218,8 +218,8 @@ func (w *world) settled(ctx context.Context, lanes ...*lane) error {
 	}
 	began := time.Now()
 	var waiting sync.WaitGroup
-	errs := make([]error, len(lanes))
-	for i, l := range lanes {
+	errs := make([]error, len(deployments))
+	for i, l := range deployments {
 		waiting.Go(func() {
 			errs[i] = l.settle(ctx, ends, given)
 			l.took = time.Since(began)

@@ -48,15 +48,15 @@ func drawn[T any](r *rand.Rand, from []weighted[T]) T {
 	panic("unreachable")
 }
 
-// laneFaults are what may happen to a projection, with how often.
-var laneFaults = []weighted[func(*rand.Rand, *lane) fault]{
+// deploymentFaults are what may happen to a projection, with how often.
+var deploymentFaults = []weighted[func(*rand.Rand, *deployment) fault]{
 	{3, killOne}, {1, killBoth}, {1, killAgainAndAgain}, {2, freeze}, {1, freezePastSession},
 	{3, cutKafka}, {2, hangKafka}, {2, loseAcknowledgements}, {1, slowKafka},
 	{3, cutPostgres}, {2, hangPostgres}, {3, loseReplies}, {1, slowPostgres}, {2, endSessions},
 	{2, leaveAndJoin}, {2, visit},
 }
 
-func killOne(r *rand.Rand, l *lane) fault {
+func killOne(r *rand.Rand, l *deployment) fault {
 	m, at, down := l.pick(r), between(r, 0, 400*time.Millisecond), between(r, 0, time.Second)
 	return fault{fmt.Sprintf("kill %s after %s, back after %s", m.name, at, down), func(ctx context.Context) error {
 		pause(ctx, at)
@@ -64,7 +64,7 @@ func killOne(r *rand.Rand, l *lane) fault {
 	}}
 }
 
-func killBoth(r *rand.Rand, l *lane) fault {
+func killBoth(r *rand.Rand, l *deployment) fault {
 	at, down := between(r, 0, 400*time.Millisecond), between(r, 0, time.Second)
 	return fault{fmt.Sprintf("kill both after %s, back after %s", at, down), func(ctx context.Context) error {
 		pause(ctx, at)
@@ -72,7 +72,7 @@ func killBoth(r *rand.Rand, l *lane) fault {
 	}}
 }
 
-func killAgainAndAgain(r *rand.Rand, l *lane) fault {
+func killAgainAndAgain(r *rand.Rand, l *deployment) fault {
 	m := l.pick(r)
 	ups := make([]time.Duration, 3)
 	for i := range ups {
@@ -97,7 +97,7 @@ func killed(ctx context.Context, s *stack.Service, down time.Duration) error {
 	return s.Start(ctx, nil)
 }
 
-func freeze(r *rand.Rand, l *lane) fault {
+func freeze(r *rand.Rand, l *deployment) fault {
 	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, 50*time.Millisecond, 3*time.Second)
 	return fault{fmt.Sprintf("stop %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
 		pause(ctx, at)
@@ -105,7 +105,7 @@ func freeze(r *rand.Rand, l *lane) fault {
 	}}
 }
 
-func freezePastSession(r *rand.Rand, l *lane) fault {
+func freezePastSession(r *rand.Rand, l *deployment) fault {
 	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, 6500*time.Millisecond, 7500*time.Millisecond)
 	return fault{fmt.Sprintf("stop %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
 		pause(ctx, at)
@@ -121,12 +121,12 @@ func frozen(ctx context.Context, s interface{ Signal(syscall.Signal) error }, d 
 	return s.Signal(syscall.SIGCONT)
 }
 
-func cutKafka(r *rand.Rand, l *lane) fault {
+func cutKafka(r *rand.Rand, l *deployment) fault {
 	m := l.pick(r)
 	return cut(r, m.name+" off Kafka", m.kafka)
 }
 
-func cutPostgres(r *rand.Rand, l *lane) fault {
+func cutPostgres(r *rand.Rand, l *deployment) fault {
 	m := l.pick(r)
 	return cut(r, m.name+" off Postgres", m.db)
 }
@@ -148,12 +148,12 @@ func cut(r *rand.Rand, what string, p *stack.Proxy) fault {
 	}}
 }
 
-func hangKafka(r *rand.Rand, l *lane) fault {
+func hangKafka(r *rand.Rand, l *deployment) fault {
 	m := l.pick(r)
 	return hang(r, m.name+" and Kafka", m.kafka)
 }
 
-func hangPostgres(r *rand.Rand, l *lane) fault {
+func hangPostgres(r *rand.Rand, l *deployment) fault {
 	m := l.pick(r)
 	return hang(r, m.name+" and Postgres", m.db)
 }
@@ -183,7 +183,7 @@ func unheard(ctx context.Context, p *stack.Proxy, at, d time.Duration) {
 }
 
 // loseReplies lets what is asked be done and nobody hear of it.
-func loseReplies(r *rand.Rand, l *lane) fault {
+func loseReplies(r *rand.Rand, l *deployment) fault {
 	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, 50*time.Millisecond, time.Second)
 	return fault{fmt.Sprintf("lose Postgres's replies to %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
 		unheard(ctx, m.db, at, d)
@@ -192,7 +192,7 @@ func loseReplies(r *rand.Rand, l *lane) fault {
 }
 
 // loseAcknowledgements lets what is published be written and nobody hear of it, for longer than it is repeated.
-func loseAcknowledgements(r *rand.Rand, l *lane) fault {
+func loseAcknowledgements(r *rand.Rand, l *deployment) fault {
 	m, at, d := l.pick(r), between(r, 0, 300*time.Millisecond), between(r, time.Second, 4*time.Second)
 	return fault{fmt.Sprintf("lose Kafka's replies to %s after %s for %s", m.name, at, d), func(ctx context.Context) error {
 		unheard(ctx, m.kafka, at, d)
@@ -200,12 +200,12 @@ func loseAcknowledgements(r *rand.Rand, l *lane) fault {
 	}}
 }
 
-func slowKafka(r *rand.Rand, l *lane) fault {
+func slowKafka(r *rand.Rand, l *deployment) fault {
 	m := l.pick(r)
 	return slow(r, m.name+" and Kafka", m.kafka)
 }
 
-func slowPostgres(r *rand.Rand, l *lane) fault {
+func slowPostgres(r *rand.Rand, l *deployment) fault {
 	m := l.pick(r)
 	return slow(r, m.name+" and Postgres", m.db)
 }
@@ -221,7 +221,7 @@ func slow(r *rand.Rand, what string, p *stack.Proxy) fault {
 }
 
 // endSessions has Postgres throw the consumers out, as an operator would.
-func endSessions(r *rand.Rand, l *lane) fault {
+func endSessions(r *rand.Rand, l *deployment) fault {
 	times, every := 1+r.IntN(5), between(r, 0, 300*time.Millisecond)
 	return fault{fmt.Sprintf("end the database's sessions %d times every %s", times, every), func(ctx context.Context) error {
 		for range times {
@@ -234,7 +234,7 @@ func endSessions(r *rand.Rand, l *lane) fault {
 	}}
 }
 
-func leaveAndJoin(r *rand.Rand, l *lane) fault {
+func leaveAndJoin(r *rand.Rand, l *deployment) fault {
 	m, times, away := l.pick(r), 1+r.IntN(2), between(r, 0, 500*time.Millisecond)
 	return fault{fmt.Sprintf("%s leaves %d times for %s", m.name, times, away), func(ctx context.Context) error {
 		for range times {
@@ -251,7 +251,7 @@ func leaveAndJoin(r *rand.Rand, l *lane) fault {
 }
 
 // visit lets a third consumer join and leave.
-func visit(r *rand.Rand, l *lane) fault {
+func visit(r *rand.Rand, l *deployment) fault {
 	stay, kill := between(r, 200*time.Millisecond, 2*time.Second), r.IntN(4) == 0
 	return fault{fmt.Sprintf("a third consumer joins for %s, killed: %t", stay, kill), func(ctx context.Context) error {
 		if err := l.visitor.Start(ctx, nil); err != nil {

@@ -21,7 +21,7 @@ import (
 //
 // Primary keys would hide a statement that should not have written, so what the successor wrote is taken aside first:
 // whatever is there afterwards, a fenced writer has written. The fence must have been counted.
-func sleepWithBatch(r *rand.Rand, l *lane, w *writers) fault {
+func sleepWithBatch(r *rand.Rand, l *deployment, w *writers) fault {
 	m, asleep := l.pick(r), between(r, 0, 500*time.Millisecond)
 	sample := newSample(r)
 	return fault{fmt.Sprintf("stop %s with batches in flight, %s longer than its session", m.name, asleep), func(ctx context.Context) (err error) {
@@ -88,7 +88,7 @@ func (s *sample) write(log *story.Log) error {
 // hold writes the sample and returns when a consumer has statements with some of it under way that do not reach Postgres:
 // the partitions that it holds, and its count of fenced batches. Nothing else is written while that is arranged, so that
 // the batches are known.
-func (l *lane) hold(ctx context.Context, m *member, s *sample, w *writers) (fenced int, held []int32, err error) {
+func (l *deployment) hold(ctx context.Context, m *member, s *sample, w *writers) (fenced int, held []int32, err error) {
 	if err := l.serving(ctx); err != nil {
 		return 0, nil, err
 	}
@@ -170,7 +170,7 @@ func (m *member) fencedMoreThan(ctx context.Context, before, batches int) error 
 
 // without takes a sample's rows and dead letters aside, and requires that they are still gone after do; then it puts them
 // back.
-func (l *lane) without(ctx context.Context, s *sample, do func() error) (err error) {
+func (l *deployment) without(ctx context.Context, s *sample, do func() error) (err error) {
 	tx, err := l.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	story.Proxies = append(story.Proxies, laneProxies()...)
+	story.Proxies = append(story.Proxies, deploymentProxies()...)
 	os.Exit(story.Main(m))
 }
 

@@ -36,44 +36,44 @@ var deathSteps = []struct {
 	{"going back", (*rebuilt).goingBack},
 }
 
-// victim is who dies: of one projection, where lane is used, or of all.
+// victim is who dies: of one projection, where deployment is used, or of all.
 type victim struct {
 	name string
-	kill func(context.Context, *rand.Rand, *world, *lane) error
+	kill func(context.Context, *rand.Rand, *world, *deployment) error
 }
 
 // ownVictims die in one projection, each by itself, with how often.
 var ownVictims = []weighted[victim]{
-	{4, victim{"one consumer", func(ctx context.Context, r *rand.Rand, _ *world, l *lane) error {
+	{4, victim{"one consumer", func(ctx context.Context, r *rand.Rand, _ *world, l *deployment) error {
 		return killed(ctx, l.pick(r).service, between(r, 0, time.Second))
 	}}},
-	{4, victim{"both consumers", func(ctx context.Context, r *rand.Rand, _ *world, l *lane) error {
+	{4, victim{"both consumers", func(ctx context.Context, r *rand.Rand, _ *world, l *deployment) error {
 		return errors.Join(l.members[0].service.Kill(), killed(ctx, l.members[1].service, between(r, 0, time.Second)), l.members[0].service.Start(ctx, nil))
 	}}},
-	{1, victim{"one consumer, stopped past its session,", func(ctx context.Context, r *rand.Rand, _ *world, l *lane) error {
+	{1, victim{"one consumer, stopped past its session,", func(ctx context.Context, r *rand.Rand, _ *world, l *deployment) error {
 		return frozen(ctx, l.pick(r).service, between(r, 6*time.Second, 7*time.Second))
 	}}},
 }
 
 // commonVictims die under all projections at once.
 var commonVictims = []victim{
-	{"Postgres", func(ctx context.Context, _ *rand.Rand, w *world, _ *lane) error {
+	{"Postgres", func(ctx context.Context, _ *rand.Rand, w *world, _ *deployment) error {
 		return killedPostgres(ctx, w.Postgres)
 	}},
-	{"the broker", func(ctx context.Context, r *rand.Rand, w *world, _ *lane) error {
+	{"the broker", func(ctx context.Context, r *rand.Rand, w *world, _ *deployment) error {
 		if err := w.Kafka.Kill(); err != nil {
 			return err
 		}
 		pause(ctx, between(r, 0, time.Second))
 		return w.Kafka.Start(ctx)
 	}},
-	{"command-service and one consumer", func(ctx context.Context, r *rand.Rand, w *world, l *lane) error {
+	{"command-service and one consumer", func(ctx context.Context, r *rand.Rand, w *world, l *deployment) error {
 		return errors.Join(killed(ctx, w.door, 0), killed(ctx, l.pick(r).service, 0))
 	}},
 }
 
-// deathLanes are large batches, small ones, and members with an instance id.
-var deathLanes = []int{0, 1, 3}
+// deathDeployments are large batches, small ones, and members with an instance id.
+var deathDeployments = []int{0, 1, 3}
 
 // TestARebuildSurvivesEveryDeath rebuilds some projections of one log side by side and kills a process at each step of
 // a rebuild, while others write: at any moment the tables are what the log says up to the progress they name, so the old
@@ -82,23 +82,23 @@ var deathLanes = []int{0, 1, 3}
 func TestARebuildSurvivesEveryDeath(t *testing.T) {
 	s := onKafka(t)
 	seed := drawSeed(t)
-	w := newWorld(t, s, seed, deathLanes...)
+	w := newWorld(t, s, seed, deathDeployments...)
 	_, err := w.writers.log.Write(anything(rand.New(rand.NewPCG(seed, 0)), 4_000)...)
 	require.NoError(t, err)
 	require.NoError(t, w.settle(t.Context()))
 
 	began := time.Now()
-	own := (*deathsFlag+len(w.lanes)-1)/len(w.lanes) - len(commonVictims)
-	steps := make([][]int, len(w.lanes))
+	own := (*deathsFlag+len(w.deployments)-1)/len(w.deployments) - len(commonVictims)
+	steps := make([][]int, len(w.deployments))
 	var all sync.WaitGroup
-	for i, l := range w.lanes {
+	for i, l := range w.deployments {
 		r := rand.New(rand.NewPCG(seed, uint64(i)+1))
 		for len(steps[i]) < own+len(commonVictims) {
 			steps[i] = append(steps[i], r.Perm(len(deathSteps))...)
 		}
 		all.Go(func() {
 			for n := range own {
-				d := &death{rebuilt: &rebuilt{world: w, lane: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}, step: steps[i][n]}
+				d := &death{rebuilt: &rebuilt{world: w, deployment: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}, step: steps[i][n]}
 				d.victim = drawn(d.r, ownVictims)
 				if !d.round(t, d.first) {
 					return
@@ -112,11 +112,11 @@ func TestARebuildSurvivesEveryDeath(t *testing.T) {
 			break
 		}
 		r := rand.New(rand.NewPCG(seed, uint64(100+n)))
-		first := r.IntN(len(w.lanes))
+		first := r.IntN(len(w.deployments))
 		over, struck := context.WithCancel(t.Context())
 		var dying atomic.Bool
-		for i, l := range w.lanes {
-			d := &death{rebuilt: &rebuilt{world: w, lane: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}, step: steps[i][own+n], victim: v}
+		for i, l := range w.deployments {
+			d := &death{rebuilt: &rebuilt{world: w, deployment: l, r: rand.New(rand.NewPCG(seed, r.Uint64()))}, step: steps[i][own+n], victim: v}
 			all.Go(func() {
 				d.round(t, func(ctx context.Context) error {
 					if i == first {
@@ -139,7 +139,7 @@ func TestARebuildSurvivesEveryDeath(t *testing.T) {
 	if t.Failed() {
 		t.Fatalf("run it again: go test ./fault -run EveryDeath -seed %d", seed)
 	}
-	t.Logf("%d rounds in %s", len(w.lanes)*(own+len(commonVictims)), time.Since(began).Round(time.Second))
+	t.Logf("%d rounds in %s", len(w.deployments)*(own+len(commonVictims)), time.Since(began).Round(time.Second))
 }
 
 // death is a rebuild that somebody dies in at a step.
@@ -153,7 +153,7 @@ type death struct {
 func (d *death) first(ctx context.Context) error {
 	err := deathSteps[d.step].at(d.rebuilt, ctx)
 	pause(ctx, between(d.r, 0, 30*time.Millisecond))
-	return errors.Join(err, d.victim.kill(ctx, d.r, d.world, d.lane))
+	return errors.Join(err, d.victim.kill(ctx, d.r, d.world, d.deployment))
 }
 
 // round lets somebody die and sees the rebuild to its end, or cancels it, while somebody else compares all the time; then
@@ -168,7 +168,7 @@ func (d *death) round(t *testing.T, die func(context.Context) error) bool {
 	busy.Go(func() {
 		for comparing.Err() == nil {
 			began := time.Now()
-			if err := d.lane.compare(comparing); err != nil && comparing.Err() == nil {
+			if err := d.deployment.compare(comparing); err != nil && comparing.Err() == nil {
 				mixed = fmt.Errorf("a mixture: %w", err)
 				return
 			}
@@ -193,13 +193,13 @@ func (d *death) round(t *testing.T, die func(context.Context) error) bool {
 	stop()
 	busy.Wait()
 	if err = errors.Join(err, mixed); err == nil {
-		err = d.settled(ctx, d.lane)
+		err = d.settled(ctx, d.deployment)
 	}
 	if err == nil {
 		err = d.left(ctx)
 	}
 	text := fmt.Sprintf("%s: %s killed %s in generation %d, cancelled: %t; dead after %.1f s, all %.1f s",
-		d.lane.name, d.victim.name, deathSteps[d.step].name, d.number, cancelled, dead.Seconds(), time.Since(began).Seconds())
+		d.deployment.name, d.victim.name, deathSteps[d.step].name, d.number, cancelled, dead.Seconds(), time.Since(began).Seconds())
 	if err != nil {
 		t.Errorf("%s: %v", text, err)
 		return false

@@ -18,8 +18,8 @@ import (
 // rebuilt is one rebuild that somebody dies in.
 type rebuilt struct {
 	*world
-	lane *lane
-	r    *rand.Rand
+	deployment *deployment
+	r          *rand.Rand
 
 	number int
 	point  bool
@@ -41,7 +41,7 @@ type listed struct {
 // ask sends a request to a consumer that answers, and tries again while none does.
 func (b *rebuilt) ask(ctx context.Context, method, path, body string, wanted ...int) (answer story.Answer, err error) {
 	err = story.Eventually(ctx, method+" "+path, func(ctx context.Context) error {
-		m := b.lane.pick(b.r)
+		m := b.deployment.pick(b.r)
 		short, cancel := context.WithTimeout(ctx, 15*time.Second)
 		defer cancel()
 		answer, err = b.Client.Do(short, method, m.service.URL()+path, body, "Content-Type", "application/json")
@@ -85,7 +85,7 @@ func (b *rebuilt) find(ctx context.Context, number int) (*listed, error) {
 func (b *rebuilt) state(ctx context.Context, number int, wanted ...string) error {
 	for {
 		var state string
-		err := b.lane.db.QueryRowContext(ctx, `SELECT state FROM public.projection_generations WHERE projection = 'timestamps' AND generation = $1`, number).Scan(&state)
+		err := b.deployment.db.QueryRowContext(ctx, `SELECT state FROM public.projection_generations WHERE projection = 'timestamps' AND generation = $1`, number).Scan(&state)
 		for _, w := range wanted {
 			if err == nil && state == w {
 				return nil
@@ -113,7 +113,7 @@ func (b *rebuilt) start(ctx context.Context, body string) error {
 
 // hold takes a lock that keeps the rebuild from going on.
 func (b *rebuilt) hold(ctx context.Context, statement string) error {
-	conn, err := b.lane.db.Conn(ctx)
+	conn, err := b.deployment.db.Conn(ctx)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (b *rebuilt) letGo() {
 func (b *rebuilt) waits(ctx context.Context) error {
 	return story.Eventually(ctx, "wait until the rebuild waits", func(ctx context.Context) error {
 		var n int
-		err := b.lane.db.QueryRowContext(ctx, `SELECT count(*) FROM pg_stat_activity
+		err := b.deployment.db.QueryRowContext(ctx, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name LIKE '%rebuild'`).Scan(&n)
 		if err == nil && n == 0 {
 			err = errors.New("nothing waits")
@@ -209,7 +209,7 @@ func (b *rebuilt) ready(ctx context.Context) error {
 	return b.state(ctx, b.number, "ready")
 }
 
-func (b *rebuilt) wish(ctx context.Context) error {
+func (b *rebuilt) request(ctx context.Context) error {
 	_, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d/swap", b.number), "", http.StatusAccepted)
 	return err
 }
@@ -221,7 +221,7 @@ func (b *rebuilt) proving(ctx context.Context) error {
 	if err := b.hold(ctx, `LOCK TABLE `+b.schema()+`.dead_letters IN ACCESS EXCLUSIVE MODE`); err != nil {
 		return err
 	}
-	if err := b.wish(ctx); err != nil {
+	if err := b.request(ctx); err != nil {
 		return err
 	}
 	return b.waits(ctx)
@@ -234,7 +234,7 @@ func (b *rebuilt) fencing(ctx context.Context) error {
 	if err := b.hold(ctx, `SELECT FROM public.projection_progress WHERE partition = 7 FOR UPDATE`); err != nil {
 		return err
 	}
-	if err := b.wish(ctx); err != nil {
+	if err := b.request(ctx); err != nil {
 		return err
 	}
 	return b.waits(ctx)
@@ -247,11 +247,11 @@ func (b *rebuilt) swapping(ctx context.Context) error {
 	if err := b.hold(ctx, `LOCK TABLE public.dead_letters IN ACCESS SHARE MODE`); err != nil {
 		return err
 	}
-	if err := b.wish(ctx); err != nil {
+	if err := b.request(ctx); err != nil {
 		return err
 	}
 	var serving int
-	if err := b.lane.db.QueryRowContext(ctx, `SELECT generation FROM public.projection_generations WHERE projection = 'timestamps' AND state IN ('serving', 'swapping')`).Scan(&serving); err != nil {
+	if err := b.deployment.db.QueryRowContext(ctx, `SELECT generation FROM public.projection_generations WHERE projection = 'timestamps' AND state IN ('serving', 'swapping')`).Scan(&serving); err != nil {
 		return err
 	}
 	return b.state(ctx, serving, "swapping")
@@ -291,7 +291,7 @@ func (b *rebuilt) goingBack(ctx context.Context) error {
 	for _, g := range all {
 		if g.State == "standby" {
 			b.number = g.Generation
-			return b.wish(ctx)
+			return b.request(ctx)
 		}
 	}
 	return b.swapped(ctx) // there is no standby yet
@@ -309,7 +309,7 @@ func (b *rebuilt) finish(ctx context.Context) error {
 			case g.Proof != nil && !g.Proof.OK:
 				return story.Final(fmt.Errorf("the proof of generation %d does not hold: %s", g.Generation, g.Proof.Finding))
 			case g.State == "ready" && !g.SwapWanted:
-				// Its wish was never heard: wish again.
+				// Its request was never heard: ask again.
 				if _, err := b.ask(ctx, http.MethodPost, fmt.Sprintf("/api/v1/projections/timestamps/generations/%d/swap", g.Generation), "", http.StatusAccepted, http.StatusConflict); err != nil {
 					return err
 				}
@@ -357,7 +357,7 @@ func (b *rebuilt) left(ctx context.Context) error {
 		}
 	}
 	return story.Eventually(ctx, "wait until nothing is left behind", func(ctx context.Context) error {
-		rows, err := b.lane.db.QueryContext(ctx, `
+		rows, err := b.deployment.db.QueryContext(ctx, `
 SELECT 'schema ' || n.nspname FROM pg_namespace n WHERE n.nspname ~ '_g[0-9]+$' AND NOT EXISTS (SELECT FROM public.projection_generations g WHERE g.schema_name = n.nspname)
 UNION ALL SELECT g.projection || ' ' || g.state || ' ' || g.generation FROM public.projection_generations g WHERE g.state NOT IN ('serving', 'standby')
 UNION ALL SELECT 'nothing serves' WHERE NOT EXISTS (SELECT FROM public.projection_generations g WHERE g.state = 'serving' AND g.schema_name = 'public')`)

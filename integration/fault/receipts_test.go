@@ -38,13 +38,13 @@ type receipt struct {
 // receipted requires that the receipts in the log cover every offset of every partition of each projection, and that
 // what came twice is the same bytes. Nobody writes any more.
 func (w *world) receipted(t *testing.T, r *rand.Rand) error {
-	repeatSome(t, w.lanes[0], w.writers.log, r)
+	repeatSome(t, w.deployments[0], w.writers.log, r)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*story.Patience)
 	defer cancel()
 	if err := w.settle(ctx); err != nil {
 		return err
 	}
-	for _, l := range w.lanes {
+	for _, l := range w.deployments {
 		if err := story.Eventually(ctx, "wait for the outbox", func(ctx context.Context) error {
 			var left int // but for what idle partitions tell again and again
 			if err := l.db.QueryRowContext(ctx, "SELECT count(*) FROM public.projection_receipt_outbox WHERE next_offset > from_offset").Scan(&left); err != nil || left == 0 {
@@ -52,30 +52,30 @@ func (w *world) receipted(t *testing.T, r *rand.Rand) error {
 			}
 			return fmt.Errorf("%d receipts are left", left)
 		}); err != nil {
-			return fmt.Errorf("lane %s: %w", l.name, err)
+			return fmt.Errorf("deployment %s: %w", l.name, err)
 		}
 	}
 	receipts, err := readReceipts(ctx, w.writers.log)
 	if err != nil {
 		return err
 	}
-	for _, l := range w.lanes {
+	for _, l := range w.deployments {
 		for _, j := range l.judges() {
 			of := receipts[j.group]
 			if of == nil {
-				return fmt.Errorf("lane %s: there are no receipts of group %s", l.name, j.group)
+				return fmt.Errorf("deployment %s: there are no receipts of group %s", l.name, j.group)
 			}
-			t.Logf("lane %s: %d receipts of %s, %d repeats, %d of idle partitions", l.name, len(of.read), j.Name, of.repeats, of.idle)
+			t.Logf("deployment %s: %d receipts of %s, %d repeats, %d of idle partitions", l.name, len(of.read), j.Name, of.repeats, of.idle)
 			at, err := j.Progress(ctx, l.db)
 			if err == nil {
 				err = j.covered(ctx, of.read, at)
 			}
 			if err != nil {
-				return fmt.Errorf("lane %s, %s: %w", l.name, j.Name, err)
+				return fmt.Errorf("deployment %s, %s: %w", l.name, j.Name, err)
 			}
 		}
 	}
-	if receipts[w.lanes[0].group].repeats == 0 {
+	if receipts[w.deployments[0].group].repeats == 0 {
 		return errors.New("an acknowledgement was lost, and no receipt came twice")
 	}
 	return nil
@@ -83,7 +83,7 @@ func (w *world) receipted(t *testing.T, r *rand.Rand) error {
 
 // repeatSome makes sure that some receipts come twice: nobody may publish until there are some, and then nobody hears
 // that they were taken.
-func repeatSome(t *testing.T, l *lane, log *story.Log, r *rand.Rand) {
+func repeatSome(t *testing.T, l *deployment, log *story.Log, r *rand.Rand) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), story.Patience)
 	defer cancel()

@@ -61,7 +61,7 @@ type api struct {
 	service *stack.Service
 }
 
-// readyToSwap fills the log with n records and rebuilds them up to where somebody must wish for the swap.
+// readyToSwap fills the log with n records and rebuilds them up to where somebody must ask for the swap.
 func readyToSwap(t *testing.T, s *story.Story, n int) (api, generation) {
 	t.Helper()
 	consumer := s.Consumer("")

@@ -32,7 +32,7 @@ type finalError struct{ error }
 func (e finalError) Unwrap() error { return e.error }
 
 // CleanAudit waits for an audit that began after this call and covers every partition, and returns what it found as an
-// error. A database that is away is waited for.
+// error. A database that is down is waited for.
 func (p Projection) CleanAudit(ctx context.Context, db *sql.DB) error {
 	var since time.Time
 	if err := Eventually(ctx, "ask the database for its time", func(ctx context.Context) error {

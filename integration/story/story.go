@@ -319,7 +319,7 @@ func (s *Story) Expected() (Expected, Vector) {
 }
 
 // Passed waits until every partition's progress in a database has reached the vector. A database without a schema yet,
-// or one that is away, is waited for too.
+// or one that is down, is waited for too.
 func (s *Story) Passed(db *sql.DB, upTo Vector) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)

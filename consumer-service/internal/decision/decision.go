@@ -175,7 +175,7 @@ func (b *Book) all() []int32 {
 	return all
 }
 
-// Run reads from the first call of CatchUp until ctx ends. A log or a database that is away is waited for.
+// Run reads from the first call of CatchUp until ctx ends. A log or a database that is down is waited for.
 func (b *Book) Run(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -206,7 +206,7 @@ func (b *Book) Run(ctx context.Context) {
 		failing = err != nil
 		kick := b.kick
 		if failing {
-			kick = nil // a broker that is away is not asked more often for that
+			kick = nil // a broker that is down is not asked more often for that
 		}
 		select {
 		case <-ctx.Done():

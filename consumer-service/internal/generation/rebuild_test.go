@@ -88,7 +88,7 @@ func TestTheProofIsReal(t *testing.T) {
 				b.drive(t)
 				g = b.get(t, g.Number)
 				require.Equal(t, Ready, g.State)
-				require.False(t, g.SwapWanted, "a proof that fails ends the wish")
+				require.False(t, g.SwapWanted, "a proof that fails ends the request")
 				require.NotNil(t, g.Proof)
 				require.False(t, g.Proof.OK)
 				require.NotEmpty(t, g.Proof.Finding)
@@ -353,7 +353,7 @@ func TestCancellingLeavesNoTrace(t *testing.T) {
 	_, err := b.Drop(t.Context(), g.Number)
 	require.NoError(t, err)
 	b.drive(t)
-	require.Equal(t, Dropping, b.get(t, g.Number).State, "its lanes have not gone yet")
+	require.Equal(t, Dropping, b.get(t, g.Number).State, "its workers have not gone yet")
 	b.log.members = map[string]bool{}
 	b.tries = map[int]*try{}
 	b.drive(t)

@@ -216,7 +216,7 @@ func (s *Service) mustRun(ctx context.Context) error {
 	return err
 }
 
-// Start makes a new generation, which the lanes then fill. It returns *ConflictError and *PointError.
+// Start makes a new generation, which the workers then fill. It returns *ConflictError and *PointError.
 func (s *Service) Start(ctx context.Context, r Request) (Generation, error) {
 	if err := s.mustRun(ctx); err != nil {
 		return Generation{}, err

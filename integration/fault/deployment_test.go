@@ -16,25 +16,25 @@ import (
 	"github.com/tidemark/tidemark/integration/story"
 )
 
-// laneKinds are the databases that the log is projected into at the same time. Small batches make many transactions, and so many moments between
+// deploymentKinds are the databases that the log is projected into at the same time. Small batches make many transactions, and so many moments between
 // two of them.
-var laneKinds = []struct {
+var deploymentKinds = []struct {
 	name   string
 	batch  string
 	static bool // members with an instance id: back under it within moments instead of after the session
 }{{"a", "5000", false}, {"b", "40", false}, {"c", "7", false}, {"d", "200", true}, {"e", "3", true}}
 
-func laneProxies() []string {
+func deploymentProxies() []string {
 	var names []string
-	for _, k := range laneKinds {
+	for _, k := range deploymentKinds {
 		names = append(names, k.name+"0", k.name+"1")
 	}
 	return names
 }
 
-// lane is a database, a group name and two consumers that project both topics into it, each with a proxy to Kafka and one
+// deployment is a database, a group name and two consumers that project both topics into it, each with a proxy to Kafka and one
 // to Postgres. A third consumer visits now and then.
-type lane struct {
+type deployment struct {
 	name       string
 	group      string
 	static     bool
@@ -48,7 +48,7 @@ type lane struct {
 	took time.Duration // by the last settle
 }
 
-// judge compares one projection of a lane with its log.
+// judge compares one projection of a deployment with its log.
 type judge struct {
 	story.Projection
 	group string
@@ -62,14 +62,14 @@ type judge struct {
 	tickets int
 }
 
-func newJudge(l *lane, p story.Projection, group string) *judge {
+func newJudge(l *deployment, p story.Projection, group string) *judge {
 	return &judge{
 		Projection: p, group: group, log: l.story.Log.On(p.Topic), db: l.db,
 		oracle: story.NewOracle(p, story.Rules{}), keys: map[string]string{}, upTo: story.Vector{},
 	}
 }
 
-func (l *lane) judges() []*judge { return []*judge{l.timestamps, l.endpoints} }
+func (l *deployment) judges() []*judge { return []*judge{l.timestamps, l.endpoints} }
 
 type member struct {
 	name      string
@@ -77,11 +77,11 @@ type member struct {
 	kafka, db *stack.Proxy
 }
 
-func newLane(t *testing.T, s *story.Story, i int) *lane {
-	kind := laneKinds[i]
+func newDeployment(t *testing.T, s *story.Story, i int) *deployment {
+	kind := deploymentKinds[i]
 	db, url := s.Database()
 	db.SetMaxOpenConns(4)
-	l := &lane{name: kind.name, group: s.Group + "-" + kind.name, static: kind.static, story: s, db: db}
+	l := &deployment{name: kind.name, group: s.Group + "-" + kind.name, static: kind.static, story: s, db: db}
 	l.timestamps, l.endpoints = newJudge(l, story.Timestamps, l.group), newJudge(l, story.Endpoints, l.group+".endpoints")
 	env := map[string]string{
 		"KAFKA_GROUP_ID": l.group, "BATCH_SIZE": kind.batch, "AUDIT_INTERVAL": "300ms",
@@ -106,10 +106,10 @@ func newLane(t *testing.T, s *story.Story, i int) *lane {
 	return l
 }
 
-func (l *lane) pick(r *rand.Rand) *member { return l.members[r.IntN(len(l.members))] }
+func (l *deployment) pick(r *rand.Rand) *member { return l.members[r.IntN(len(l.members))] }
 
 // running is an error where a consumer has ended: no fault is a reason to.
-func (l *lane) running() error {
+func (l *deployment) running() error {
 	for _, m := range l.members {
 		if !m.service.Running() {
 			return fmt.Errorf("consumer %s has ended by itself", m.name)
@@ -120,7 +120,7 @@ func (l *lane) running() error {
 
 // settle waits until both projections have passed those ends of their logs, by topic, and compares everything: tables,
 // tickets, audit.
-func (l *lane) settle(ctx context.Context, ends map[string]story.Vector, given []ticket) error {
+func (l *deployment) settle(ctx context.Context, ends map[string]story.Vector, given []ticket) error {
 	for _, j := range l.judges() {
 		err := j.passed(ctx, l, ends[j.Topic])
 		if err == nil {
@@ -133,19 +133,19 @@ func (l *lane) settle(ctx context.Context, ends map[string]story.Vector, given [
 			err = j.CleanAudit(ctx, l.db)
 		}
 		if err != nil {
-			return fmt.Errorf("lane %s, %s: %w", l.name, j.Name, err)
+			return fmt.Errorf("deployment %s, %s: %w", l.name, j.Name, err)
 		}
 	}
 	return nil
 }
 
 // passed waits until the timestamps have passed those ends of the log.
-func (l *lane) passed(ctx context.Context, ends story.Vector) error {
+func (l *deployment) passed(ctx context.Context, ends story.Vector) error {
 	return l.timestamps.passed(ctx, l, ends)
 }
 
 // compare compares both projections as they are at this moment.
-func (l *lane) compare(ctx context.Context) error {
+func (l *deployment) compare(ctx context.Context) error {
 	for _, j := range l.judges() {
 		if err := j.compare(ctx); err != nil {
 			return fmt.Errorf("%s: %w", j.Name, err)
@@ -154,7 +154,7 @@ func (l *lane) compare(ctx context.Context) error {
 	return nil
 }
 
-func (j *judge) passed(ctx context.Context, l *lane, ends story.Vector) error {
+func (j *judge) passed(ctx context.Context, l *deployment, ends story.Vector) error {
 	return story.Eventually(ctx, "wait for the projection", func(ctx context.Context) error {
 		if err := l.running(); err != nil {
 			return story.Final(err)
@@ -230,7 +230,7 @@ func (j *judge) check(given []ticket) error {
 }
 
 // serving waits until both consumers own partitions.
-func (l *lane) serving(ctx context.Context) error {
+func (l *deployment) serving(ctx context.Context) error {
 	return story.Eventually(ctx, "wait for both consumers", func(ctx context.Context) error {
 		groups, err := l.story.Log.Admin().DescribeConsumerGroups([]string{l.group})
 		if err != nil {
