@@ -18,7 +18,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
-	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -127,14 +126,3 @@ const (
 	Time      = projection.ReasonTime
 	Refused   = projection.ReasonRefused
 )
-
-// outcome is what becomes of the record where it is the first one with its identity.
-func (r Record) outcome() event.Outcome {
-	switch {
-	case r.Rejected != "":
-		return event.Rejected
-	case r.Expired:
-		return event.Expired
-	}
-	return event.Applied
-}
