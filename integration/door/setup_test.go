@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -84,8 +86,7 @@ func readAll(t *testing.T, k *stack.Kafka, topic string) map[position.Position]r
 	require.NoError(t, err)
 	all := map[position.Position]record{}
 	for _, p := range partitions {
-		end, err := c.GetOffset(topic, p, sarama.OffsetNewest)
-		require.NoError(t, err)
+		end := endOf(t, c, topic, p)
 		if end == 0 {
 			continue
 		}
@@ -103,6 +104,20 @@ func readAll(t *testing.T, k *stack.Kafka, topic string) map[position.Position]r
 		require.NoError(t, in.Close())
 	}
 	return all
+}
+
+// endOf asks where a partition ends, and asks again while no leader answers: a broker that has just gone on elects first.
+func endOf(t *testing.T, c sarama.Client, topic string, partition int32) (end int64) {
+	t.Helper()
+	err := loop.Retry(t.Context(), loop.Backoff{Most: 500 * time.Millisecond}, func(context.Context) (final bool, err error) {
+		if end, err = c.GetOffset(topic, partition, sarama.OffsetNewest); errors.Is(err, sarama.ErrNotLeaderForPartition) || errors.Is(err, sarama.ErrLeaderNotAvailable) {
+			_ = c.RefreshMetadata(topic) // what it does not know yet shows at the next try
+			return false, err
+		}
+		return true, err
+	})
+	require.NoError(t, err)
+	return end
 }
 
 // places is readAll by key.
