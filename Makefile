@@ -29,9 +29,12 @@ run: build ## build, then run everything in one process: bin/tidemark up
 	bin/tidemark up
 
 test: setup ## all tests on a real Apache Kafka and a private Postgres, the stories on the embedded broker too, each benchmark once
-	go run ./integration/cmd/servers -- go test -count=1 -timeout 30m work
+	go run ./integration/cmd/servers -- go test -count=1 -timeout 45m work
 	TEST_BROKER=embedded go test -count=1 -timeout 15m ./integration ./integration/story
 	go run ./integration/cmd/servers -- go test -count=1 -short -timeout 15m -run '^$$' -bench . -benchtime 1x work | grep -v 'no test files'
+
+soak: setup ## random faults with fresh seeds, for as long as one likes: ROUNDS=1000 DEATHS=200 unless set
+	go test -count=1 -timeout 0 -v ./integration/fault -run 'ExactlyOnce|EveryDeath' -rounds $(or $(ROUNDS),1000) -deaths $(or $(DEATHS),200)
 
 drill: setup ## lose the database and get it back, step by step
 	go test -count=1 -timeout 15m -v -run Recovery ./integration

@@ -19,7 +19,7 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("seed", 0, "of the random faults; 0 draws one")
-	roundsFlag = flag.Int("rounds", 200, "how many rounds of random faults, at the least")
+	roundsFlag = flag.Int("rounds", 100, "how many rounds of random faults, at the least")
 	waveFlag   = flag.Int("wave", -1, "run this wave of random faults only")
 )
 

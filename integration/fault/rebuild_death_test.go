@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark/tidemark/integration/story"
 )
 
-var deathsFlag = flag.Int("deaths", 50, "how many rebuilds somebody dies in, at the least")
+var deathsFlag = flag.Int("deaths", 30, "how many rebuilds somebody dies in, at the least")
 
 // deathSteps are what a rebuild is doing when somebody dies. Each brings the rebuild there and keeps it there until it
 // is let go.
