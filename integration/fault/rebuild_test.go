@@ -135,6 +135,13 @@ func (b *rebuilt) letGo() {
 	b.held, b.holder = nil, nil
 }
 
+// waitsFor is waits within a limit.
+func (b *rebuilt) waitsFor(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return b.waits(ctx)
+}
+
 // waits waits until some process waits for the lock that is held.
 func (b *rebuilt) waits(ctx context.Context) error {
 	return story.Eventually(ctx, "wait until the rebuild waits", func(ctx context.Context) error {
@@ -231,13 +238,26 @@ func (b *rebuilt) fencing(ctx context.Context) error {
 	if err := b.ready(ctx); err != nil {
 		return err
 	}
-	if err := b.hold(ctx, `SELECT FROM public.projection_progress WHERE partition = 7 FOR UPDATE`); err != nil {
-		return err
-	}
 	if err := b.request(ctx); err != nil {
 		return err
 	}
-	return b.waits(ctx)
+	for {
+		if err := b.hold(ctx, `SELECT FROM public.projection_progress WHERE partition = 7 FOR UPDATE`); err != nil {
+			return err
+		}
+		if waited := b.waitsFor(ctx, 15*time.Second); waited == nil || ctx.Err() != nil {
+			return waited
+		}
+		// Of two records with one id the candidate may have read the one that the serving generation is kept from: the proof
+		// then waits for as long as the partition is held. So it is let go for a moment, in which the swap may come through.
+		b.letGo()
+		if err := loop.Sleep(ctx, between(b.r, 50*time.Millisecond, 500*time.Millisecond)); err != nil {
+			return err
+		}
+		if g, err := b.find(ctx, b.number); err != nil || g == nil || g.State == "serving" {
+			return err
+		}
+	}
 }
 
 func (b *rebuilt) swapping(ctx context.Context) error {
