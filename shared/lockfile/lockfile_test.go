@@ -5,6 +5,7 @@ package lockfile
 import (
 	"bufio"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,14 +20,18 @@ import (
 
 const heldBy = "LOCKFILE_TEST_PATH"
 
-// TestMain is the process that is killed, where it is told what to hold.
+// TestMain is the process that is killed, where it is told what to hold. It holds the lock until its input ends: waiting
+// for nothing at all would end it at once, as a deadlock, and a lock that nothing refers to is closed with its file.
 func TestMain(m *testing.M) {
 	if path := os.Getenv(heldBy); path != "" {
-		if _, err := Acquire(path); err != nil {
+		lock, err := Acquire(path)
+		if err != nil {
 			panic(err)
 		}
 		_, _ = os.Stdout.WriteString("held\n")
-		select {}
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		runtime.KeepAlive(lock)
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -61,6 +66,8 @@ func TestALockEndsWithItsProcess(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), heldBy+"="+path)
 	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	_, err = cmd.StdinPipe() // closed by Wait
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	said, err := bufio.NewReader(out).ReadString('\n')

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,7 +37,9 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		fmt.Println(b.Addresses()[0])
-		select {}
+		_, _ = io.Copy(io.Discard, os.Stdin) // which the parent holds open
+		runtime.KeepAlive(b)                 // and with it the lock of its folder
+		os.Exit(0)
 	}
 	// Sarama's metrics keep one goroutine for the life of the process.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
@@ -296,6 +300,8 @@ func TestAcknowledgedRecordsSurviveAKill(t *testing.T) {
 	process := exec.Command(os.Args[0])
 	process.Env = append(os.Environ(), runDirVariable+"="+dir)
 	process.Stdout, process.Stderr = w, os.Stderr
+	_, err = process.StdinPipe() // closed by Wait
+	require.NoError(t, err)
 	require.NoError(t, process.Start())
 	require.NoError(t, w.Close())
 	line := make([]byte, 100)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	neturl "net/url"
@@ -36,7 +37,9 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		fmt.Println(s.URL())
-		select {}
+		_, _ = io.Copy(io.Discard, os.Stdin) // which the parent holds open
+		runtime.KeepAlive(s)                 // and with it the lock of its folder
+		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -149,6 +152,8 @@ func TestKilledParentLeavesDataAndNoServer(t *testing.T) {
 	parent := exec.Command(os.Args[0])
 	parent.Env = append(os.Environ(), runDirVariable+"="+dir)
 	parent.Stdout, parent.Stderr = w, os.Stderr
+	_, err = parent.StdinPipe() // closed by Wait
+	require.NoError(t, err)
 	require.NoError(t, parent.Start())
 	require.NoError(t, w.Close())
 	line := make([]byte, 1000)
