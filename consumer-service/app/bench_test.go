@@ -80,7 +80,14 @@ func (of *benched) definitions() []*projection.Definition {
 func (of *benched) run(ctx context.Context, group string, listening func(string), projections ...string) error {
 	c := DefaultConfig()
 	c.Brokers, c.URL, c.ServerPort, c.GroupID, c.Projections, c.AuditInterval = of.Brokers, of.DB, 0, group+of.Suffix, projections, time.Hour
-	return Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler), Listening: listening, definitions: of.definitions()})
+	own := func(spec topic.Spec) topic.Spec {
+		spec.Name, spec.Partitions, spec.ReplicationFactor = of.topic(spec.Name), of.Partitions, 1
+		return spec
+	}
+	return Run(ctx, Options{
+		Config: c, Log: slog.New(slog.DiscardHandler), Listening: listening,
+		definitions: of.definitions(), decisions: own(topic.DeadLetterCommand), receipts: own(topic.ProjectionReceipt),
+	})
 }
 
 // asTheServiceDoes sets the runtime as consumer-service's main does.
