@@ -42,7 +42,7 @@ CREATE TABLE endpoints.current_endpoints (
     command_id       uuid NOT NULL,
     partition        integer NOT NULL,
     "offset"         bigint NOT NULL
-);
+) WITH (fillfactor = 50);
 CREATE INDEX current_endpoints_by_name ON endpoints.current_endpoints (name, endpoint_id) WHERE NOT deleted;
 COMMENT ON TABLE endpoints.current_endpoints IS 'The endpoints as they are now, folded from endpoint_commands in the order of the log.';
 COMMENT ON COLUMN endpoints.current_endpoints.endpoint_id IS 'Its id, which derives from the ticket of the command that made it.';
