@@ -29,7 +29,6 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/ticket"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -49,13 +48,12 @@ func newBenched(b *testing.B, partitions int, names ...string) (*benched, *sqlx.
 	b.Helper()
 	brokers := os.Getenv("TEST_KAFKA_BROKERS")
 	require.NotEmpty(b, brokers, "TEST_KAFKA_BROKERS must name a real Kafka")
-	of := &benched{Names: names, Suffix: "-" + uuid.NewString()[:8], Partitions: partitions, Brokers: strings.Split(brokers, ","), DB: postgrestest.New(b)}
+	of := &benched{Names: names, Suffix: "-" + uuid.NewString()[:8], Partitions: partitions, Brokers: strings.Split(brokers, ","), DB: postgrestest.Migrated(b)}
 	c := config.DefaultPostgres()
 	c.URL = of.DB
 	db, err := postgres.Open(c, "bench", postgres.Limits{})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, db.Close()) })
-	require.NoError(b, schema.Apply(b.Context(), db))
 	for _, name := range names {
 		_, err := db.ExecContext(b.Context(), fmt.Sprintf(`SELECT make_projection_schema('%[1]s'); CREATE TABLE %[1]s.timestamp_records (LIKE public.timestamp_records INCLUDING ALL)`, name))
 		require.NoError(b, err)

@@ -22,7 +22,6 @@ import (
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -284,11 +283,10 @@ func TestAnotherLogIsRefused(t *testing.T) {
 func database(t *testing.T) *sqlx.DB {
 	t.Helper()
 	c := config.DefaultPostgres()
-	c.URL = postgrestest.New(t)
+	c.URL = postgrestest.Migrated(t)
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, schema.Apply(t.Context(), db))
 	return db
 }
 

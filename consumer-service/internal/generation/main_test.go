@@ -20,7 +20,6 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	"github.com/tidemark/tidemark/shared/schema"
 	topics "github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -95,7 +94,7 @@ func sized() topics.Spec {
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	c := config.DefaultPostgres()
-	c.URL = postgrestest.New(t)
+	c.URL = postgrestest.Migrated(t)
 	open := func(limits postgres.Limits) *sqlx.DB {
 		db, err := postgres.Open(c, "test", limits)
 		require.NoError(t, err)
@@ -103,7 +102,6 @@ func setup(t *testing.T) *bundle {
 		return db
 	}
 	db, long := open(postgres.WriterLimits), open(postgres.Limits{})
-	require.NoError(t, schema.Apply(t.Context(), db))
 	log := &heldLog{times: map[int32][]time.Time{}, members: map[string]bool{}}
 	b := &bundle{log: log, url: c.URL, Service: New(Options{
 		DB: db, Long: long, Log: log, Definition: timestamps.Definition(sized()), Group: "group-1",

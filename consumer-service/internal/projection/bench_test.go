@@ -13,7 +13,6 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	"github.com/tidemark/tidemark/shared/schema"
 )
 
 // BenchmarkWriteFast is the database's share of a batch: a lone command, and a full batch of a replay.
@@ -21,11 +20,10 @@ func BenchmarkWriteFast(b *testing.B) {
 	for _, size := range []int{1, 5000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			c := config.DefaultPostgres()
-			c.URL = postgrestest.New(b)
+			c.URL = postgrestest.Migrated(b)
 			db, err := postgres.Open(c, "bench", postgres.WriterLimits)
 			require.NoError(b, err)
 			b.Cleanup(func() { require.NoError(b, db.Close()) })
-			require.NoError(b, schema.Apply(b.Context(), db))
 			s := newStore(db, stamps(1), "bench", nil)
 			require.NoError(b, postgres.Tx(b.Context(), s.db, func(tx *sqlx.Tx) error {
 				return s.ensureProgress(b.Context(), tx, entering{partitions: 1}, 1)

@@ -24,7 +24,6 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -205,11 +204,10 @@ type bundle struct {
 func setup(t *testing.T, partitions int) *bundle {
 	t.Helper()
 	c := config.DefaultPostgres()
-	c.URL = postgrestest.New(t)
+	c.URL = postgrestest.Migrated(t)
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, schema.Apply(t.Context(), db))
 	return consumer(t, c.URL, db, newLog(partitions), "group-1", partitions)
 }
 

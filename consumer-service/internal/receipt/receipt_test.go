@@ -23,7 +23,6 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	"github.com/tidemark/tidemark/shared/schema"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -228,11 +227,10 @@ func TestAReceiptThatIsTooLongForARecordIsCutAtTheSamePlaces(t *testing.T) {
 func database(t *testing.T) *sqlx.DB {
 	t.Helper()
 	c := config.DefaultPostgres()
-	c.URL = postgrestest.New(t)
+	c.URL = postgrestest.Migrated(t)
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, schema.Apply(t.Context(), db))
 	return db
 }
 

@@ -34,15 +34,19 @@ type DB struct {
 // New makes a database with the schema. It is dropped when the test ends.
 func New(t *testing.T) *DB {
 	t.Helper()
-	db := Empty(t)
-	db.Migrate(t)
+	db := open(t, postgrestest.Migrated(t))
+	db.begin(t)
 	return db
 }
 
 // Empty makes a database without anything in it.
 func Empty(t *testing.T) *DB {
 	t.Helper()
-	address := postgrestest.New(t)
+	return open(t, postgrestest.New(t))
+}
+
+func open(t *testing.T, address string) *DB {
+	t.Helper()
 	db, err := sqlx.Connect("postgres", address)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
@@ -54,6 +58,11 @@ func Empty(t *testing.T) *DB {
 func (db *DB) Migrate(t *testing.T) {
 	t.Helper()
 	require.NoError(t, schema.Apply(t.Context(), db.DB))
+	db.begin(t)
+}
+
+func (db *DB) begin(t *testing.T) {
+	t.Helper()
 	db.Run(t, "timestamps")
 	db.Must(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset)
 		SELECT $1, p, g.epoch, 0, 0 FROM projection_generations g, generate_series(0, $2 - 1) p WHERE g.projection = 'timestamps'`, topic.TimestampCommand.Name, Partitions)

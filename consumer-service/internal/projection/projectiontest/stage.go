@@ -23,7 +23,6 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
-	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -75,7 +74,7 @@ func newStage(t *testing.T, def func(topic.Spec) *projection.Definition, samples
 	require.NoError(t, projection.CheckAll([]*projection.Definition{s.def}))
 
 	c := config.DefaultPostgres()
-	c.URL = postgrestest.New(t)
+	c.URL = postgrestest.Migrated(t)
 	open := func(limits postgres.Limits) *sqlx.DB {
 		db, err := postgres.Open(c, "suite", limits)
 		require.NoError(t, err)
@@ -83,7 +82,6 @@ func newStage(t *testing.T, def func(topic.Spec) *projection.Definition, samples
 		return db
 	}
 	s.db, s.long = open(postgres.WriterLimits), open(postgres.Limits{})
-	require.NoError(t, schema.Apply(t.Context(), s.db))
 	if samples.Tables != "" {
 		s.exec(t, samples.Tables)
 	}
