@@ -78,10 +78,7 @@ func (of *benched) definitions() []*projection.Definition {
 func (of *benched) run(ctx context.Context, group string, listening func(string), projections ...string) error {
 	c := DefaultConfig()
 	c.Brokers, c.URL, c.ServerPort, c.GroupID, c.Projections, c.AuditInterval = of.Brokers, of.DB, 0, group+of.Suffix, projections, time.Hour
-	own := func(spec topic.Spec) topic.Spec {
-		spec.Name, spec.Partitions, spec.ReplicationFactor = of.topic(spec.Name), of.Partitions, 1
-		return spec
-	}
+	own := func(spec topic.Spec) topic.Spec { return ownTopic(spec, of.Suffix, of.Partitions) }
 	return Run(ctx, Options{
 		Config: c, Log: slog.New(slog.DiscardHandler), Listening: listening,
 		definitions: of.definitions(), decisions: own(topic.DeadLetterCommand), receipts: own(topic.ProjectionReceipt),

@@ -45,16 +45,19 @@ type installation struct {
 	made        []string // topics
 }
 
+// ownTopic is a topic like of, for one test alone.
+func ownTopic(of topic.Spec, suffix string, partitions int) topic.Spec {
+	of.Name, of.Partitions, of.ReplicationFactor = of.Name+suffix, partitions, 1
+	return of
+}
+
 // install makes an installation whose database is empty, and whose topics are there.
 func install(t *testing.T) *installation {
 	t.Helper()
 	brokers := os.Getenv("TEST_KAFKA_BROKERS")
 	require.NotEmpty(t, brokers, "TEST_KAFKA_BROKERS must name a real Kafka: make test starts one")
 	suffix := "-" + uuid.NewString()[:8]
-	own := func(of topic.Spec) topic.Spec {
-		of.Name, of.Partitions, of.ReplicationFactor = of.Name+suffix, partitions, 1
-		return of
-	}
+	own := func(of topic.Spec) topic.Spec { return ownTopic(of, suffix, partitions) }
 	i := &installation{
 		config: DefaultConfig(), decisions: own(topic.DeadLetterCommand), receipts: own(topic.ProjectionReceipt),
 		definitions: []*projection.Definition{timestamps.Definition(own(topic.TimestampCommand)), endpoints.Definition(own(topic.EndpointCommand))},
