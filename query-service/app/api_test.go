@@ -291,7 +291,7 @@ func TestProjectionStatus(t *testing.T) {
 	require.Equal(t, "group-1", o["group"])
 	require.EqualValues(t, 5, o["epoch"])
 	require.Equal(t, true, o["catching_up"])
-	require.Equal(t, map[string]any{"applied": 2.0, "duplicate": 1.0, "rejected": 1.0, "expired": 0.0, "skipped": 0.0, "dropped": 0.0, "lag": 6.0}, o["totals"])
+	require.Equal(t, map[string]any{"applied": 2.0, "duplicate": 1.0, "rejected": 1.0, "dead_letters_open": 1.0, "dead_letters_decided": 0.0, "expired": 0.0, "skipped": 0.0, "dropped": 0.0, "lag": 6.0}, o["totals"])
 	parts := o["partitions"].([]any)
 	require.Len(t, parts, testdb.Partitions)
 	p := parts[1].(map[string]any)

@@ -98,6 +98,7 @@ func Run(ctx context.Context, o Options) error {
 		watch := projection.NewWatch(projection.NextOffsets(db, catalog), catalog.Label, s.Registry, o.Log)
 		reader := projection.NewReader(db, catalog, watch)
 		pacer := projection.NewPacer(db, catalog, s.Registry)
+		s.Registry.MustRegister(projection.NewLetterMetrics(reader))
 		s.Stack.Go(ctx, "watch", watch.Run)
 		s.Stack.Go(ctx, "database watch", func(ctx context.Context) { watchDatabase(ctx, db, pacer, s.Ready, s.Fail, o.Log) })
 

@@ -196,3 +196,61 @@ func TestTheTicketOfADeadLetterThatWasIssuedAgain(t *testing.T) {
 	// A position of decisions is waited for, and is no command's.
 	require.Equal(t, "applied", s.get(t, "/api/v1/tickets/"+same.String()+"?position=deadletter.command.v1/5@0").object(t)["state"])
 }
+
+// An operator has to see what is left to do: letters that were dealt with are counted apart, wherever they are counted.
+func TestOpenAndDecidedLettersAreCountedApart(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	counted := func(open, decided int) {
+		t.Helper()
+		at := fmt.Sprintf("%d open, %d decided", open, decided)
+		for path, of := range map[string]func(map[string]any) map[string]any{
+			"/api/v1/projections/timestamps": func(o map[string]any) map[string]any { return o["totals"].(map[string]any) },
+			"/api/v1/projections": func(o map[string]any) map[string]any {
+				for _, p := range o["projections"].([]any) {
+					if p.(map[string]any)["projection"] == "timestamps" {
+						return p.(map[string]any)
+					}
+				}
+				return nil
+			},
+		} {
+			o := of(s.get(t, path).object(t))
+			require.EqualValues(t, open, o["dead_letters_open"], "%s: %s", path, at)
+			require.EqualValues(t, decided, o["dead_letters_decided"], "%s: %s", path, at)
+		}
+		partitions := 0
+		for _, p := range s.get(t, "/api/v1/projections/timestamps").object(t)["partitions"].([]any) {
+			partitions += int(p.(map[string]any)["dead_letters_open"].(float64))
+		}
+		require.Equal(t, open, partitions, at)
+		metrics := s.get(t, "/metrics").body
+		require.Contains(t, metrics, fmt.Sprintf(`tidemark_query_dead_letters{projection="timestamps",state="open"} %d`, open))
+		require.Contains(t, metrics, fmt.Sprintf(`tidemark_query_dead_letters{projection="timestamps",state="decided"} %d`, decided))
+		require.Contains(t, metrics, `tidemark_query_dead_letters{projection="endpoints",state="open"} 0`)
+		if open+decided > 0 {
+			words := strings.TrimSuffix(at, ", 0 decided")
+			for _, page := range []string{"/", "/projections", "/projections/timestamps"} {
+				require.Contains(t, s.page(t, page).body, words, page)
+			}
+		}
+	}
+	counted(0, 0)
+	for range 3 {
+		db.Reject(t, 1, []byte("{"), `[]`, "broken") // 1@0 to 1@2
+	}
+	db.Reject(t, 2, []byte("{"), `[]`, "broken") // 2@0
+	counted(4, 0)
+	decide(t, db, "1@0", "discard", nil)
+	decide(t, db, "2@0", "redrive", uuid.New())
+	decide(t, db, "3@7", "discard", nil) // of no letter at all
+	counted(2, 2)
+	db.Reject(t, 3, []byte("{"), `[]`, "broken")
+	counted(3, 2)
+
+	// A projection that is started over counts what it has read again: the letters of before are in the table still.
+	require.NoError(t, db.StartOver(t.Context()))
+	counted(0, 0)
+	db.Must(t, `UPDATE projection_progress SET next_offset = 2, rejected = 2 WHERE partition = 1`)
+	counted(1, 1)
+}

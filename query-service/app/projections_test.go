@@ -66,7 +66,7 @@ func TestAProjectionThatOnlyTheDatabaseKnowsIsShownEverywhere(t *testing.T) {
 	require.Contains(t, page.body, "<dt>colour</dt><dd>gr&lt;ee&gt;n</dd>")
 
 	// Status, lag and audit are its own.
-	require.Equal(t, []any{"rebuilding", 5.0, 1.0, nil}, []any{s.stateOf(t, "widgets")["state"], s.stateOf(t, "widgets")["lag"], s.stateOf(t, "widgets")["dead_letters"], s.stateOf(t, "widgets")["caught_up_at"]})
+	require.Equal(t, []any{"rebuilding", 5.0, 1.0, nil}, []any{s.stateOf(t, "widgets")["state"], s.stateOf(t, "widgets")["lag"], s.stateOf(t, "widgets")["dead_letters_open"], s.stateOf(t, "widgets")["caught_up_at"]})
 	db.Must(t, `UPDATE widgets.projection_progress SET caught_up_at = now()`)
 	require.Equal(t, "serving", s.stateOf(t, "widgets")["state"])
 	require.EqualValues(t, 0, s.get(t, "/api/v1/projections/timestamps").object(t)["replay"].(map[string]any)["done"])

@@ -138,10 +138,11 @@ type Served struct {
 
 // Snapshot is one moment of the serving generations. It is valid inside the function that Read calls.
 type Snapshot struct {
-	served []Served // that were read for, by name
-	conn   *sqlx.Conn
-	at     *Progress // of the partition that was asked for
-	waited Served    // the projection of that partition
+	served  []Served // that were read for, by name
+	conn    *sqlx.Conn
+	at      *Progress       // of the partition that was asked for
+	waited  Served          // the projection of that partition
+	decided *decidedLetters // the reader's
 }
 
 // Served returns the projections in the read's scope, by name.
@@ -189,6 +190,7 @@ type Reader struct {
 	db      *sqlx.DB
 	catalog *Catalog
 	watch   *Watch
+	decided decidedLetters // counts of them, kept from one snapshot to the next
 }
 
 // NewReader reads from db what catalog knows of, and lets watch do the waiting.

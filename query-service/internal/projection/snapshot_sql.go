@@ -80,6 +80,7 @@ func (r *Reader) open(ctx context.Context, read []Definition, awaited Definition
 		}
 		s, err := openOn(ctx, conn, begin, read, awaited)
 		if err == nil {
+			s.decided = &r.decided
 			return s, nil
 		}
 		_ = end(ctx, conn) // the error that counts is known

@@ -47,7 +47,8 @@ type Partition struct {
 	NextOffset  int64      `db:"next_offset"`
 	Applied     int64      `db:"applied"`
 	Duplicate   int64      `db:"duplicate"`
-	Rejected    int64      `db:"rejected"`
+	Rejected    int64      `db:"rejected"` // the dead letters
+	Decided     int64      `db:"-"`        // of Rejected: those that somebody decided on
 	Expired     int64      `db:"expired"`
 	Skipped     int64      `db:"skipped"`
 	Dropped     int64      `db:"dropped"` // of Applied: rows that went with their day
@@ -66,6 +67,9 @@ func (p Partition) Lag() *int64 {
 	lag := max(*p.LogEnd-p.NextOffset, 0)
 	return &lag
 }
+
+// Open is how many of the dead letters nobody has decided on.
+func (p Partition) Open() int64 { return max(p.Rejected-p.Decided, 0) }
 
 // Done is how many offsets were passed.
 func (p Partition) Done() int64 { return p.NextOffset - p.FirstOffset }
@@ -122,8 +126,12 @@ func (s Status) State() State {
 // Counts are sums over the partitions of one projection.
 type Counts struct {
 	Applied, Duplicate, Rejected, Expired, Skipped, Dropped int64
+	Decided                                                 int64  // of Rejected: dead letters that somebody decided on
 	Lag                                                     *int64 // nil where one partition's is not known
 }
+
+// Open is how many of the dead letters nobody has decided on.
+func (c Counts) Open() int64 { return max(c.Rejected-c.Decided, 0) }
 
 // Totals adds the partitions up.
 func (s Status) Totals() Counts {
@@ -134,6 +142,7 @@ func (s Status) Totals() Counts {
 		c.Applied += p.Applied
 		c.Duplicate += p.Duplicate
 		c.Rejected += p.Rejected
+		c.Decided += p.Decided
 		c.Expired += p.Expired
 		c.Skipped += p.Skipped
 		c.Dropped += p.Dropped

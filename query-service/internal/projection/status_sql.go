@@ -17,10 +17,12 @@ func ReadStatus(ctx context.Context, s *Snapshot, of Served) (Status, error) {
 		Running   bool       `db:"running"`
 		Refusal   *string    `db:"refusal"`
 		ReadAt    time.Time  `db:"read_at"`
+		Decisions int64      `db:"decisions"`
 	}
 	err := s.Get(ctx, &head, `
 SELECT g.group_name, g.started_at, coalesce(p.run_at > now() - interval '10 seconds', false) AS running, now() AS read_at,
-	(`+fmt.Sprintf(standingRefusal, of.Table(schema.Progress))+`) AS refusal
+	(`+fmt.Sprintf(standingRefusal, of.Table(schema.Progress))+`) AS refusal,
+	(SELECT coalesce(sum(next_offset), 0)::bigint FROM public.decision_progress) AS decisions
 FROM public.projection_generations g JOIN public.projections p USING (projection) WHERE g.projection = $1 AND g.generation = $2`, of.Name, of.Generation)
 	if err != nil {
 		return Status{}, fmt.Errorf("read the generation of %s: %w", of.Name, err)
@@ -35,6 +37,9 @@ SELECT topic, partition, epoch, first_offset, next_offset, applied, duplicate, r
 FROM `+of.Table(schema.Progress)+` ORDER BY topic, partition`)
 	if err != nil {
 		return Status{}, fmt.Errorf("read the progress of %s: %w", of.Name, err)
+	}
+	if err := s.decided.count(ctx, s, &st, head.Decisions); err != nil {
+		return Status{}, err
 	}
 	err = s.Select(ctx, &st.Audits, `
 SELECT topic, partition, audited_at, took_ms, epoch, first_offset, next_offset, applied, duplicate, rejected, expired, skipped, dropped,

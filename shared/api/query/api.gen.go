@@ -312,8 +312,14 @@ type Counts struct {
 	Applied   int64 `json:"applied"`
 	Duplicate int64 `json:"duplicate"`
 
-	// Rejected Dead letters.
+	// Rejected Dead letters, open and decided.
 	Rejected int64 `json:"rejected"`
+
+	// DeadLettersOpen Of the rejected ones, those on which nobody has decided.
+	DeadLettersOpen int64 `json:"dead_letters_open"`
+
+	// DeadLettersDecided Of the rejected ones, those that were redriven or discarded.
+	DeadLettersDecided int64 `json:"dead_letters_decided"`
 
 	// Expired Records that are older than the projection keeps.
 	Expired int64 `json:"expired"`
@@ -559,6 +565,9 @@ type Partition struct {
 	// LogEndAt When the log's end was last read.
 	LogEndAt  *string `json:"log_end_at"`
 	UpdatedAt string  `json:"updated_at"`
+
+	// DeadLettersOpen Of the rejected ones, those on which nobody has decided.
+	DeadLettersOpen int64 `json:"dead_letters_open"`
 }
 
 // PartitionAudit defines model for PartitionAudit.
@@ -717,11 +726,14 @@ type ProjectionSummary struct {
 	CaughtUpAt *string `json:"caught_up_at"`
 	Lag        *int64  `json:"lag"`
 
-	// DeadLetters Records that it rejected, decided ones included.
-	DeadLetters int64   `json:"dead_letters"`
-	AuditOk     *bool   `json:"audit_ok"`
-	AuditedAt   *string `json:"audited_at"`
-	ReadAt      string  `json:"read_at"`
+	// DeadLettersOpen Dead letters on which nobody has decided.
+	DeadLettersOpen int64 `json:"dead_letters_open"`
+
+	// DeadLettersDecided Dead letters that were redriven or discarded.
+	DeadLettersDecided int64   `json:"dead_letters_decided"`
+	AuditOk            *bool   `json:"audit_ok"`
+	AuditedAt          *string `json:"audited_at"`
+	ReadAt             string  `json:"read_at"`
 
 	// State The worst that is true of it. `refused`: a process stopped it, since going on would make the tables wrong. `down`:
 	// it was projected before, and no process runs it now. `rebuilding`: its epoch has not caught up with the log once.

@@ -205,7 +205,7 @@ func TestTicketWaitsWhileTheAnswerIsOpen(t *testing.T) {
 // summary is one projection in query-service's list.
 func summary(name, state, audit string) string {
 	return `{"projection":"` + name + `","topic":"t","state":"` + state + `","running":true,"refusal":"another log","generation":0,"epoch":3,
-		"caught_up_at":"2026-01-02T03:04:05Z","lag":17,"dead_letters":1,"audit_ok":` + audit + `,"audited_at":null,"read_at":"2026-01-02T03:04:06Z"}`
+		"caught_up_at":"2026-01-02T03:04:05Z","lag":17,"dead_letters_open":1,"dead_letters_decided":6,"audit_ok":` + audit + `,"audited_at":null,"read_at":"2026-01-02T03:04:06Z"}`
 }
 
 func TestStatusSaysOfEveryProjection(t *testing.T) {
@@ -215,7 +215,7 @@ func TestStatusSaysOfEveryProjection(t *testing.T) {
 			"GET /ready":              answer(200, `{"status":"UP"}`),
 			"GET /api/v1/projections": answer(200, `{"projections":[`+strings.Join(projections, ",")+`]}`),
 			"GET /api/v1/projections/timestamps": answer(200, `{"projection":"timestamps","topic":"timestamp.command.v1","schema":"public","generation":0,"epoch":3,"group":"g","catching_up":true,
-				"totals":{"applied":1001,"duplicate":2,"rejected":1,"expired":0,"skipped":0,"lag":17},"replay":{"percent":50},
+				"totals":{"applied":1001,"duplicate":2,"rejected":7,"dead_letters_open":1,"dead_letters_decided":6,"expired":0,"skipped":0,"lag":17},"replay":{"percent":50},
 				"audit":{"ok":false,"last_run":"2026-01-02T03:04:00Z","partitions":[{"topic":"t","partition":4,"ok":false,"finding":"7 rows are missing"}]}}`),
 		}
 	}
@@ -223,8 +223,8 @@ func TestStatusSaysOfEveryProjection(t *testing.T) {
 	status, out, errOut := run(t, healthy, "status")
 	require.Zero(t, status, errOut)
 	for _, text := range []string{
-		"command-service", "consumer-service", "query-service", "ready", "checks            off\n", "endpoints         serving, lag 17, caught up 2026-01-02T03:04:05Z, audit not run yet, 1 dead letters",
-		"timestamps        catching up, lag 17, caught up 2026-01-02T03:04:05Z, audit ok, 1 dead letters",
+		"command-service", "consumer-service", "query-service", "ready", "checks            off\n", "endpoints         serving, lag 17, caught up 2026-01-02T03:04:05Z, audit not run yet, dead letters: 1 open, 6 decided",
+		"timestamps        catching up, lag 17, caught up 2026-01-02T03:04:05Z, audit ok, dead letters: 1 open, 6 decided",
 	} {
 		require.Contains(t, out, text)
 	}
@@ -240,7 +240,7 @@ func TestStatusSaysOfEveryProjection(t *testing.T) {
 
 	status, out, errOut = run(t, healthy, "status", "--projection", "timestamps")
 	require.Zero(t, status, errOut)
-	for _, text := range []string{"1001 applied, 2 duplicate, 1 rejected, 0 expired, 0 skipped", "epoch 3, group g", "50.0%", "t/4: 7 rows are missing"} {
+	for _, text := range []string{"1001 applied, 2 duplicate, 7 dead letters (1 open), 0 expired, 0 skipped", "epoch 3, group g", "50.0%", "t/4: 7 rows are missing"} {
 		require.Contains(t, out, text)
 	}
 	require.NotContains(t, out, "endpoints ")

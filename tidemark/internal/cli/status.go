@@ -46,7 +46,7 @@ func (c *command) status() *cobra.Command {
 		Use:   "status",
 		Short: "Say whether the services are ready, how far the projections are and whether they are whole",
 		Long: `Say whether the services are ready, and of each projection what state it is in, how far it is, what its last audit has found and
-how many dead letters it has. With --projection it says more of that one.
+how many open and decided dead letters it has. With --projection it says more of that one.
 
 The exit status is that of the worst of it: 1 where a service is not ready, a projection is refused or down, or an audit has
 found something; 5 where a projection has not caught up with its log yet; else 0. A projection that was never begun is off, which is no
@@ -137,7 +137,7 @@ func summary(p query.ProjectionSummary) string {
 	if p.CaughtUpAt != nil {
 		known = append(known, "caught up "+*p.CaughtUpAt)
 	}
-	known = append(known, verdict(p.AuditOk), fmt.Sprintf("%d dead letters", p.DeadLetters))
+	known = append(known, verdict(p.AuditOk), fmt.Sprintf("dead letters: %d open, %d decided", p.DeadLettersOpen, p.DeadLettersDecided))
 	return strings.Join(known, ", ")
 }
 
@@ -167,7 +167,7 @@ func projectionRows(p query.Projection) [][2]string {
 	rows := [][2]string{
 		{"topic", p.Topic},
 		{"generation", fmt.Sprintf("%d in %s, epoch %d, %s", p.Generation, p.Schema, p.Epoch, group)},
-		{"records", fmt.Sprintf("%d applied, %d duplicate, %d rejected, %d expired, %d skipped", t.Applied, t.Duplicate, t.Rejected, t.Expired, t.Skipped)},
+		{"records", fmt.Sprintf("%d applied, %d duplicate, %d dead letters (%d open), %d expired, %d skipped", t.Applied, t.Duplicate, t.Rejected, t.DeadLettersOpen, t.Expired, t.Skipped)},
 		{"refused", p.Refusal},
 	}
 	if p.CatchingUp {
