@@ -120,9 +120,7 @@ func Run(ctx context.Context, o Options) error {
 			Topics:    append([]deadletter.Topic{deadletter.Timestamps(stamps, doors.Timestamps), deadletter.Endpoints(endpoints, doors.Endpoints)}, foreign(o.Config.Kafka)...),
 			Decisions: decisions, Log: reader, Deadline: o.Config.ProduceDeadline,
 		})
-		if err := httpapi.Mount(ctx, s.Engine.Engine, doors, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log); err != nil {
-			return err
-		}
+		httpapi.Mount(ctx, s.Engine.Engine, doors, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log)
 		return s.Listen(ctx, longestDeadline+15*time.Second)
 	})
 }

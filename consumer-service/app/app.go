@@ -120,11 +120,13 @@ func wire(ctx context.Context, o Options, s *service.Service, run []string) erro
 		runners = append(runners, newRunner(w, o.definitions[i], rebuilds))
 	}
 	s.Engine.GET("/api/v1/timestamp/:id", func(c *gin.Context) {
-		c.Redirect(http.StatusPermanentRedirect, o.Config.QueryURL+"/api/v1/timestamp/"+url.PathEscape(c.Param("id")))
+		to := o.Config.QueryURL + "/api/v1/timestamp/" + url.PathEscape(c.Param("id"))
+		if query := c.Request.URL.RawQuery; query != "" { // what it may have is what the route there reads
+			to += "?" + query
+		}
+		c.Redirect(http.StatusPermanentRedirect, to)
 	})
-	if err := httpapi.Mount(ctx, s.Engine.Engine, all, o.Log); err != nil {
-		return err
-	}
+	httpapi.Mount(s.Engine.Engine, all, o.Log)
 	if err := s.Listen(ctx, answerLimit); err != nil {
 		return err
 	}

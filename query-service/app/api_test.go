@@ -55,7 +55,7 @@ func TestBadRequestsAreProblemsThatSayWhatIsWrong(t *testing.T) {
 		id + "?wait=31s":                                       "from 0s to 30s",
 		"/api/v1/timestamps?limit=0":                           `"limit"`,
 		"/api/v1/timestamps?limit=501":                         `"limit"`,
-		"/api/v1/timestamps?limit=many":                        "parameter limit: the specification",
+		"/api/v1/timestamps?limit=many":                        `query parameter "limit": an invalid integer`,
 		"/api/v1/timestamps?before=42":                         `"42" is no ticket`,
 		"/api/v1/timestamps?before=" + uuid.NewString() + "&after=" + uuid.NewString(): "two pages",
 		"/api/v1/deadletters?after=42":               "after: ",

@@ -113,9 +113,7 @@ func Run(ctx context.Context, o Options) error {
 
 		failures := httpapi.NewFailures(o.Log)
 		streams := httpapi.NewStreams(s.Registry)
-		if err := httpapi.Mount(ctx, s.Engine.Engine, httpapi.Options{Catalog: catalog, Reader: reader, Pacer: pacer, Failures: failures, Registry: s.Registry, Streams: streams}); err != nil {
-			return err
-		}
+		httpapi.Mount(s.Engine.Engine, httpapi.Options{Catalog: catalog, Reader: reader, Pacer: pacer, Failures: failures, Registry: s.Registry, Streams: streams})
 		pages, err = web.Mount(web.Options{
 			Catalog: catalog, Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: s.Ready, Engine: s.Engine, Log: o.Log,
 			Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },

@@ -34,7 +34,7 @@ func TestThePagesOfDeadLetters(t *testing.T) {
 	require.Equal(t, 9, strings.Count(page.body, "<article"))
 	for query, want := range map[string][]string{
 		"state=redriven": {"1@1"}, "state=discarded": {"1@2"}, "state=all&q=payload+%3C1%3E": {"1@1"}, "partition=2": {"2@0"}, "q=%3C59%3E&partition=1": {"1@59"},
-		"q=nowhere": nil, "partition=nowhere&q=%3C59%3E": {"1@59"}, "reason_code=refused": nil, "q=%00%ff%3C59%3E": {"1@59"},
+		"q=nowhere": nil, "partition=&reason_code=&state=&q=%3C59%3E": {"1@59"}, "reason_code=refused": nil, "q=%00%ff%3C59%3E": {"1@59"},
 	} {
 		page = s.page(t, "/dead-letters?"+query)
 		require.Equal(t, 200, page.status)

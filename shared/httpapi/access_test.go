@@ -68,7 +68,11 @@ func TestScopesAreEnforcedFromTheSpecification(t *testing.T) {
 		if tc.key != "" {
 			header = append(header, "Authorization", "Bearer "+keys[tc.key])
 		}
-		w := call(e, tc.method, tc.path, `{"a":"b"}`, header...)
+		body := ""
+		if tc.method == "POST" {
+			body = `{"a":"b"}`
+		}
+		w := call(e, tc.method, tc.path, body, header...)
 		require.Equal(t, tc.status, w.Code, "%s %s with %q: %s", tc.method, tc.path, tc.key, w.Body)
 		if tc.status == 401 {
 			require.Equal(t, `Bearer realm="tidemark"`, w.Header().Get("WWW-Authenticate"))
@@ -111,9 +115,9 @@ func TestARouteThatNobodyListedKeepsTheServiceFromStarting(t *testing.T) {
 			require.Equal(t, 401, call(e, "GET", "/secret", "").Code, "and it is closed, should anyone serve it all the same")
 		}
 	}
-	_, err := NewEngine(Options{Registry: prometheus.NewRegistry(), Spec: []byte(strings.ReplaceAll(spec, "x-scope: admin", "x-scope: root"))})
+	_, err := NewEngine(t.Context(), Options{Registry: prometheus.NewRegistry(), Spec: []byte(strings.ReplaceAll(spec, "x-scope: admin", "x-scope: root"))})
 	require.ErrorContains(t, err, "GET /panic has no x-scope")
-	_, err = NewEngine(Options{Registry: prometheus.NewRegistry(), Spec: []byte(strings.ReplaceAll(spec, "      x-scope: write\n", ""))})
+	_, err = NewEngine(t.Context(), Options{Registry: prometheus.NewRegistry(), Spec: []byte(strings.ReplaceAll(spec, "      x-scope: write\n", ""))})
 	require.ErrorContains(t, err, "POST /echo/{name} has no x-scope")
 }
 
@@ -204,6 +208,6 @@ func TestHTTPSIsServedAndANewCertificateTakenUp(t *testing.T) {
 	require.Equal(t, 2, res.ProtoMajor)
 	require.NoError(t, s.Stop(t.Context()))
 
-	_, err = NewEngine(Options{Registry: prometheus.NewRegistry(), Spec: []byte(spec), HTTP: config.HTTP{TLSCertFile: pair.Cert, TLSKeyFile: ca.Issue(t).Key}})
+	_, err = NewEngine(t.Context(), Options{Registry: prometheus.NewRegistry(), Spec: []byte(spec), HTTP: config.HTTP{TLSCertFile: pair.Cert, TLSKeyFile: ca.Issue(t).Key}})
 	require.ErrorContains(t, err, "is not the key of the certificate")
 }

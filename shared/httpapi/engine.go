@@ -2,8 +2,9 @@
 // bodies and rates, measures requests, and recovers from panics. Every error is answered with a problem, also those
 // of the router. It serves health, readiness, metrics and the specification.
 //
-// Who may use a route stands in the specification, as the x-scope of its operation, and is enforced here. A route
-// that the specification does not list keeps the service from starting.
+// Who may use a route stands in the specification, as the x-scope of its operation, and is enforced here. So is what a
+// route reads of a request: whatever else a request asks for, by a query parameter, a header or a body, is refused, in
+// words. A route that the specification does not list keeps the service from starting.
 //
 // What a route does, and which error is which problem, is left to the service.
 package httpapi
@@ -19,7 +20,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,14 +61,18 @@ type Engine struct {
 	pair    *certs.Pair
 }
 
-// NewEngine returns an engine with the shared middleware and no routes. It fails where an operation of the
-// specification has no scope, or keys or certificate cannot be used.
-func NewEngine(o Options) (*Engine, error) {
+// NewEngine returns an engine with the shared middleware and no routes. It fails where the specification is not valid or
+// an operation of it has no scope, or keys or certificate cannot be used. The context is needed only until it returns.
+func NewEngine(ctx context.Context, o Options) (*Engine, error) {
 	if o.MaxBody == 0 {
 		o.MaxBody = 64 << 10
 	}
 	e := &Engine{options: o}
-	scopes, err := readScopes(o.Spec)
+	doc, err := readSpec(ctx, o.Spec)
+	if err != nil {
+		return nil, err
+	}
+	scopes, err := readScopes(doc)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +87,7 @@ func NewEngine(o Options) (*Engine, error) {
 		}
 	}
 	e.access = newAccess(o, scopes, e.keys)
-	if e.Engine, err = newGin(o, e.access); err != nil {
+	if e.Engine, err = newGin(o, e.access, readOperations(doc)); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -110,11 +114,7 @@ func (e *Engine) Watch(ctx context.Context) {
 	both.Wait()
 }
 
-func newGin(o Options, a *access) (*gin.Engine, error) {
-	streams, err := readStreams(o.Spec)
-	if err != nil {
-		return nil, err
-	}
+func newGin(o Options, a *access, all operations) (*gin.Engine, error) {
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.ContextWithFallback = true // else a handler's context never ends
@@ -128,7 +128,7 @@ func newGin(o Options, a *access) (*gin.Engine, error) {
 	if o.Tracer != nil {
 		e.Use(traced(o.Tracer))
 	}
-	e.Use(measure(o.Registry), recovered(o.Log), endless(streams), a.serve, bounded(o.MaxBody, o.MaxBodies, streams))
+	e.Use(measure(o.Registry), recovered(o.Log), endless(all), a.serve, bounded(o.MaxBody, o.MaxBodies, all), validated(all, a.refuse))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -224,9 +224,9 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(most int64, routes map[string]int64, streams streams) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64, all operations) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		if streams.has(c) {
+		if op := all.of(c); op != nil && op.stream {
 			c.Next()
 			return
 		}
@@ -245,35 +245,11 @@ func bounded(most int64, routes map[string]int64, streams streams) gin.HandlerFu
 	}
 }
 
-// streams are the routes whose bodies are read line by line and so may be of any length: method and shape of the path.
-type streams map[string]bool
-
-func (s streams) has(c *gin.Context) bool {
-	return len(s) > 0 && s[c.Request.Method+" "+shape(specPath(c.FullPath()))]
-}
-
-// readStreams finds them in the specification.
-func readStreams(spec []byte) (streams, error) {
-	doc, err := openapi3.NewLoader().LoadFromData(spec)
-	if err != nil {
-		return nil, fmt.Errorf("read the specification: %w", err)
-	}
-	found := streams{}
-	for path, item := range doc.Paths.Map() {
-		for method, operation := range item.Operations() {
-			if isStream(operation) {
-				found[method+" "+shape(path)] = true
-			}
-		}
-	}
-	return found, nil
-}
-
 // endless has the answer of a stream go out at once, whatever it is: net/http would else wait for the rest of a body
 // that its client keeps open while it waits for the answer.
-func endless(streams streams) gin.HandlerFunc {
+func endless(all operations) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		if !streams.has(c) {
+		if op := all.of(c); op == nil || !op.stream {
 			c.Next()
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -22,11 +23,7 @@ type scopes map[string]auth.Scope
 
 // readScopes finds the scope of every operation. An operation without one is an error, and all of them are
 // named at once.
-func readScopes(spec []byte) (scopes, error) {
-	doc, err := openapi3.NewLoader().LoadFromData(spec)
-	if err != nil {
-		return nil, fmt.Errorf("read the specification: %w", err)
-	}
+func readScopes(doc *openapi3.T) (scopes, error) {
 	found := scopes{}
 	var errs []error
 	for _, path := range slices.Sorted(maps.Keys(doc.Paths.Map())) {
@@ -45,7 +42,7 @@ func readScopes(spec []byte) (scopes, error) {
 
 // scopeOf returns the scope that gin's route needs.
 func (s scopes) scopeOf(method, pattern string) (auth.Scope, bool) {
-	scope, ok := s[method+" "+shape(specPath(pattern))]
+	scope, ok := s[specMethod(method)+" "+shape(specPath(pattern))]
 	return scope, ok
 }
 
@@ -58,6 +55,14 @@ func (s scopes) unlisted(routes gin.RoutesInfo) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// specMethod is the method that the specification has for a request's: a HEAD is a GET without the body of its answer.
+func specMethod(method string) string {
+	if method == http.MethodHead {
+		return http.MethodGet
+	}
+	return method
 }
 
 // shape takes the names out of a path's parameters.

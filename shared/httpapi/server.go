@@ -24,6 +24,7 @@ func Listen(ctx context.Context, e *Engine, writeTimeout time.Duration, fail fun
 	if err := e.access.scopes.unlisted(e.Routes()); err != nil {
 		return nil, err
 	}
+	e.answerHead()
 	address, log := e.options.HTTP.Address(), e.options.Log
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -61,4 +62,18 @@ func (s *Server) Stop(ctx context.Context) error {
 		return errors.Join(err, s.http.Close())
 	}
 	return nil
+}
+
+// answerHead has every route that takes GET take HEAD too, by the same handler; net/http leaves out the answer's body. A
+// route has one handler: what stands before it belongs to the engine or is part of it.
+func (e *Engine) answerHead() {
+	there := map[string]bool{}
+	for _, r := range e.Routes() {
+		there[r.Method+" "+r.Path] = true
+	}
+	for _, r := range e.Routes() {
+		if r.Method == http.MethodGet && !there[http.MethodHead+" "+r.Path] {
+			e.HEAD(r.Path, r.HandlerFunc)
+		}
+	}
 }

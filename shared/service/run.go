@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options, wire func(context.Context, *Service) er
 	s.Stack.Add("telemetry", export.Stop)
 	s.Tracer = export.Tracer()
 	o.API.Log, o.API.Registry, o.API.Tracer = o.Log, s.Registry, s.Tracer
-	if s.Engine, err = httpapi.NewEngine(o.API); err != nil {
+	if s.Engine, err = httpapi.NewEngine(ctx, o.API); err != nil {
 		return err
 	}
 	s.Stack.Go(ctx, "keys and certificate", s.Engine.Watch)

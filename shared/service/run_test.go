@@ -27,7 +27,7 @@ paths:
   /metrics: {get: {x-scope: none, responses: {"200": {description: ok}}}}
   /openapi.yaml: {get: {x-scope: none, responses: {"200": {description: ok}}}}
   /docs: {get: {x-scope: none, responses: {"200": {description: ok}}}}
-  /docs/{file}: {get: {x-scope: none, responses: {"200": {description: ok}}}}
+  /docs/{file}: {get: {x-scope: none, parameters: [{name: file, in: path, required: true, schema: {type: string}}], responses: {"200": {description: ok}}}}
   /greeting: {get: {x-scope: none, responses: {"200": {description: ok}}}}
 `
 

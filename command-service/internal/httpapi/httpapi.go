@@ -49,23 +49,18 @@ type Server struct {
 var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e. QueryURL is where tickets are read. Streams that are still open end when ctx does.
-func Mount(ctx context.Context, e *gin.Engine, doors Doors, letters *deadletter.Desk, queryURL string, log *slog.Logger) error {
-	return mount(ctx, e, &Server{
+func Mount(ctx context.Context, e *gin.Engine, doors Doors, letters *deadletter.Desk, queryURL string, log *slog.Logger) {
+	mount(e, &Server{
 		doors: doors, letters: letters, queryURL: queryURL, failures: &failures{log: log}, now: time.Now, limits: defaultLimits, stopping: ctx.Done(),
 	})
 }
 
-func mount(ctx context.Context, e *gin.Engine, s *Server) error {
-	validated, err := sharedhttp.Validated(ctx, api.Spec)
-	if err != nil {
-		return err
-	}
+func mount(e *gin.Engine, s *Server) {
 	// Path values are taken as they stand on the wire and unescaped here: gin would read the plus sign of
 	// +02:00 as a space.
 	e.UseEscapedPath, e.UnescapePathValues = true, false
 	wrapper := api.ServerInterfaceWrapper{
-		Handler:            s,
-		HandlerMiddlewares: []api.MiddlewareFunc{api.MiddlewareFunc(validated)},
+		Handler: s,
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			sharedhttp.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: err.Error()})
 		},
@@ -80,7 +75,6 @@ func mount(ctx context.Context, e *gin.Engine, s *Server) error {
 	e.DELETE("/api/v1/endpoints/:id", wrapper.DeleteEndpoint)
 	e.POST("/api/v1/deadletters/redrive", wrapper.RedriveDeadLetters)
 	e.POST("/api/v1/deadletters/discard", wrapper.DiscardDeadLetters)
-	return nil
 }
 
 // Stamp accepts the instant of the body, or the present one.

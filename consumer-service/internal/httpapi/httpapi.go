@@ -31,20 +31,15 @@ type Server struct {
 
 var _ api.ServerInterface = (*Server)(nil)
 
-// Mount adds the API to e. The context is needed only while the specification is read.
-func Mount(ctx context.Context, e *gin.Engine, all *generation.All, log *slog.Logger) error {
-	validated, err := sharedhttp.Validated(ctx, api.Spec)
-	if err != nil {
-		return err
-	}
+// Mount adds the API to e.
+func Mount(e *gin.Engine, all *generation.All, log *slog.Logger) {
 	api.RegisterHandlersWithOptions(e, &Server{all, log}, api.GinServerOptions{
-		Middlewares: []api.MiddlewareFunc{func(c *gin.Context) { c.Header("Cache-Control", "no-store") }, api.MiddlewareFunc(validated)},
+		Middlewares: []api.MiddlewareFunc{func(c *gin.Context) { c.Header("Cache-Control", "no-store") }},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			which, _, _ := strings.Cut(err.Error(), ":") // what follows is the parser's own text
 			sharedhttp.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: which + ": the specification at /openapi.yaml says how it is written"})
 		},
 	})
-	return nil
 }
 
 // ListProjections answers all projections.

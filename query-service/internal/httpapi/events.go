@@ -131,6 +131,9 @@ func (s *Server) StreamEvents(c *gin.Context, p api.StreamEventsParams) {
 	h.Set("Cache-Control", "no-store, no-transform")
 	h.Set("X-Accel-Buffering", "no")
 	c.Status(http.StatusOK)
+	if c.Request.Method == http.MethodHead {
+		return
+	}
 	st.run(ctx)
 }
 

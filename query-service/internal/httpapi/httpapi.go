@@ -51,26 +51,21 @@ type Server struct {
 
 var _ api.ServerInterface = (*Server)(nil)
 
-// Mount adds the API to e. The context is needed only while the specification is read.
-func Mount(ctx context.Context, e *gin.Engine, o Options) error {
+// Mount adds the API to e.
+func Mount(e *gin.Engine, o Options) {
 	s := &Server{catalog: o.Catalog, reader: o.Reader, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
 	}, []string{"read", "outcome"})}
 	s.statuses, s.generations = shared(s.readStatuses), shared(s.readGenerations)
 	o.Registry.MustRegister(s.reads)
-	validated, err := sharedhttp.Validated(ctx, api.Spec)
-	if err != nil {
-		return err
-	}
 	e.UseRawPath = true // a dead letter's position has a slash in it, which comes escaped
 	api.RegisterHandlersWithOptions(e, s, api.GinServerOptions{
-		Middlewares: []api.MiddlewareFunc{noStore, api.MiddlewareFunc(validated)},
+		Middlewares: []api.MiddlewareFunc{noStore},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			which, _, _ := strings.Cut(err.Error(), ":") // what follows is the parser's own text
 			sharedhttp.Fail(c, problem.Problem{Status: http.StatusBadRequest, Detail: which + ": the specification at /openapi.yaml says how it is written"})
 		},
 	})
-	return nil
 }
 
 func noStore(c *gin.Context) { c.Header("Cache-Control", "no-store") }
