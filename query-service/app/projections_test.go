@@ -132,8 +132,16 @@ func TestStatesOfAProjection(t *testing.T) {
 	is("serving")
 	db.Must(t, `UPDATE widgets.projection_progress SET log_end = 1`)
 	is("catching_up")
-	db.Must(t, `UPDATE projections SET run_at = now() - interval '11 s' WHERE projection = 'widgets'`)
+	db.Must(t, `UPDATE widgets.projection_progress SET log_end_at = '2026-11-21T10:00:00Z'::timestamptz + partition * interval '1 s'`)
 	is("down")
+	require.Equal(t, []any{nil, "2026-11-21T10:00:00Z"}, []any{s.stateOf(t, "widgets")["lag"], s.stateOf(t, "widgets")["lag_unknown_since"]})
+	for _, path := range []string{"/", "/projections", "/projections/widgets"} {
+		require.Contains(t, s.page(t, path).body, `consumer lag unknown since <time datetime="2026-11-21T10:00:00Z">`, path)
+	}
+	require.Eventually(t, func() bool {
+		m := s.get(t, "/metrics").body
+		return strings.Contains(m, `tidemark_query_projection_log_end_age_seconds{projection="widgets"} `) && !strings.Contains(m, `tidemark_query_projection_lag{projection="widgets"}`)
+	}, 10*time.Second, 50*time.Millisecond, "no lag is shown that nobody knows")
 	db.Must(t, `UPDATE projections SET refusal = 'the log is another one.', refused_at = now() WHERE projection = 'widgets'`)
 	is("refused")
 	page := s.page(t, "/projections/widgets")

@@ -42,7 +42,7 @@ func NewMetrics(r prometheus.Registerer) *AllMetrics {
 		size:      histogram("tidemark_projection_batch_records", "Records in a batch.", prometheus.ExponentialBuckets(1, 4, 7)),
 		seconds:   histogram("tidemark_projection_batch_seconds", "Time to decode and commit a batch.", prometheus.ExponentialBuckets(.001, 2, 14)),
 		gaps:      counter("tidemark_projection_gap_offsets_total", "Offsets passed over, by what stood there: missing is a loss; booked is a gap of a log that has gaps by its nature, which was not looked into.", "kind"),
-		lag:       gauge("tidemark_projection_lag_records", "Records of the log that are not projected yet, as of the last watermark.", "partition"),
+		lag:       gauge("tidemark_projection_lag_records", "Records of the log that are not projected yet; missing where the last look did not find out where the log ends.", "partition"),
 		position:  gauge("tidemark_projection_next_offset", "The offset that this process projects next, of the partitions it holds.", "partition"),
 		auditOK:   gauge("tidemark_projection_audit_ok", "1 where the last audit found every offset accounted for, else 0."),
 		auditedAt: gauge("tidemark_projection_audit_timestamp_seconds", "When the last audit ran."),
@@ -96,6 +96,11 @@ func (m *Metrics) wrote(partition int32, o counts, b batch, took time.Duration) 
 
 func (m *Metrics) lag(partition int32, records int64) {
 	m.all.lag.WithLabelValues(m.projection, strconv.Itoa(int(partition))).Set(float64(records))
+}
+
+// lagUnknown takes the lags away: a figure that is old would pass for one of now.
+func (m *Metrics) lagUnknown() {
+	m.all.lag.DeletePartialMatch(prometheus.Labels{"projection": m.projection})
 }
 
 func (m *Metrics) gap(g kafka.Gap) {

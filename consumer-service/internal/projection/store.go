@@ -102,7 +102,7 @@ func (s store) prepared(ctx context.Context) (*sqlx.Stmt, error) {
 }
 
 const selectGeneration = `
-SELECT i.database_id, g.generation, g.state, g.epoch, g.group_name, g.cluster_id
+SELECT i.database_id, g.generation, g.state, g.epoch, g.group_name, g.cluster_id, clock_timestamp() AS now
 FROM public.projection_generations g CROSS JOIN public.database_identity i
 WHERE {row}`
 
@@ -202,14 +202,14 @@ SELECT count(*) FROM fence`), s.def.Topic.Name, partition, epoch, from, next, ne
 	return nil
 }
 
-// reached is where the log ended at a time.
+// reached is where the log ended at a time, by the database's clock.
 type reached struct {
 	end int64
 	at  time.Time
 }
 
-// watermark notes where the log ended at a time, for all partitions at once, and that those which had
-// reached it were caught up then. Rows that a writer holds are left for the next time; that writer notes it. It returns
+// watermark notes where the log ended at a time, by the database's clock, for all partitions at once, and that those which
+// had reached it were caught up then. Rows that a writer holds are left for the next time; that writer notes it. It returns
 // how far each partition is.
 func (s store) watermark(ctx context.Context, at time.Time, ends map[int32]int64) (map[int32]int64, error) {
 	partitions, offsets := postgres.Int8s(len(ends)), postgres.Int8s(len(ends))

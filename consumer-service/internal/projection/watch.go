@@ -49,6 +49,7 @@ func (p *Projector) Watch(ctx context.Context) {
 		case ctx.Err() != nil:
 		case err != nil:
 			p.Logger.Debug("cannot note the watermark", "projection", p.Definition.Name, "err", err)
+			p.Metrics.lagUnknown()
 			if w.failed++; w.failed == 2 {
 				p.unready(PartWatermark, reason(err))
 			}
@@ -66,6 +67,7 @@ func (p *Projector) look(ctx context.Context, w *watch) error {
 	session, assigned := p.session, p.assigned
 	p.mu.Unlock()
 	if session == nil {
+		p.Metrics.lagUnknown()
 		return nil // not known yet to be the right log and the right database
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -93,7 +95,7 @@ func (p *Projector) look(ctx context.Context, w *watch) error {
 			return nil
 		}
 	}
-	at := time.Now() // before the log is asked: what it holds then is what had come in by now
+	at := g.Now // before the log is asked: what it holds then is what had come in by now
 	ends, err := p.Log.StableEnds(ctx, p.topic(), p.all())
 	if err != nil {
 		return err

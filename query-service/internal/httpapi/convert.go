@@ -126,7 +126,7 @@ func projectionList(all []projection.Status) api.ProjectionList {
 		totals, audited := s.Totals(), s.Audited()
 		list.Projections[i] = api.ProjectionSummary{
 			Projection: s.Name, Topic: s.Topic, State: api.ProjectionState(s.State()), Running: s.Running, Refusal: s.Refusal,
-			Generation: s.Generation, Epoch: s.Epoch, CaughtUpAt: moment(s.CaughtUpAt()), Lag: totals.Lag, DeadLettersOpen: totals.Open(), DeadLettersDecided: totals.Decided,
+			Generation: s.Generation, Epoch: s.Epoch, CaughtUpAt: moment(s.CaughtUpAt()), Lag: totals.Lag, LagUnknownSince: moment(totals.LagUnknownSince), DeadLettersOpen: totals.Open(), DeadLettersDecided: totals.Decided,
 			AuditOk: audited.OK, AuditedAt: moment(audited.LastRun), ReadAt: instant.Format(s.ReadAt),
 		}
 	}
@@ -142,7 +142,7 @@ func projectionStatus(s projection.Status) api.Projection {
 		Totals: api.Counts{
 			Applied: totals.Applied, Duplicate: totals.Duplicate, Rejected: totals.Rejected,
 			DeadLettersOpen: totals.Open(), DeadLettersDecided: totals.Decided,
-			Expired: totals.Expired, Skipped: totals.Skipped, Dropped: totals.Dropped, Lag: totals.Lag,
+			Expired: totals.Expired, Skipped: totals.Skipped, Dropped: totals.Dropped, Lag: totals.Lag, LagUnknownSince: moment(totals.LagUnknownSince),
 		},
 		Replay:     api.Replay{Done: replay.Done, Total: replay.Total, Percent: replay.Percent, Rate: replay.Rate},
 		Audit:      api.Audit{Ok: audited.OK, LastRun: moment(audited.LastRun), Missing: audited.Missing, Partitions: make([]api.PartitionAudit, len(s.Audits))},
@@ -156,7 +156,7 @@ func projectionStatus(s projection.Status) api.Projection {
 		a.Partitions[i] = api.Partition{
 			Topic: p.Topic, Partition: p.Partition, Epoch: p.Epoch, FirstOffset: p.FirstOffset, NextOffset: p.NextOffset,
 			Applied: p.Applied, Duplicate: p.Duplicate, Rejected: p.Rejected, Expired: p.Expired, Skipped: p.Skipped, Dropped: p.Dropped,
-			LogEnd: p.LogEnd, Lag: p.Lag(), LogEndAt: moment(p.LogEndAt), CaughtUpAt: moment(p.CaughtUpAt), UpdatedAt: instant.Format(p.UpdatedAt), DeadLettersOpen: p.Open(),
+			LogEnd: p.LogEnd, Lag: p.Lag(s.ReadAt), LogEndAt: moment(p.LogEndAt), CaughtUpAt: moment(p.CaughtUpAt), UpdatedAt: instant.Format(p.UpdatedAt), DeadLettersOpen: p.Open(),
 		}
 	}
 	for i, p := range s.Audits {

@@ -21,11 +21,22 @@ const (
 	healthTimeout = 700 * time.Millisecond
 )
 
+// PartState is what is known of a Part.
+type PartState string
+
+// The states of a Part.
+const (
+	Up      PartState = "up"
+	Unready PartState = "unready" // it answers, and says that it is not ready
+	Down    PartState = "down"    // it does not answer
+	Asked   PartState = "asked"   // there was no time for an answer yet
+)
+
 // Part is something that runs, or should.
 type Part struct {
 	Name  string // of the service, or database
 	What  string // what it does, in a few words
-	State string // up, unready, down, or asked while there was no answer yet
+	State PartState
 	Words string // why it is not up
 	URL   string // of its own documents; empty for the database
 }
@@ -70,8 +81,8 @@ func (c *Client) known() ([]Part, time.Time, <-chan struct{}) {
 
 func (c *Client) peers() []Part {
 	return []Part{
-		{Name: CommandService, What: "takes commands in", URL: c.CommandURL, State: "asked"},
-		{Name: ConsumerService, What: "turns the log into tables", URL: c.ConsumerURL, State: "asked"},
+		{Name: CommandService, What: "takes commands in", URL: c.CommandURL, State: Asked},
+		{Name: ConsumerService, What: "turns the log into tables", URL: c.ConsumerURL, State: Asked},
 	}
 }
 
@@ -105,7 +116,7 @@ func (c *Client) WatchHealth(ctx context.Context) {
 
 // askReady asks a peer for /ready and notes the answer in part.
 func (c *Client) askReady(ctx context.Context, part *Part) {
-	part.State, part.Words = "down", "it does not answer at "+part.URL
+	part.State, part.Words = Down, "it does not answer at "+part.URL
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, part.URL+"/ready", nil)
 	if err != nil {
 		return
@@ -122,9 +133,9 @@ func (c *Client) askReady(ctx context.Context, part *Part) {
 	err = json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&body)
 	switch {
 	case res.StatusCode == http.StatusOK && err == nil:
-		part.State, part.Words = "up", ""
+		part.State, part.Words = Up, ""
 	case res.StatusCode == http.StatusServiceUnavailable && err == nil:
-		part.State, part.Words = "unready", cmp.Or(Reasons(body.Missing), "it does not say why")
+		part.State, part.Words = Unready, cmp.Or(Reasons(body.Missing), "it does not say why")
 	default:
 		part.Words = fmt.Sprintf("something else answers at %s, with status %d", part.URL, res.StatusCode)
 	}

@@ -10,36 +10,29 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidemark/tidemark/shared/pace"
 	"github.com/tidemark/tidemark/shared/schema"
 )
 
 const (
-	paceWindow = 10 * time.Second
 	// historyWindow is how far back History reaches, and historySamples how many readings that can be.
 	historyWindow  = 2 * time.Minute
 	historySamples = 160
 )
-
-// Pace is how fast a projection goes, measured between two readings some seconds apart.
-type Pace struct {
-	Known  bool
-	Done   float64 // offsets passed a second
-	Shrink float64 // offsets by which the lag shrinks a second; negative while it grows
-}
 
 // sample is one reading of one projection.
 type sample struct {
 	At         time.Time // the database's clock
 	Epoch      int64
 	Done       int64
-	Lag        int64
+	Lag        *int64 // nil where it was not known
 	Partitions []reading
 	vitals
 }
 
-// vitals are what the metrics report of a projection.
+// vitals are what the metrics report of a projection beside its lag.
 type vitals struct {
-	LagKnown   bool
+	LogEndAt   *time.Time // when the log end was read that is the oldest of all partitions; nil where one was never read
 	CaughtUpAt *time.Time // nil where a partition has never caught up
 	Running    bool
 	taken      time.Time // by this process's clock
@@ -48,13 +41,13 @@ type vitals struct {
 type reading struct {
 	Place
 	Done int64
-	Lag  int64
+	Lag  *int64 // nil where it was not known
 }
 
 // Moment is what one reading showed against the one before it.
 type Moment struct {
 	At   time.Time
-	Lag  int64
+	Lag  *int64  // nil where it was not known
 	Rate float64 // offsets passed a second
 }
 
@@ -89,7 +82,7 @@ func (p *Pacer) Sample(ctx context.Context) error {
 	parts := make([]string, len(known))
 	for i, d := range known {
 		parts[i] = fmt.Sprintf(`
-SELECT d.projection, d.run_at, g.epoch, p.topic, p.partition, p.first_offset, p.next_offset, p.log_end, p.caught_up_at
+SELECT d.projection, d.run_at, g.epoch, p.topic, p.partition, p.first_offset, p.next_offset, p.log_end, p.log_end_at, p.caught_up_at
 FROM public.projections d JOIN public.projection_generations g USING (projection) LEFT JOIN %s p ON true
 WHERE d.projection = %s AND g.state IN ('serving', 'swapping')`, d.Table(schema.Progress), literal(d.Name))
 	}
@@ -101,12 +94,14 @@ WHERE d.projection = %s AND g.state IN ('serving', 'swapping')`, d.Table(schema.
 		Topic      *string    `db:"topic"`
 		Partition  *int32     `db:"partition"`
 		Done       int64      `db:"done"`
-		Lag        *int64     `db:"lag"`
+		LogEnd     *int64     `db:"log_end"`
+		LogEndAt   *time.Time `db:"log_end_at"`
+		NextOffset *int64     `db:"next_offset"`
 		CaughtUpAt *time.Time `db:"caught_up_at"`
 	}
 	err = p.db.SelectContext(ctx, &rows, `
 SELECT projection, coalesce(run_at > now() - interval '10 seconds', false) AS running, clock_timestamp() AS at, epoch, topic, partition,
-	coalesce(next_offset - first_offset, 0) AS done, greatest(log_end - next_offset, 0) AS lag, caught_up_at
+	coalesce(next_offset - first_offset, 0) AS done, next_offset, log_end, log_end_at, caught_up_at
 FROM (`+strings.Join(parts, " UNION ALL ")+`) AS s ORDER BY projection, topic, partition`)
 	if err != nil {
 		return fmt.Errorf("sample the progress: %w", err)
@@ -115,22 +110,23 @@ FROM (`+strings.Join(parts, " UNION ALL ")+`) AS s ORDER BY projection, topic, p
 	for _, r := range rows {
 		s := samples[r.Projection]
 		if s == nil {
-			s = &sample{At: r.At, Epoch: r.Epoch, vitals: vitals{LagKnown: r.Partition != nil, CaughtUpAt: r.CaughtUpAt, Running: r.Running, taken: time.Now()}}
+			s = &sample{At: r.At, Epoch: r.Epoch, vitals: vitals{LogEndAt: r.LogEndAt, CaughtUpAt: r.CaughtUpAt, Running: r.Running, taken: time.Now()}}
+			if r.Partition != nil {
+				s.Lag = new(int64)
+			}
 			samples[r.Projection] = s
 		}
 		if r.Partition == nil {
 			continue
 		}
 		s.Done += r.Done
-		one := reading{Place: Place{*r.Topic, *r.Partition}, Done: r.Done}
-		if r.Lag != nil {
-			one.Lag = *r.Lag
+		one := reading{Place: Place{*r.Topic, *r.Partition}, Done: r.Done, Lag: Partition{NextOffset: *r.NextOffset, LogEnd: r.LogEnd, LogEndAt: r.LogEndAt}.Lag(r.At)}
+		if one.Lag == nil {
+			s.Lag = nil
+		} else if s.Lag != nil {
+			*s.Lag += *one.Lag
 		}
-		s.Lag += one.Lag
-		s.LagKnown = s.LagKnown && r.Lag != nil
-		if r.CaughtUpAt == nil || s.CaughtUpAt != nil && r.CaughtUpAt.Before(*s.CaughtUpAt) {
-			s.CaughtUpAt = r.CaughtUpAt
-		}
+		s.LogEndAt, s.CaughtUpAt = earlier(s.LogEndAt, r.LogEndAt), earlier(s.CaughtUpAt, r.CaughtUpAt)
 		s.Partitions = append(s.Partitions, one)
 	}
 	p.mu.Lock()
@@ -144,14 +140,41 @@ FROM (`+strings.Join(parts, " UNION ALL ")+`) AS s ORDER BY projection, topic, p
 	return nil
 }
 
-// Pace compares the newest reading of a projection with the oldest of the last ten seconds.
-func (p *Pacer) Pace(projection string) Pace {
+// earlier is the earlier of two times; nil, which is never, where one of them is.
+func earlier(a, b *time.Time) *time.Time {
+	if a == nil || b == nil {
+		return nil
+	}
+	if b.Before(*a) {
+		return b
+	}
+	return a
+}
+
+// Pace measures how fast a projection has gone of late.
+func (p *Pacer) Pace(projection string) pace.Measure {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s := p.series[projection]; s != nil {
 		return s.pace()
 	}
-	return Pace{}
+	return pace.Measure{}
+}
+
+// Now is the database's clock, as far as the newest reading tells; this process's before there is one. Whoever says how old
+// a figure is compares with it, since the figures bear the database's times.
+func (p *Pacer) Now() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	var taken time.Time
+	for _, s := range p.series {
+		if newest := s.samples[len(s.samples)-1]; newest.taken.After(taken) {
+			taken = newest.taken
+			now = newest.At.Add(time.Since(taken))
+		}
+	}
+	return now
 }
 
 // History returns the lag and the rate of a projection at each reading of the last two minutes but the
@@ -167,7 +190,9 @@ func (p *Pacer) History(projection string) History {
 
 var (
 	lagMetric = prometheus.NewDesc("tidemark_query_projection_lag",
-		"Offsets that are not projected yet; missing where the log's end is not known.", []string{"projection"}, nil)
+		"Offsets that are not projected yet; missing where the log's end was not read for some seconds.", []string{"projection"}, nil)
+	logEndMetric = prometheus.NewDesc("tidemark_query_projection_log_end_age_seconds",
+		"How long ago the log's end was read, by the database's clock, in the partition where that is longest; missing where it never was. Past some seconds nobody knows the lag.", []string{"projection"}, nil)
 	watermarkMetric = prometheus.NewDesc("tidemark_query_projection_watermark_age_seconds",
 		"How long ago everything that was accepted was projected, by the database's clock; missing while a partition has never caught up.", []string{"projection"}, nil)
 	runningMetric = prometheus.NewDesc("tidemark_query_projection_running",
@@ -179,12 +204,12 @@ var _ prometheus.Collector = (*Pacer)(nil)
 // Describe names the metrics.
 func (p *Pacer) Describe(out chan<- *prometheus.Desc) {
 	out <- lagMetric
+	out <- logEndMetric
 	out <- watermarkMetric
 	out <- runningMetric
 }
 
-// Collect reports the newest reading of each projection. The watermark's age goes on while the database
-// cannot be read.
+// Collect reports the newest reading of each projection. Ages go on while the database cannot be read.
 func (p *Pacer) Collect(out chan<- prometheus.Metric) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -193,11 +218,15 @@ func (p *Pacer) Collect(out chan<- prometheus.Metric) {
 		gauge := func(d *prometheus.Desc, value float64) {
 			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, name)
 		}
-		if newest.LagKnown {
-			gauge(lagMetric, float64(newest.Lag))
+		age := func(at time.Time) time.Duration { return max(newest.At.Sub(at)+time.Since(newest.taken), 0) }
+		if at := newest.LogEndAt; at != nil {
+			gauge(logEndMetric, age(*at).Seconds())
+			if newest.Lag != nil && age(*at) <= freshFor {
+				gauge(lagMetric, float64(*newest.Lag))
+			}
 		}
 		if at := newest.CaughtUpAt; at != nil {
-			gauge(watermarkMetric, max(newest.At.Sub(*at)+time.Since(newest.taken), 0).Seconds())
+			gauge(watermarkMetric, age(*at).Seconds())
 		}
 		running := 0.0
 		if newest.Running {
@@ -222,21 +251,12 @@ func (s *series) add(one sample) {
 	}
 }
 
-func (s *series) pace() Pace {
-	if len(s.samples) < 2 {
-		return Pace{}
+func (s *series) pace() pace.Measure {
+	readings := make([]pace.Reading, len(s.samples))
+	for i, one := range s.samples {
+		readings[i] = pace.Reading{At: one.At, Done: one.Done, Lag: one.Lag}
 	}
-	newest := s.samples[len(s.samples)-1]
-	oldest := s.samples[len(s.samples)-2]
-	for i := len(s.samples) - 3; i >= 0 && newest.At.Sub(s.samples[i].At) <= paceWindow; i-- {
-		oldest = s.samples[i]
-	}
-	seconds := newest.At.Sub(oldest.At).Seconds()
-	return Pace{
-		Known:  true,
-		Done:   float64(newest.Done-oldest.Done) / seconds,
-		Shrink: float64(oldest.Lag-newest.Lag) / seconds,
-	}
+	return pace.Of(readings)
 }
 
 func (s *series) history() History {

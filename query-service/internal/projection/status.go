@@ -3,11 +3,14 @@ package projection
 import (
 	"slices"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/pace"
 )
 
-// caughtUpFor is how old the last watermark may be before a partition with a lag counts as catching up. The consumer
-// asks for log ends each second; the rest is for clocks that differ.
-const caughtUpFor = 10 * time.Second
+// freshFor is how old a log end or a watermark may be, by the database's clock. The consumer asks for log ends each second;
+// the rest is for one that is slow, or whose group has just changed hands. Of a partition whose log end is older nobody
+// knows the lag.
+const freshFor = 10 * time.Second
 
 // State is what a projection is doing, in one word.
 type State string
@@ -15,9 +18,9 @@ type State string
 // The states, the worst first.
 const (
 	Refused    State = "refused"     // a process stopped it, since going on would make the tables wrong
-	Down       State = "down"        // it was projected before, and no process runs it now
+	Down       State = "down"        // it was projected before, and nobody has read the end of its log for freshFor
 	Rebuilding State = "rebuilding"  // its epoch has not caught up with the log once
-	CatchingUp State = "catching_up" // some partition has had a lag for a while
+	CatchingUp State = "catching_up" // some partition has had a lag for a while, or nobody knows its lag
 	Serving    State = "serving"     // it keeps up with the log
 	Off        State = "off"         // it was never begun, and no process runs it: no fault
 )
@@ -35,7 +38,7 @@ type Status struct {
 	Refusal    string    // why it has stopped by itself; empty where it has not
 	Partitions []Partition
 	Audits     []Audit
-	Pace       Pace
+	Pace       pace.Measure
 }
 
 // Partition is the progress of one partition, with all its counts.
@@ -58,10 +61,15 @@ type Partition struct {
 	UpdatedAt   time.Time  `db:"updated_at"`
 }
 
-// Lag is how many offsets are not projected yet; nil where the log's end is not known. The end is
-// polled, so the projection can be ahead of the last poll: that is no lag.
-func (p Partition) Lag() *int64 {
-	if p.LogEnd == nil {
+// fresh reports whether the log's end was read lately.
+func (p Partition) fresh(now time.Time) bool {
+	return p.LogEnd != nil && p.LogEndAt != nil && now.Sub(*p.LogEndAt) <= freshFor
+}
+
+// Lag is how many offsets are not projected yet; nil where the log's end is not known as of now, by the database's clock.
+// The end is polled, so the projection can be ahead of the last poll: that is no lag.
+func (p Partition) Lag(now time.Time) *int64 {
+	if !p.fresh(now) {
 		return nil
 	}
 	lag := max(*p.LogEnd-p.NextOffset, 0)
@@ -75,8 +83,8 @@ func (p Partition) Open() int64 { return max(p.Rejected-p.Decided, 0) }
 func (p Partition) Done() int64 { return p.NextOffset - p.FirstOffset }
 
 func (p Partition) catchingUp(now time.Time) bool {
-	lag := p.Lag()
-	return (lag == nil || *lag > 0) && (p.CaughtUpAt == nil || now.Sub(*p.CaughtUpAt) > caughtUpFor)
+	lag := p.Lag(now)
+	return (lag == nil || *lag > 0) && (p.CaughtUpAt == nil || now.Sub(*p.CaughtUpAt) > freshFor)
 }
 
 // Audit is the newest comparison of one partition's counts with what its tables hold.
@@ -103,9 +111,10 @@ type Audit struct {
 
 // State is the worst that is true of it.
 func (s Status) State() State {
-	began, caughtUp := false, len(s.Partitions) > 0
+	began, fresh, caughtUp := false, false, len(s.Partitions) > 0
 	for _, p := range s.Partitions {
 		began = began || p.CaughtUpAt != nil || p.LogEndAt != nil
+		fresh = fresh || p.fresh(s.ReadAt)
 		caughtUp = caughtUp && p.CaughtUpAt != nil
 	}
 	switch {
@@ -113,7 +122,7 @@ func (s Status) State() State {
 		return Refused
 	case !s.Running && !began:
 		return Off
-	case !s.Running:
+	case began && !fresh:
 		return Down
 	case !caughtUp:
 		return Rebuilding
@@ -126,8 +135,9 @@ func (s Status) State() State {
 // Counts are sums over the partitions of one projection.
 type Counts struct {
 	Applied, Duplicate, Rejected, Expired, Skipped, Dropped int64
-	Decided                                                 int64  // of Rejected: dead letters that somebody decided on
-	Lag                                                     *int64 // nil where one partition's is not known
+	Decided                                                 int64      // of Rejected: dead letters that somebody decided on
+	Lag                                                     *int64     // nil where one partition's is not known
+	LagUnknownSince                                         *time.Time // when a log end was last read that is missing now; nil where Lag is known, or never was
 }
 
 // Open is how many of the dead letters nobody has decided on.
@@ -146,10 +156,13 @@ func (s Status) Totals() Counts {
 		c.Expired += p.Expired
 		c.Skipped += p.Skipped
 		c.Dropped += p.Dropped
-		if l := p.Lag(); l != nil {
+		if l := p.Lag(s.ReadAt); l != nil {
 			lag += *l
-		} else {
-			known = false
+			continue
+		}
+		known = false
+		if at := p.LogEndAt; at != nil && (c.LagUnknownSince == nil || at.Before(*c.LagUnknownSince)) {
+			c.LagUnknownSince = at
 		}
 	}
 	if known {
@@ -158,7 +171,7 @@ func (s Status) Totals() Counts {
 	return c
 }
 
-// CatchingUp reports whether some partition has a lag and has not caught up for a while.
+// CatchingUp reports whether some partition has a lag, or one that nobody knows, and has not caught up for a while.
 func (s Status) CatchingUp() bool {
 	return slices.ContainsFunc(s.Partitions, func(p Partition) bool { return p.catchingUp(s.ReadAt) })
 }
@@ -183,8 +196,9 @@ type Replay struct {
 	Done    int64
 	Total   *int64         // nil where a log's end is not known
 	Percent *float64       // 100 where there is nothing to read
-	Rate    *float64       // records a second, lately
+	Rate    *float64       // records a second, lately; nil until it was measured for long enough
 	ETA     *time.Duration // nil where the lag does not shrink, or is not known; 0 when caught up
+	Stuck   bool           // the lag does not shrink
 }
 
 // Replay measures it, with the rates of Pace.
@@ -193,9 +207,7 @@ func (s Status) Replay() Replay {
 	for _, p := range s.Partitions {
 		r.Done += p.Done()
 	}
-	if s.Pace.Known {
-		r.Rate = &s.Pace.Done
-	}
+	r.Rate = s.Pace.Rate
 	lag := s.Totals().Lag
 	if lag == nil {
 		return r
@@ -205,27 +217,25 @@ func (s Status) Replay() Replay {
 		percent = 100 * float64(r.Done) / float64(total)
 	}
 	r.Total, r.Percent = &total, &percent
-	switch {
-	case *lag == 0:
-		r.ETA = new(time.Duration)
-	case s.Pace.Known && s.Pace.Shrink > 0:
-		eta := time.Duration(min(float64(*lag)/s.Pace.Shrink, 1e9) * float64(time.Second))
-		r.ETA = &eta
+	r.ETA, r.Stuck = s.Pace.ETA, s.Pace.Stuck
+	if *lag == 0 {
+		r.ETA, r.Stuck = new(time.Duration), false
 	}
 	return r
 }
 
 // AuditSummary is the verdict over all partitions.
 type AuditSummary struct {
-	OK      *bool      // nil where one is missing and none disagrees
+	OK      *bool      // nil where none disagrees, and one is missing or the epoch has not caught up once
 	LastRun *time.Time // of the newest audit
 	Missing int        // partitions without an audit in this epoch
 }
 
-// Audited sums the audits up. One of an earlier epoch says nothing about this one.
+// Audited sums the audits up. One of an earlier epoch says nothing about this one; and while the log is still being read
+// for the first time, those of this one are of a part.
 func (s Status) Audited() AuditSummary {
 	var sum AuditSummary
-	whole := len(s.Partitions) > 0
+	whole := s.CaughtUpAt() != nil
 	agree := true
 	for _, p := range s.Partitions {
 		i := slices.IndexFunc(s.Audits, func(a Audit) bool {

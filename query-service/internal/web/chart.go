@@ -35,14 +35,20 @@ func (c chart) Words() string {
 }
 
 func lagChart(moments []projection.Moment) chart {
-	return draw("Consumer lag", moments, func(m projection.Moment) float64 { return float64(m.Lag) })
+	return draw("Consumer lag", moments, func(m projection.Moment) (float64, bool) {
+		if m.Lag == nil {
+			return 0, false
+		}
+		return float64(*m.Lag), true
+	})
 }
 
 func rateChart(moments []projection.Moment) chart {
-	return draw("Records a second", moments, func(m projection.Moment) float64 { return m.Rate })
+	return draw("Records a second", moments, func(m projection.Moment) (float64, bool) { return m.Rate, true })
 }
 
-// coarse takes means of neighbouring moments, so that at most points are left.
+// coarse takes means of neighbouring moments, so that at most points are left. Where the lag of one is not known, that of
+// the group is not.
 func coarse(moments []projection.Moment, points int) []projection.Moment {
 	each := (len(moments) + points - 1) / points
 	if each < 2 {
@@ -52,42 +58,72 @@ func coarse(moments []projection.Moment, points int) []projection.Moment {
 	for end := len(moments); end > 0; end -= each { // from the newest, which stays where it is
 		group := moments[max(0, end-each):end]
 		m := projection.Moment{At: group[len(group)-1].At}
+		lag, known := int64(0), true
 		for _, g := range group {
-			m.Lag += g.Lag
+			if g.Lag != nil {
+				lag += *g.Lag
+			} else {
+				known = false
+			}
 			m.Rate += g.Rate / float64(len(group))
 		}
-		m.Lag /= int64(len(group))
+		if known {
+			lag /= int64(len(group))
+			m.Lag = &lag
+		}
 		out = append(out, m)
 	}
 	slices.Reverse(out)
 	return out
 }
 
-func draw(name string, moments []projection.Moment, value func(projection.Moment) float64) chart {
+// draw leaves a gap where a value is not known.
+func draw(name string, moments []projection.Moment, value func(projection.Moment) (float64, bool)) chart {
 	c := chart{Name: name}
 	if len(moments) < 2 {
 		return c
 	}
 	last := moments[len(moments)-1]
-	most := 0.0
+	most, known := 0.0, 0
 	for _, m := range moments {
-		most = max(most, value(m))
+		if v, ok := value(m); ok {
+			most = max(most, v)
+			known++
+		}
+	}
+	if known < 2 {
+		return c
 	}
 	scale := max(most, 1) // a flat nothing stays at the bottom
-	var line strings.Builder
-	var left float64
-	for i, m := range moments {
-		x := chartWidth * (1 - last.At.Sub(m.At).Seconds()/chartSpan.Seconds())
-		y := chartHeight - (chartHeight-4)*value(m)/scale - 2
-		verb := "L"
-		if i == 0 {
-			verb, left = "M", x
+	var line, area strings.Builder
+	left, right := -1.0, 0.0 // of the stretch that is being drawn; left is below 0 in a gap
+	end := func() {
+		if left >= 0 {
+			fmt.Fprintf(&area, "L%.1f %dL%.1f %dZ", right, chartHeight, left, chartHeight)
 		}
-		fmt.Fprintf(&line, "%s%.1f %.1f", verb, x, y)
+		left = -1
 	}
-	c.Line = line.String()
-	c.Area = fmt.Sprintf("%sL%d %dL%.1f %dZ", c.Line, chartWidth, chartHeight, left, chartHeight)
-	c.Now, c.Most = number(int64(math.Round(value(last)))), number(int64(math.Round(most)))
+	for _, m := range moments {
+		v, ok := value(m)
+		if !ok {
+			end()
+			continue
+		}
+		verb := "L"
+		right = max(chartWidth*(1-last.At.Sub(m.At).Seconds()/chartSpan.Seconds()), 0)
+		if left < 0 {
+			verb, left = "M", right
+		}
+		point := fmt.Sprintf("%s%.1f %.1f", verb, right, chartHeight-(chartHeight-4)*v/scale-2)
+		line.WriteString(point)
+		area.WriteString(point)
+	}
+	end()
+	c.Line, c.Area = line.String(), area.String()
+	c.Now, c.Most = "unknown", number(int64(math.Round(most)))
+	if v, ok := value(last); ok {
+		c.Now = number(int64(math.Round(v)))
+	}
 	c.Since = span(last.At.Sub(moments[0].At))
 	return c
 }

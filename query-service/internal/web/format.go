@@ -13,7 +13,6 @@ import (
 
 var functions = template.FuncMap{
 	"num":     number,
-	"ago":     func(t time.Time) string { return age(time.Since(t)) },
 	"instant": instant.Format,
 	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05 UTC") },
 	"fine":    func(t time.Time) string { return t.UTC().Format("15:04:05.000 UTC") },

@@ -51,14 +51,14 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 // parts is what runs, as it was seen last; a page never waits for it.
 func (p *Pages) parts() []peer.Part {
 	own := p.Ready.Reasons()
-	me := peer.Part{Name: "query-service", What: "reads the tables, shows this page", State: "up"}
-	db := peer.Part{Name: "database", What: "holds the tables", State: "up"}
+	me := peer.Part{Name: "query-service", What: "reads the tables, shows this page", State: peer.Up}
+	db := peer.Part{Name: "database", What: "holds the tables", State: peer.Up}
 	if why, down := own["database"]; down {
-		db.State, db.Words = "down", why
+		db.State, db.Words = peer.Down, why
 		delete(own, "database")
 	}
 	if len(own) > 0 {
-		me.State, me.Words = "unready", peer.Reasons(own)
+		me.State, me.Words = peer.Unready, peer.Reasons(own)
 	}
 	return append(p.Peers.Parts(), me, db)
 }

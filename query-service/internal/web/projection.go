@@ -23,6 +23,10 @@ type statusView struct {
 	Totals     projection.Counts
 	Lag        int64
 	LagKnown   bool
+	LagSince   *time.Time // when the log's end was last read, where that is too long ago to know the lag
+	Down       string     // of one that is down: what is, as far as is seen from here
+	DownWhy    string     // what consumer-service says of itself then; may be empty
+	Others     int        // further projections in the same state, where a headline speaks for several
 	CaughtUpAt *time.Time
 	Replay     replayView
 	Audit      projection.AuditSummary
@@ -48,7 +52,8 @@ type replayView struct {
 type partitionRow struct {
 	projection.Partition
 	Audit     *projection.Audit
-	Current   bool // the audit is of this epoch
+	Current   bool   // the audit is of this epoch
+	Lag       *int64 // nil where it is not known
 	LagChart  chart
 	RateChart chart
 }
@@ -58,6 +63,9 @@ func (v statusView) Path() string { return projectionPath(v.Name) }
 
 // Word is its state as pages write it.
 func (v statusView) Word() string {
+	if v.State == projection.Rebuilding && v.Replay.Percent != nil {
+		return fmt.Sprintf("Rebuilding, %.1f%%", *v.Replay.Percent)
+	}
 	return map[projection.State]string{
 		projection.Refused: "Stopped", projection.Down: "Down", projection.Rebuilding: "Rebuilding", projection.CatchingUp: "Catching up",
 		projection.Serving: "Caught up", projection.Off: "Off",
@@ -88,9 +96,13 @@ func (p *Pages) viewStatus(s projection.Status) statusView {
 	if v.Totals.Lag != nil {
 		v.Lag, v.LagKnown = *v.Totals.Lag, true
 	}
+	v.LagSince = v.Totals.LagUnknownSince
+	if v.State == projection.Down {
+		v.Down, v.DownWhy = p.whatIsDown()
+	}
 	v.LagChart, v.RateChart = lagChart(history.All), rateChart(history.All)
 	for _, part := range s.Partitions {
-		row := partitionRow{Partition: part}
+		row := partitionRow{Partition: part, Lag: part.Lag(s.ReadAt)}
 		moments := history.ByPartition[projection.Place{Topic: part.Topic, Partition: part.Partition}]
 		row.LagChart, row.RateChart = lagChart(coarse(moments, sparkPoints)), rateChart(coarse(moments, sparkPoints))
 		for _, a := range s.Audits {
@@ -106,6 +118,22 @@ func (p *Pages) viewStatus(s projection.Status) statusView {
 	return v
 }
 
+// whatIsDown says why a projection is down, as far as is seen from here, and what consumer-service says of itself.
+func (p *Pages) whatIsDown() (what, why string) {
+	for _, part := range p.Peers.Parts() {
+		if part.Name != peer.ConsumerService {
+			continue
+		}
+		switch part.State {
+		case peer.Down:
+			return "consumer-service is down", part.Words
+		case peer.Unready:
+			return "consumer-service is not ready", part.Words
+		}
+	}
+	return "No process reads its log", ""
+}
+
 func viewReplay(r projection.Replay) replayView {
 	v := replayView{Replay: r, Width: "0"}
 	if r.Percent != nil {
@@ -119,8 +147,10 @@ func viewReplay(r projection.Replay) replayView {
 	switch {
 	case r.ETA != nil && *r.ETA > 0:
 		words = append(words, "caught up in about "+span(*r.ETA))
-	case r.ETA == nil && r.Rate != nil && r.Total != nil:
+	case r.Stuck:
 		words = append(words, "the lag does not shrink")
+	case r.Rate == nil && r.ETA == nil:
+		words = append(words, "the rate is being measured")
 	}
 	v.Words = strings.Join(words, ", ")
 	return v
@@ -158,8 +188,16 @@ func (p *Pages) statuses(ctx context.Context, also func(context.Context, *projec
 			continue
 		}
 		v.Begun = true
-		if s.State != projection.Serving && (v.Worst == nil || rank(s.State) < rank(v.Worst.State)) {
-			v.Worst = &v.Projections[i]
+		switch {
+		case s.State == projection.Serving:
+		case v.Worst == nil || rank(s.State) < rank(v.Worst.State):
+			worst := v.Projections[i]
+			v.Worst = &worst
+		case s.State == v.Worst.State:
+			v.Worst.Others++
+			if since := s.LagSince; since != nil && v.Worst.LagSince != nil && since.Before(*v.Worst.LagSince) {
+				v.Worst.LagSince = since
+			}
 		}
 		if s.CaughtUpAt != nil && (v.CaughtUpAt == nil || s.CaughtUpAt.Before(*v.CaughtUpAt)) {
 			v.CaughtUpAt = s.CaughtUpAt

@@ -147,7 +147,7 @@ func (p *Pages) showRebuild(c *gin.Context, status int, v rebuildView) {
 	v.Projection, v.Names = name, p.names(ctx)
 	l := layout{Title: "Rebuild " + name, Here: "/projections", Events: rebuildEvents + "&projection=" + url.QueryEscape(name)}
 	for _, part := range p.Peers.Parts() {
-		if part.Name == peer.ConsumerService && part.State == "down" {
+		if part.Name == peer.ConsumerService && part.State == peer.Down {
 			v.Down, l.Refresh = part.Words, 3
 		}
 	}

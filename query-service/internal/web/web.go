@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -61,7 +62,9 @@ type Pages struct {
 func Mount(o Options) (*Pages, error) {
 	p := &Pages{Options: o, pages: map[string]*template.Template{}}
 	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "endpoints", "endpoint", "error"} {
-		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
+		t, err := template.New("layout.html").Funcs(functions).Funcs(template.FuncMap{
+			"ago": func(t time.Time) string { return age(o.Pacer.Now().Sub(t)) },
+		}).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("read the page %s: %w", name, err)
 		}

@@ -297,7 +297,7 @@ func (e StreamEventsParamsWatch) Valid() bool {
 
 // Audit defines model for Audit.
 type Audit struct {
-	// Ok Counts and tables agree in every partition; null where a partition was not audited in this epoch and none disagrees.
+	// Ok Counts and tables agree in every partition; null where none disagrees, and a partition was not audited in this epoch or this epoch has not caught up with the log once.
 	Ok      *bool   `json:"ok"`
 	LastRun *string `json:"last_run"`
 
@@ -330,8 +330,11 @@ type Counts struct {
 	// Dropped Of the applied ones, those whose rows went with their day.
 	Dropped int64 `json:"dropped"`
 
-	// Lag Records not projected yet; null where the log's end is not known.
+	// Lag Records not projected yet; null where the end of the log was not read within 10 s.
 	Lag *int64 `json:"lag"`
+
+	// LagUnknownSince When the end of the log was last read, in the partition where that is longest; null where the lag is known, or never was.
+	LagUnknownSince *string `json:"lag_unknown_since"`
 }
 
 // DeadLetter defines model for DeadLetter.
@@ -547,22 +550,26 @@ type MemberChange struct {
 
 // Partition defines model for Partition.
 type Partition struct {
-	Topic       string  `json:"topic"`
-	Partition   int32   `json:"partition"`
-	Epoch       int64   `json:"epoch"`
-	FirstOffset int64   `json:"first_offset"`
-	NextOffset  int64   `json:"next_offset"`
-	LogEnd      *int64  `json:"log_end"`
-	Lag         *int64  `json:"lag"`
-	Applied     int64   `json:"applied"`
-	Duplicate   int64   `json:"duplicate"`
-	Rejected    int64   `json:"rejected"`
-	Expired     int64   `json:"expired"`
-	Skipped     int64   `json:"skipped"`
-	Dropped     int64   `json:"dropped"`
-	CaughtUpAt  *string `json:"caught_up_at"`
+	Topic       string `json:"topic"`
+	Partition   int32  `json:"partition"`
+	Epoch       int64  `json:"epoch"`
+	FirstOffset int64  `json:"first_offset"`
+	NextOffset  int64  `json:"next_offset"`
 
-	// LogEndAt When the log's end was last read.
+	// LogEnd Where the log ended at `log_end_at`.
+	LogEnd *int64 `json:"log_end"`
+
+	// Lag Null where `log_end_at` is more than 10 s before `read_at`.
+	Lag        *int64  `json:"lag"`
+	Applied    int64   `json:"applied"`
+	Duplicate  int64   `json:"duplicate"`
+	Rejected   int64   `json:"rejected"`
+	Expired    int64   `json:"expired"`
+	Skipped    int64   `json:"skipped"`
+	Dropped    int64   `json:"dropped"`
+	CaughtUpAt *string `json:"caught_up_at"`
+
+	// LogEndAt When the log's end was last read, by the database's clock.
 	LogEndAt  *string `json:"log_end_at"`
 	UpdatedAt string  `json:"updated_at"`
 
@@ -690,9 +697,10 @@ type Projection struct {
 	Replay     Replay      `json:"replay"`
 
 	// State The worst that is true of it. `refused`: a process stopped it, since going on would make the tables wrong. `down`:
-	// it was projected before, and no process runs it now. `rebuilding`: its epoch has not caught up with the log once.
-	// `catching_up`: some partition is behind, and has been for 10 s. `serving`: it keeps up. `off`: it was never begun
-	// and no process runs it, which is no fault.
+	// it was projected before, and no process has read the end of its log for 10 s. `rebuilding`: its epoch has not
+	// caught up with the log once, so that what its tables hold is a part. `catching_up`: some partition has a lag, or
+	// one that is not known, and has not caught up for 10 s. `serving`: it keeps up. `off`: it was never begun and no
+	// process runs it, which is no fault.
 	State  ProjectionState `json:"state"`
 	Totals Counts          `json:"totals"`
 }
@@ -703,9 +711,10 @@ type ProjectionList struct {
 }
 
 // ProjectionState The worst that is true of it. `refused`: a process stopped it, since going on would make the tables wrong. `down`:
-// it was projected before, and no process runs it now. `rebuilding`: its epoch has not caught up with the log once.
-// `catching_up`: some partition is behind, and has been for 10 s. `serving`: it keeps up. `off`: it was never begun
-// and no process runs it, which is no fault.
+// it was projected before, and no process has read the end of its log for 10 s. `rebuilding`: its epoch has not
+// caught up with the log once, so that what its tables hold is a part. `catching_up`: some partition has a lag, or
+// one that is not known, and has not caught up for 10 s. `serving`: it keeps up. `off`: it was never begun and no
+// process runs it, which is no fault.
 type ProjectionState string
 
 // ProjectionSummary defines model for ProjectionSummary.
@@ -724,21 +733,29 @@ type ProjectionSummary struct {
 	Generation int     `json:"generation"`
 	Epoch      int64   `json:"epoch"`
 	CaughtUpAt *string `json:"caught_up_at"`
-	Lag        *int64  `json:"lag"`
+
+	// Lag Records not projected yet; null where the end of the log was not read within 10 s.
+	Lag *int64 `json:"lag"`
+
+	// LagUnknownSince When the end of the log was last read; null where the lag is known, or never was.
+	LagUnknownSince *string `json:"lag_unknown_since"`
 
 	// DeadLettersOpen Dead letters on which nobody has decided.
 	DeadLettersOpen int64 `json:"dead_letters_open"`
 
 	// DeadLettersDecided Dead letters that were redriven or discarded.
-	DeadLettersDecided int64   `json:"dead_letters_decided"`
-	AuditOk            *bool   `json:"audit_ok"`
-	AuditedAt          *string `json:"audited_at"`
-	ReadAt             string  `json:"read_at"`
+	DeadLettersDecided int64 `json:"dead_letters_decided"`
+
+	// AuditOk As `audit.ok` of the projection.
+	AuditOk   *bool   `json:"audit_ok"`
+	AuditedAt *string `json:"audited_at"`
+	ReadAt    string  `json:"read_at"`
 
 	// State The worst that is true of it. `refused`: a process stopped it, since going on would make the tables wrong. `down`:
-	// it was projected before, and no process runs it now. `rebuilding`: its epoch has not caught up with the log once.
-	// `catching_up`: some partition is behind, and has been for 10 s. `serving`: it keeps up. `off`: it was never begun
-	// and no process runs it, which is no fault.
+	// it was projected before, and no process has read the end of its log for 10 s. `rebuilding`: its epoch has not
+	// caught up with the log once, so that what its tables hold is a part. `catching_up`: some partition has a lag, or
+	// one that is not known, and has not caught up for 10 s. `serving`: it keeps up. `off`: it was never begun and no
+	// process runs it, which is no fault.
 	State ProjectionState `json:"state"`
 }
 
@@ -773,7 +790,7 @@ type Replay struct {
 	Total   *int64   `json:"total"`
 	Percent *float64 `json:"percent"`
 
-	// Rate Records a second, measured over the last seconds; null until two readings exist.
+	// Rate Records a second, measured over the last seconds; null while it was measured for less than 4 s.
 	Rate *float64 `json:"rate"`
 
 	// EtaSeconds Until it has caught up, at the rate at which the lag shrinks; null where it does not, or is not known.

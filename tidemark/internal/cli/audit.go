@@ -86,13 +86,21 @@ func (c *command) audited(ctx context.Context, services *client.Client, names []
 		rows = append(rows, auditRows(p)...)
 		switch {
 		case p.Audit.Ok == nil:
-			w.add(failed, "not every partition of %s was audited yet: tidemark audit --now does it", name)
+			w.add(failed, "%s", auditPending(p))
 		case !*p.Audit.Ok:
 			w.found(name)
 		}
 	}
 	c.print(map[string]any{"ok": w.status == ok, "audits": audits}, rows...)
 	return w.error()
+}
+
+// auditPending says why there is no verdict.
+func auditPending(p query.Projection) string {
+	if p.State == query.ProjectionStateRebuilding {
+		return fmt.Sprintf("%s is being rebuilt (%s): an audit says something once it has caught up", p.Projection, pace(p))
+	}
+	return fmt.Sprintf("not every partition of %s was audited yet: tidemark audit --now does it", p.Projection)
 }
 
 // auditNow audits one projection after the other. One that cannot be audited does not keep the others.

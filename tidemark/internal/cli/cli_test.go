@@ -208,6 +208,11 @@ func summary(name, state, audit string) string {
 		"caught_up_at":"2026-01-02T03:04:05Z","lag":17,"dead_letters_open":1,"dead_letters_decided":6,"audit_ok":` + audit + `,"audited_at":null,"read_at":"2026-01-02T03:04:06Z"}`
 }
 
+// ofUnknownLag is a summary where nobody has read the end of the log of late.
+func ofUnknownLag(summary string) string {
+	return strings.Replace(summary, `"lag":17`, `"lag":null,"lag_unknown_since":"2026-01-02T03:04:04Z"`, 1)
+}
+
 func TestStatusSaysOfEveryProjection(t *testing.T) {
 	t.Parallel()
 	with := func(projections ...string) services {
@@ -223,7 +228,7 @@ func TestStatusSaysOfEveryProjection(t *testing.T) {
 	status, out, errOut := run(t, healthy, "status")
 	require.Zero(t, status, errOut)
 	for _, text := range []string{
-		"command-service", "consumer-service", "query-service", "ready", "checks            off\n", "endpoints         serving, lag 17, caught up 2026-01-02T03:04:05Z, audit not run yet, dead letters: 1 open, 6 decided",
+		"command-service", "consumer-service", "query-service", "ready", "checks            off\n", "endpoints         serving, lag 17, caught up 2026-01-02T03:04:05Z, audit pending, dead letters: 1 open, 6 decided",
 		"timestamps        catching up, lag 17, caught up 2026-01-02T03:04:05Z, audit ok, dead letters: 1 open, 6 decided",
 	} {
 		require.Contains(t, out, text)
@@ -257,7 +262,8 @@ func TestTheStatusIsThatOfTheWorst(t *testing.T) {
 		says        []string
 	}{
 		"refused":    {summary("endpoints", "rebuilding", "true") + "," + summary("timestamps", "refused", "true"), 1, []string{"timestamps is refused: another log", "endpoints has not caught up with its log yet"}},
-		"down":       {summary("timestamps", "down", "true"), 1, []string{"timestamps is down"}},
+		"down":       {ofUnknownLag(summary("timestamps", "down", "true")), 1, []string{"timestamps is down: no process reads its log; lag unknown since 2026-01-02T03:04:04Z"}},
+		"unknown":    {ofUnknownLag(summary("timestamps", "serving", "true")), 1, []string{"nobody has read the end of the log of timestamps lately: lag unknown since 2026-01-02T03:04:04Z"}},
 		"audit":      {summary("endpoints", "serving", "false") + "," + summary("timestamps", "rebuilding", "true"), 1, []string{"the audit of endpoints has found something"}},
 		"rebuilding": {summary("endpoints", "rebuilding", "true") + "," + summary("timestamps", "serving", "true"), 5, []string{"endpoints has not caught up with its log yet"}},
 	} {

@@ -48,8 +48,8 @@ func (c *command) status() *cobra.Command {
 		Long: `Say whether the services are ready, and of each projection what state it is in, how far it is, what its last audit has found and
 how many open and decided dead letters it has. With --projection it says more of that one.
 
-The exit status is that of the worst of it: 1 where a service is not ready, a projection is refused or down, or an audit has
-found something; 5 where a projection has not caught up with its log yet; else 0. A projection that was never begun is off, which is no
+The exit status is that of the worst of it: 1 where a service is not ready, a projection is refused or down, its lag is unknown
+since nobody has read the end of its log for some seconds, or an audit has found something; 5 where a projection has not caught up with its log yet; else 0. A projection that was never begun is off, which is no
 fault.
 ` + exitStatuses,
 		Args: cobra.NoArgs,
@@ -108,10 +108,14 @@ func (w *worst) judge(p query.ProjectionSummary) {
 	case query.ProjectionStateRefused:
 		w.add(failed, "%s is refused: %s", p.Projection, p.Refusal)
 	case query.ProjectionStateDown:
-		w.add(failed, "%s is down: no process runs it", p.Projection)
+		w.add(failed, "%s is down: no process reads its log; %s", p.Projection, lag(p))
 	case query.ProjectionStateRebuilding:
-		w.add(notYet, "%s has not caught up with its log yet: what it answers is not whole", p.Projection)
-	case query.ProjectionStateServing, query.ProjectionStateCatchingUp, query.ProjectionStateOff:
+		w.add(notYet, "%s has not caught up with its log yet: it is being rebuilt, and what it answers is a part", p.Projection)
+	case query.ProjectionStateServing, query.ProjectionStateCatchingUp:
+		if p.Lag == nil {
+			w.add(failed, "nobody has read the end of the log of %s lately: %s", p.Projection, lag(p))
+		}
+	case query.ProjectionStateOff:
 	}
 	if p.AuditOk != nil && !*p.AuditOk {
 		w.add(failed, "the audit of %s has found something: tidemark audit --projection %s", p.Projection, p.Projection)
@@ -133,29 +137,34 @@ func summary(p query.ProjectionSummary) string {
 	if p.State == query.ProjectionStateOff {
 		return known[0]
 	}
-	known = append(known, lag(p.Lag))
+	known = append(known, lag(p))
 	if p.CaughtUpAt != nil {
 		known = append(known, "caught up "+*p.CaughtUpAt)
 	}
-	known = append(known, verdict(p.AuditOk), fmt.Sprintf("dead letters: %d open, %d decided", p.DeadLettersOpen, p.DeadLettersDecided))
+	known = append(known, verdict(p), fmt.Sprintf("dead letters: %d open, %d decided", p.DeadLettersOpen, p.DeadLettersDecided))
 	return strings.Join(known, ", ")
 }
 
-func lag(n *int64) string {
-	if n == nil {
-		return "lag not known"
+func lag(p query.ProjectionSummary) string {
+	switch {
+	case p.Lag != nil:
+		return "lag " + strconv.FormatInt(*p.Lag, 10)
+	case p.LagUnknownSince != nil:
+		return "lag unknown since " + *p.LagUnknownSince
 	}
-	return "lag " + strconv.FormatInt(*n, 10)
+	return "lag unknown"
 }
 
-func verdict(audit *bool) string {
+func verdict(p query.ProjectionSummary) string {
 	switch {
-	case audit == nil:
-		return "audit not run yet"
-	case *audit:
+	case p.AuditOk != nil && !*p.AuditOk:
+		return "audit NOT ok"
+	case p.AuditOk != nil:
 		return "audit ok"
+	case p.State == query.ProjectionStateRebuilding:
+		return "audit pending: being rebuilt"
 	}
-	return "audit NOT ok"
+	return "audit pending"
 }
 
 func projectionRows(p query.Projection) [][2]string {
@@ -170,7 +179,10 @@ func projectionRows(p query.Projection) [][2]string {
 		{"records", fmt.Sprintf("%d applied, %d duplicate, %d dead letters (%d open), %d expired, %d skipped", t.Applied, t.Duplicate, t.Rejected, t.DeadLettersOpen, t.Expired, t.Skipped)},
 		{"refused", p.Refusal},
 	}
-	if p.CatchingUp {
+	switch {
+	case p.State == query.ProjectionStateRebuilding:
+		rows = append(rows, [2]string{"rebuilding", pace(p) + "; every count is of what was read so far"})
+	case p.CatchingUp:
 		rows = append(rows, [2]string{"catching up", pace(p)})
 	}
 	return append(rows, auditRows(p)...)
@@ -187,8 +199,8 @@ func pace(p query.Projection) string {
 	if p.Replay.EtaSeconds != nil {
 		known = append(known, "caught up in "+seconds(*p.Replay.EtaSeconds))
 	}
-	if len(known) == 0 {
-		return "pace not known yet"
+	if p.Replay.Rate == nil {
+		known = append(known, "the rate is being measured")
 	}
 	return strings.Join(known, ", ")
 }
@@ -204,7 +216,7 @@ func auditRows(p query.Projection) [][2]string {
 	name := "audit of " + p.Projection
 	switch {
 	case p.Audit.Ok == nil:
-		return [][2]string{{name, "not of every partition yet" + last}}
+		return [][2]string{{name, "pending" + last}}
 	case *p.Audit.Ok:
 		return [][2]string{{name, "ok" + last}}
 	}
