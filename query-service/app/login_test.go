@@ -21,6 +21,11 @@ const browser = "text/html,application/xhtml+xml,*/*;q=0.8"
 // lockedUp is a service that asks for keys, with a key of each scope and a command-service.
 func lockedUp(t *testing.T) (*running, map[string]string, *theDoor) {
 	t.Helper()
+	return lockedUpOn(t, testdb.New(t))
+}
+
+func lockedUpOn(t *testing.T, db *testdb.DB) (*running, map[string]string, *theDoor) {
+	t.Helper()
 	file, keys := filepath.Join(t.TempDir(), "keys"), map[string]string{}
 	for _, scope := range []string{"read", "write", "admin"} {
 		_, key, err := auth.Create(file, "the <"+scope+"> key", []string{scope}, time.Time{}, time.Now())
@@ -34,7 +39,7 @@ func lockedUp(t *testing.T) (*running, map[string]string, *theDoor) {
 	}}
 	others := httptest.NewServer(http.HandlerFunc(d.serve))
 	t.Cleanup(others.Close)
-	s := startWith(t, testdb.New(t).URL, others.URL, map[string]string{"API_KEYS_FILE": file})
+	s := startWith(t, db.URL, others.URL, map[string]string{"API_KEYS_FILE": file})
 	s.awaitReady(t)
 	return s, keys, d
 }
@@ -69,7 +74,7 @@ func TestPagesNeedALogin(t *testing.T) {
 	require.NotContains(t, page.body, "Log out")
 	a = s.post(t, "/login", url.Values{"key": {keys["write"][:30]}, "next": {"/records"}})
 	require.Equal(t, 422, a.status)
-	require.Contains(t, a.body, "no valid key")
+	require.Contains(t, a.body, "Unknown, expired or revoked key.")
 	require.Empty(t, a.header.Get("Set-Cookie"))
 
 	a = s.post(t, "/login", url.Values{"key": {" " + keys["read"] + " "}, "next": {"/records"}})
@@ -86,7 +91,7 @@ func TestPagesNeedALogin(t *testing.T) {
 	a = s.post(t, "/stamp", nil, append(cookie, "Accept", browser)...)
 	require.Equal(t, 403, a.status, "the key may read only")
 	require.Contains(t, a.header.Get("Content-Type"), "text/html")
-	require.Contains(t, a.body, "may not do this")
+	require.Contains(t, a.body, "this key has scope read, write is needed")
 	require.Empty(t, d.requests)
 
 	require.True(t, cookieOf(t, s.post(t, "/login", url.Values{"key": {keys["read"]}}, "X-Forwarded-Proto", "https")).Secure)

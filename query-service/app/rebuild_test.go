@@ -168,7 +168,7 @@ func TestThePageOfARebuild(t *testing.T) {
 	setGenerations(t, db, aGeneration{number: 1, state: "serving"}, aGeneration{number: 2, state: "held", point: "timestamp.command.v1/3@42"},
 		aGeneration{number: 0, state: "standby", proof: proof, done: 4, end: 7}, aGeneration{number: 3, state: "dropping"})
 	page = s.page(t, at)
-	for _, words := range []string{"Generation 1 serves every read.", "Roll back to generation 0…", "Verified: both hold the same", "consumer lag: 3", "Holds the tables as they were", "timestamp.command.v1/3@42", "Drop generation 2", "Drop the standby first", refresh} {
+	for _, words := range []string{"Generation 1 serves every read.", "Roll back to generation 0…", "Verified: both hold the same", "consumer lag: 3", "Holds the tables as they were", "timestamp.command.v1/3@42", "Drop generation 2", "drop the standby, generation 0, first", refresh} {
 		require.Contains(t, page.body, words)
 	}
 	require.NotContains(t, page.body, "Drop generation 1<", "what serves is not to be dropped")
@@ -193,7 +193,7 @@ func TestThePageOfARebuild(t *testing.T) {
 
 func TestTheFormsOfARebuild(t *testing.T) {
 	t.Parallel()
-	_, s, o := withOthers(t)
+	db, s, o := withOthers(t)
 	for _, tc := range []struct {
 		form  url.Values
 		asked string
@@ -223,17 +223,21 @@ func TestTheFormsOfARebuild(t *testing.T) {
 
 	o.will(202, `{}`)
 	for words, form := range map[string]url.Values{
-		"needs the point": {"kind": {"point"}}, "is no rate limit": {"kind": {"swap"}, "rate_limit": {"fast"}}, "choose one of the three": {},
+		"Where to stop is missing": {"kind": {"point"}}, "is no rate limit": {"kind": {"swap"}, "rate_limit": {"fast"}}, "Choose one of the three": {},
+		"which is not chosen": {"kind": {"swap"}, "point": {"2026-11-03T00:00:00Z"}}, "drops no standby": {"kind": {"point"}, "point": {"2026-11-03T00:00:00Z"}, "replace_standby": {"1"}},
 	} {
 		a := s.post(t, "/projections/timestamps/rebuild", form)
 		requireSound(t, words, a)
 		require.Equal(t, 400, a.status)
 		require.Contains(t, a.body, words)
+		require.Contains(t, a.body, `class="why"`, "at its field")
+		require.Contains(t, a.body, `name="point" value="`+form.Get("point")+`"`, "what was typed is kept")
+		require.Contains(t, a.body, `name="rate_limit" value="`+form.Get("rate_limit")+`"`)
 	}
 	require.Equal(t, 400, s.post(t, "/projections/timestamps/rebuild/swap", url.Values{"generation": {"-1"}}).status)
 	o.was(t)
 
-	for status, words := range map[int]string{409: "generation 1 is still &lt;filling&gt;, cancel it first.", 422: "generation 1 is still", 401: "wants an API key", 403: "takes one with a wider scope", 500: "generation 1 is still"} {
+	for status, words := range map[int]string{409: "generation 1 is still &lt;filling&gt;, cancel it first.", 422: "generation 1 is still", 401: "wants an API key", 403: "consumer-service: generation 1 is still", 500: "generation 1 is still"} {
 		o.will(status, `{"status":409,"detail":"generation 1 is still <filling>, cancel it first"}`)
 		for _, path := range []string{"/projections/timestamps/rebuild", "/projections/timestamps/rebuild/swap"} {
 			a := s.post(t, path, url.Values{"kind": {"point"}, "point": {"2026-11-03T00:00:00Z"}, "generation": {"1"}})
@@ -242,6 +246,44 @@ func TestTheFormsOfARebuild(t *testing.T) {
 			require.Contains(t, a.body, words)
 			require.Contains(t, a.body, `role="alert"`)
 		}
+	}
+
+	// A refusal is shown at the generation that it is about.
+	setGenerations(t, db, aGeneration{number: 1, state: "serving"}, aGeneration{number: 0, state: "standby"})
+	o.will(409, `{"status":409,"detail":"generation 0 is being read"}`)
+	a := s.post(t, "/projections/timestamps/rebuild/drop", url.Values{"generation": {"0"}})
+	requireSound(t, "refused drop", a)
+	_, card, _ := strings.Cut(a.body, "<h2>Generation 0</h2>")
+	card, _, _ = strings.Cut(card, "</section>")
+	require.Contains(t, card, "generation 0 is being read")
+	require.Equal(t, 1, strings.Count(a.body, "generation 0 is being read"))
+}
+
+// A rebuild that drops the standby takes the only rollback away: it says so first.
+func TestAStandbyIsDroppedInASecondStep(t *testing.T) {
+	t.Parallel()
+	db, s, o := withOthers(t)
+	setGenerations(t, db, aGeneration{number: 1, state: "serving"}, aGeneration{number: 0, state: "standby", done: 1234, end: 1234})
+	const at = "/projections/timestamps/rebuild"
+	o.will(202, `{}`)
+	a := s.post(t, at, url.Values{"kind": {"swap"}})
+	require.Equal(t, 400, a.status)
+	require.Contains(t, a.body, "Only one standby is kept, and generation 0 is one")
+	form := url.Values{"kind": {"ready"}, "replace_standby": {"1"}, "rate_limit": {"5000"}}
+	a = s.post(t, at, form)
+	require.Equal(t, 200, a.status)
+	requireSound(t, "second step", a)
+	for _, words := range []string{"This drops generation 0", "1,234 records go", "Nothing was started yet", `name="drop" value="0"`, `value="ready" checked`, `value="5000"`} {
+		require.Contains(t, a.body, words)
+	}
+	form.Set("drop", "7")
+	require.Contains(t, s.post(t, at, form).body, `name="drop" value="0"`, "another standby than the one that was shown")
+	o.was(t)
+	form.Set("drop", "0")
+	require.Equal(t, 303, s.post(t, at, form).status)
+	o.was(t, `POST /api/v1/projections/timestamps/generations {"swap":false,"rate_limit":5000,"replace_standby":true}`)
+	for _, words := range []string{"Its 1,234 records go, and with them the only way to roll back", "which serves now, then becomes the standby"} {
+		require.Contains(t, s.page(t, at).body, words)
 	}
 }
 

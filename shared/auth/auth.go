@@ -58,6 +58,23 @@ func (c Caller) May(s Scope) bool {
 	return s == None || slices.Contains(c.Scopes, s) || slices.Contains(c.Scopes, Admin)
 }
 
+// ScopeWords names the scopes of the caller, such as "scope read" and "scopes read and write".
+func (c Caller) ScopeWords() string {
+	words := make([]string, len(c.Scopes))
+	for i, s := range c.Scopes {
+		words[i] = string(s)
+	}
+	if len(words) == 1 {
+		return "scope " + words[0]
+	}
+	return "scopes " + strings.Join(words, " and ")
+}
+
+// Lacks says that the caller may not do what needs s.
+func (c Caller) Lacks(s Scope) string {
+	return fmt.Sprintf("this key has %s, %s is needed", c.ScopeWords(), s)
+}
+
 type callerKey struct{}
 
 // WithCaller returns a context that carries c.

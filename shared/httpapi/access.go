@@ -91,7 +91,11 @@ func (a *access) serve(c *gin.Context) {
 				return
 			}
 			c.Header("WWW-Authenticate", `Bearer realm="tidemark"`)
-			a.deny(c, "key", problem.Problem{Status: http.StatusUnauthorized, Detail: "this needs a valid API key: send it as Authorization: Bearer tmk_…"})
+			detail := "this needs an API key: send it as Authorization: Bearer tmk_…"
+			if a.key(c) != "" {
+				detail = "unknown, expired or revoked key: send one that is active as Authorization: Bearer tmk_…"
+			}
+			a.deny(c, "key", problem.Problem{Status: http.StatusUnauthorized, Detail: detail})
 			return
 		}
 		c.Request = c.Request.WithContext(auth.WithCaller(c.Request.Context(), caller))
@@ -101,7 +105,7 @@ func (a *access) serve(c *gin.Context) {
 		return
 	}
 	if !listed || !caller.May(scope) {
-		a.deny(c, "scope", problem.Problem{Status: http.StatusForbidden, Detail: "this key may not do this"})
+		a.deny(c, "scope", problem.Problem{Status: http.StatusForbidden, Detail: caller.Lacks(scope)})
 		return
 	}
 	c.Next()

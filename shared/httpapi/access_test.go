@@ -52,7 +52,7 @@ func locked(t *testing.T, h config.HTTP) (*Engine, map[string]string) {
 func TestScopesAreEnforcedFromTheSpecification(t *testing.T) {
 	t.Parallel()
 	e, keys := locked(t, config.HTTP{BindAddress: "127.0.0.1"})
-	var refusals []string
+	refusals := map[bool][]string{} // by whether a key came with the request
 	for _, tc := range []struct {
 		method, path, key string
 		status            int
@@ -79,13 +79,18 @@ func TestScopesAreEnforcedFromTheSpecification(t *testing.T) {
 			var p map[string]any
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
 			delete(p, "instance")
-			refusals = append(refusals, fmt.Sprint(p))
+			refusals[tc.key != ""] = append(refusals[tc.key != ""], fmt.Sprint(p))
 		}
 	}
-	for _, r := range refusals {
-		require.Equal(t, refusals[0], r, "no refusal tells from another what was wrong")
+	require.Contains(t, refusals[false][0], "this needs an API key")
+	require.Contains(t, refusals[true][0], "unknown, expired or revoked key")
+	for _, of := range refusals {
+		for _, r := range of {
+			require.Equal(t, of[0], r, "no refusal tells from another what was wrong with a key")
+		}
 	}
-	require.Contains(t, call(e, "GET", "/metrics", "", "Authorization", "Bearer "+keys["read"]).Body.String(), `tidemark_http_refused_total{reason="scope"} 3`)
+	require.Contains(t, call(e, "GET", "/panic", "", "Authorization", "Bearer "+keys["write"]).Body.String(), "this key has scope write, admin is needed")
+	require.Contains(t, call(e, "GET", "/metrics", "", "Authorization", "Bearer "+keys["read"]).Body.String(), `tidemark_http_refused_total{reason="scope"} 4`)
 }
 
 func TestTheCallerIsInTheContext(t *testing.T) {

@@ -128,7 +128,7 @@ func newGin(o Options, a *access, all operations) (*gin.Engine, error) {
 	if o.Tracer != nil {
 		e.Use(traced(o.Tracer))
 	}
-	e.Use(measure(o.Registry), recovered(o.Log), endless(all), a.serve, bounded(o.MaxBody, o.MaxBodies, all), validated(all, a.refuse))
+	e.Use(measure(o.Registry), recovered(o.Log), endless(all), bounded(o.MaxBody, o.MaxBodies, all, a.refuse), a.serve, validated(all, a.refuse))
 	e.NoRoute(func(c *gin.Context) {
 		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
@@ -224,7 +224,8 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func bounded(most int64, routes map[string]int64, all operations) gin.HandlerFunc {
+// bounded stands before the access check, since the answer to a form that is not let in may hold the form.
+func bounded(most int64, routes map[string]int64, all operations, refuse func(*gin.Context, problem.Problem)) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if op := all.of(c); op != nil && op.stream {
 			c.Next()
@@ -235,7 +236,8 @@ func bounded(most int64, routes map[string]int64, all operations) gin.HandlerFun
 			limit = most
 		}
 		if c.Request.ContentLength > limit {
-			Fail(c, tooLarge(limit))
+			refuse(c, tooLarge(limit))
+			c.Abort()
 			return
 		}
 		if c.Request.Body != nil && c.Request.Body != http.NoBody {

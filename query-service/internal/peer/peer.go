@@ -153,8 +153,8 @@ func (c *Client) refusal(service string, status int, content []byte) *Refusal {
 	switch {
 	case status == http.StatusUnauthorized:
 		r.Detail = fmt.Sprintf("%s wants an API key for this, and none that it knows came with the request", service)
-	case status == http.StatusForbidden:
-		r.Detail = fmt.Sprintf("%s does not let this API key do that: it takes one with a wider scope", service)
+	case status == http.StatusForbidden && isProblem:
+		r.Detail = fmt.Sprintf("%s: %s", service, r.Detail)
 	case isProblem:
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
 		r.Down, r.Detail = true, fmt.Sprintf("what answers at %s cannot do this: it is an older release of %s, or %s names something else", c.base(service), service, c.setting(service))

@@ -91,6 +91,7 @@ func (f *endpointForm) refuse(r *peer.Refusal) {
 }
 
 type endpointsView struct {
+	viewer
 	Rebuilding string // why no list is shown
 	Endpoints  []endpoint.Endpoint
 	Filter     endpoint.Filter
@@ -110,7 +111,7 @@ func (p *Pages) showEndpoints(c *gin.Context, status int, form endpointForm) {
 	clean := func(name string) string {
 		return strings.ToValidUTF8(strings.ReplaceAll(strings.TrimSpace(c.Query(name)), "\x00", ""), "")
 	}
-	v := endpointsView{Filter: endpoint.Filter{Group: clean("group"), Tag: clean("tag"), Text: clean("q")}, First: true, Form: form}
+	v := endpointsView{viewer: p.viewer(c), Filter: endpoint.Filter{Group: clean("group"), Tag: clean("tag"), Text: clean("q")}, First: true, Form: form}
 	l := layout{Title: "Endpoints", Here: "/endpoints"}
 	var after endpoint.Cursor
 	if text := c.Query("after"); text != "" {
@@ -159,11 +160,16 @@ func (p *Pages) addEndpoint(c *gin.Context) {
 	}
 	got, err := p.send(c, func(key uuid.UUID) (peer.Accepted, error) { return p.Peers.AddEndpoint(ctx, document, key) })
 	if refused := p.refusal(ctx, err); refused != nil {
-		f.refuse(refused)
-		p.showEndpoints(c, refused.Status, f)
+		p.addEndpointAgain(c, refused)
 		return
 	}
 	c.Redirect(http.StatusSeeOther, endpointPath(got.Endpoint, "added", got))
+}
+
+func (p *Pages) addEndpointAgain(c *gin.Context, refused *peer.Refusal) {
+	f := readEndpointForm(c)
+	f.refuse(refused)
+	p.showEndpoints(c, refused.Status, f)
 }
 
 // send gives a command its key: that of the attempt before, where the form has it, so that it cannot end up
@@ -189,6 +195,7 @@ func endpointPath(id, done string, got peer.Accepted) string {
 }
 
 type endpointView struct {
+	viewer
 	endpoint.Endpoint
 	Others  []endpoint.Member // members that this release does not know
 	History []changeView
@@ -197,6 +204,8 @@ type endpointView struct {
 	Done    string
 	Ticket  string // of the command that led here
 	Pending bool   // that command is not in what is shown
+	// DeleteRefused is why the endpoint was not deleted; nil where nobody was refused.
+	DeleteRefused *peer.Refusal
 }
 
 type changeView struct {
@@ -218,11 +227,12 @@ func (v changeView) What() string {
 }
 
 func (p *Pages) endpoint(c *gin.Context) {
-	p.showEndpoint(c, http.StatusOK, nil, map[string]string{"added": "The endpoint was added.", "saved": "The change was saved.", "deleted": "The endpoint was deleted."}[c.Query("done")])
+	p.showEndpoint(c, http.StatusOK, endpointView{Done: map[string]string{"added": "The endpoint was added.", "saved": "The change was saved.", "deleted": "The endpoint was deleted."}[c.Query("done")]}, nil)
 }
 
-// showEndpoint renders one endpoint, with the form as it was sent where that was refused.
-func (p *Pages) showEndpoint(c *gin.Context, status int, form *endpointForm, done string) {
+// showEndpoint renders one endpoint; v has what is known of a form that was sent. The form that edits it is filled as it
+// was sent, where that was refused, and else as the endpoint is.
+func (p *Pages) showEndpoint(c *gin.Context, status int, v endpointView, form *endpointForm) {
 	ctx := c.Request.Context()
 	id, ok := p.endpointID(c)
 	if !ok {
@@ -233,7 +243,7 @@ func (p *Pages) showEndpoint(c *gin.Context, status int, form *endpointForm, don
 	if n, err := strconv.ParseInt(c.Query("before"), 10, 64); err == nil {
 		below = n
 	}
-	v := endpointView{Done: done}
+	v.viewer = p.viewer(c)
 	var changes []endpoint.Change
 	var more bool
 	read := func(ctx context.Context, s *projection.Snapshot) (err error) {
@@ -334,7 +344,7 @@ func (p *Pages) putEndpoint(c *gin.Context) {
 	if version := now.Ticket.String(); f.Version != version && c.PostForm("key") == "" {
 		f.Version = version
 		f.refuse(&peer.Refusal{Detail: "it was changed since you opened this page, as its history below says; send the form again to overwrite that"})
-		p.showEndpoint(c, http.StatusConflict, &f, "")
+		p.showEndpoint(c, http.StatusConflict, endpointView{}, &f)
 		return
 	}
 	document, err := f.document(now.Document)
@@ -343,11 +353,16 @@ func (p *Pages) putEndpoint(c *gin.Context) {
 	}
 	got, err := p.send(c, func(key uuid.UUID) (peer.Accepted, error) { return p.Peers.PutEndpoint(ctx, id, document, key) })
 	if refused := p.refusal(ctx, err); refused != nil {
-		f.refuse(refused)
-		p.showEndpoint(c, refused.Status, &f, "")
+		p.putEndpointAgain(c, refused)
 		return
 	}
 	c.Redirect(http.StatusSeeOther, endpointPath(id.String(), "saved", got))
+}
+
+func (p *Pages) putEndpointAgain(c *gin.Context, refused *peer.Refusal) {
+	f := readEndpointForm(c)
+	f.refuse(refused)
+	p.showEndpoint(c, refused.Status, endpointView{}, &f)
 }
 
 func (p *Pages) deleteEndpoint(c *gin.Context) {
@@ -358,8 +373,12 @@ func (p *Pages) deleteEndpoint(c *gin.Context) {
 	}
 	got, err := p.send(c, func(key uuid.UUID) (peer.Accepted, error) { return p.Peers.DeleteEndpoint(ctx, id, key) })
 	if refused := p.refusal(ctx, err); refused != nil {
-		p.fail(c, problem.Problem{Status: refused.Status, Title: "It was not deleted", Detail: refused.Detail})
+		p.deleteEndpointAgain(c, refused)
 		return
 	}
 	c.Redirect(http.StatusSeeOther, endpointPath(id.String(), "deleted", got))
+}
+
+func (p *Pages) deleteEndpointAgain(c *gin.Context, refused *peer.Refusal) {
+	p.showEndpoint(c, refused.Status, endpointView{DeleteRefused: refused}, nil)
 }

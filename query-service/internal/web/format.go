@@ -26,7 +26,7 @@ var functions = template.FuncMap{
 	"took":     took,
 	"secs":     func(f float64) string { return span(time.Duration(f * float64(time.Second))) },
 	"interval": endpoint.FormatInterval,
-	"wrong":    func(f endpointForm, field string) fieldError { return fieldError{field, f.Wrong[field]} },
+	"wrong":    func(wrong map[string]string, field string) fieldError { return fieldError{field, wrong[field]} },
 	"millis":   func(f float64) string { return took(time.Duration(f * float64(time.Millisecond))) },
 }
 

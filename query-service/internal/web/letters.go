@@ -446,6 +446,15 @@ func (p *Pages) discard(c *gin.Context) {
 	c.Redirect(http.StatusSeeOther, afterDecision("discarded", len(positions), done.Position))
 }
 
+// lettersAgain shows what was refused on the page that the form was on.
+func (p *Pages) lettersAgain(c *gin.Context, refused *peer.Refusal) {
+	if at := c.PostForm("position"); c.PostForm("single") != "" {
+		p.showLetter(c, refused.Status, at, deadLetterView{Payload: c.PostForm("payload"), Note: c.PostForm("note"), Refused: refused})
+		return
+	}
+	p.showLetters(c, refused.Status, deadLettersView{Refused: refused})
+}
+
 // afterDecision is the list, once it has the decision in it.
 func afterDecision(done string, count int, at string) string {
 	q := "/dead-letters?done=" + done + "&count=" + strconv.Itoa(count)

@@ -10,8 +10,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/shared/auth"
-	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
-	"github.com/tidemark/tidemark/shared/problem"
 )
 
 // keyCookie carries the key of whoever has logged in. A browser keeps it from every script and from every
@@ -28,25 +26,6 @@ func Key(c *gin.Context) string {
 		return ""
 	}
 	return cookie.Value
-}
-
-// Refuse answers a request that was not let in. Whoever looks at pages is led to the login and back, or
-// reads why on a page; everybody else gets the problem.
-func (p *Pages) Refuse(c *gin.Context, pr problem.Problem) {
-	switch {
-	case strings.HasPrefix(c.FullPath(), "/api/") || !strings.Contains(c.GetHeader("Accept"), "text/html"):
-		sharedhttp.Fail(c, pr)
-	case pr.Status == http.StatusUnauthorized:
-		next := "/"
-		if c.Request.Method == http.MethodGet {
-			next = c.Request.URL.RequestURI()
-		}
-		c.Header("Cache-Control", "no-store")
-		c.Header("WWW-Authenticate", "")
-		c.Redirect(http.StatusSeeOther, "/login?next="+url.QueryEscape(next))
-	default:
-		p.fail(c, pr)
-	}
 }
 
 type loginView struct {
@@ -81,7 +60,7 @@ func (p *Pages) logIn(c *gin.Context) {
 		c.Header("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 		p.render(c, http.StatusTooManyRequests, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "Too many wrong keys came from here. Wait a little."}})
 	default:
-		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "This is no valid key."}})
+		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "Unknown, expired or revoked key."}})
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 const latestRecords = 8
 
 type overviewView struct {
+	viewer
 	statusesView
 	Form       formView
 	Parts      []peer.Part
@@ -38,14 +39,14 @@ func (p *Pages) overview(c *gin.Context) { p.showOverview(c, http.StatusOK, form
 func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	ctx := c.Request.Context()
 	form.Example = instant.Example
-	v := overviewView{Form: form, CommandURL: p.Peers.CommandURL}
+	v := overviewView{viewer: p.viewer(c), Form: form, CommandURL: p.Peers.CommandURL}
 	v.statusesView = p.statuses(ctx, func(ctx context.Context, s *projection.Snapshot) error {
 		page, err := record.List(ctx, s, record.Cursor{}, latestRecords)
 		v.Latest = page.Records
 		return err
 	})
 	v.Parts = p.parts()
-	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Events: projectionEvents, Refresh: v.refresh(), Body: v})
+	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Self: "/", Events: projectionEvents, Refresh: v.refresh(), Body: v})
 }
 
 // parts is what runs, as it was seen last; a page never waits for it.
@@ -73,13 +74,13 @@ func (p *Pages) stamp(c *gin.Context) {
 		key, err = ids.Parse(retry)
 	}
 	if err != nil {
-		p.showOverview(c, http.StatusBadRequest, formView{At: at, Refused: &peer.Refusal{Detail: err.Error()}})
+		p.stampAgain(c, &peer.Refusal{Status: http.StatusBadRequest, Detail: err.Error()})
 		return
 	}
 	sent := time.Now()
 	got, err := p.Peers.Stamp(ctx, at, key)
 	if refused := p.refusal(ctx, err); refused != nil {
-		p.showOverview(c, refused.Status, formView{At: at, Refused: refused})
+		p.stampAgain(c, refused)
 		return
 	}
 	p.Journeys.Stamped(got.ID, sent, time.Now())
@@ -87,6 +88,10 @@ func (p *Pages) stamp(c *gin.Context) {
 		p.Journeys.Follow(ctx, got.ID, place)
 	}
 	c.Redirect(http.StatusSeeOther, ticketPath(got.ID, got.Position))
+}
+
+func (p *Pages) stampAgain(c *gin.Context, refused *peer.Refusal) {
+	p.showOverview(c, refused.Status, formView{At: strings.TrimSpace(c.PostForm("event_timestamp")), Refused: refused})
 }
 
 // ticketPath names the ticket's page. A position needs no escaping in a query, and reads better without.

@@ -230,6 +230,7 @@ func (p *Pages) projections(c *gin.Context) {
 const projectionEvents = "/api/v1/events?watch=projection"
 
 type projectionView struct {
+	viewer
 	statusView
 	Names   []string // of all projections
 	Audited bool     // the form has just been answered
@@ -255,14 +256,14 @@ func (p *Pages) showProjection(c *gin.Context, status int, v projectionView) {
 	if p.failed(c, err) {
 		return
 	}
-	v.statusView, v.Names = p.viewStatus(s), p.names(ctx)
+	v.viewer, v.statusView, v.Names = p.viewer(c), p.viewStatus(s), p.names(ctx)
 	for _, r := range v.Rows {
 		if r.Audit != nil && r.Current {
 			v.AuditRows += r.Audit.RowsFound
 			v.AuditLetters += r.Audit.DeadLettersFound
 		}
 	}
-	p.render(c, status, "projection", layout{Title: "Projection " + name, Here: "/projections", Events: projectionEvents + "&projection=" + url.QueryEscape(name), Refresh: v.refresh(), Body: v})
+	p.render(c, status, "projection", layout{Title: "Projection " + name, Here: "/projections", Self: projectionPath(name), Events: projectionEvents + "&projection=" + url.QueryEscape(name), Refresh: v.refresh(), Body: v})
 }
 
 // names of all projections; none where they cannot be read, which the rest of the page says.
@@ -282,8 +283,12 @@ func (p *Pages) names(ctx context.Context) []string {
 func (p *Pages) audit(c *gin.Context) {
 	ctx, name := c.Request.Context(), c.Param("name")
 	if refused := p.refusal(ctx, p.Peers.Audit(ctx, name)); refused != nil {
-		p.showProjection(c, refused.Status, projectionView{Refused: refused})
+		p.auditAgain(c, refused)
 		return
 	}
 	c.Redirect(http.StatusSeeOther, projectionPath(name)+"?audited=1#audit")
+}
+
+func (p *Pages) auditAgain(c *gin.Context, refused *peer.Refusal) {
+	p.showProjection(c, refused.Status, projectionView{Refused: refused})
 }

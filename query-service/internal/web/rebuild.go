@@ -1,41 +1,55 @@
 package web
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
+	"slices"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/query-service/internal/generation"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
-	consumer "github.com/tidemark/tidemark/shared/api/consumer"
 )
 
 const rebuildEvents = "/api/v1/events?watch=generations"
 
 type rebuildView struct {
+	viewer
 	Projection string
 	Names      []string      // of all projections
 	Down       string        // why no rebuild can be started now; empty where one can, as far as is known
-	Refused    *peer.Refusal // what became of the form that was sent
+	Refused    *peer.Refusal // why the form that was sent did nothing; nil where it was not refused
+	RefusedAt  *int          // generation that the refused form names; nil for the form that starts a rebuild
 	Done       string        // words about the form that was sent
 	Serving    *generationView
 	Current    *generationView // the one on its way
 	Others     []generationView
-	Standby    bool // a rollback could return to one of the others
+	Standby    *generationView // the one of the others that a rollback returns to; nil where there is none
 	Form       rebuildForm
 }
 
-type rebuildForm struct {
-	Kind           string // swap, ready or point
-	RateLimit      string
-	Point          string
-	ReplaceStandby bool
+// At is why the form of a generation was refused; nil where it was not.
+func (v rebuildView) At(generation int) *peer.Refusal {
+	if v.RefusedAt == nil || *v.RefusedAt != generation {
+		return nil
+	}
+	return v.Refused
+}
+
+// RefusedForm reports whether the form that starts a rebuild was refused as a whole, and is shown.
+func (v rebuildView) RefusedForm() bool {
+	return v.Refused != nil && v.RefusedAt == nil && v.Current == nil
+}
+
+// RefusedPlace reports whether the refusal is shown at what it is about, so that the top of the page need not.
+func (v rebuildView) RefusedPlace() bool {
+	if v.RefusedAt == nil {
+		return v.RefusedForm()
+	}
+	named := func(g generationView) bool { return g.Number == *v.RefusedAt }
+	return v.Current != nil && named(*v.Current) || slices.ContainsFunc(v.Others, named)
 }
 
 type generationView struct {
@@ -138,14 +152,23 @@ func (p *Pages) rebuild(c *gin.Context) {
 
 func rebuildPath(name string) string { return projectionPath(name) + "/rebuild" }
 
+// showRebuild renders the page; v has what is known of a form that was sent.
 func (p *Pages) showRebuild(c *gin.Context, status int, v rebuildView) {
-	ctx, name := c.Request.Context(), c.Param("name")
-	list, err := generation.List(ctx, p.Reader, projection.Want{}, projection.Of(name))
-	if p.failed(c, err) {
-		return
+	if list, ok := p.generations(c); ok {
+		p.renderRebuild(c, status, v, list)
 	}
-	v.Projection, v.Names = name, p.names(ctx)
-	l := layout{Title: "Rebuild " + name, Here: "/projections", Events: rebuildEvents + "&projection=" + url.QueryEscape(name)}
+}
+
+// generations reads those of the projection that the path names; where that fails it renders why.
+func (p *Pages) generations(c *gin.Context) ([]generation.Generation, bool) {
+	list, err := generation.List(c.Request.Context(), p.Reader, projection.Want{}, projection.Of(c.Param("name")))
+	return list, !p.failed(c, err)
+}
+
+func (p *Pages) renderRebuild(c *gin.Context, status int, v rebuildView, list []generation.Generation) {
+	ctx, name := c.Request.Context(), c.Param("name")
+	v.viewer, v.Projection, v.Names = p.viewer(c), name, p.names(ctx)
+	l := layout{Title: "Rebuild " + name, Here: "/projections", Self: rebuildPath(name), Events: rebuildEvents + "&projection=" + url.QueryEscape(name)}
 	for _, part := range p.Peers.Parts() {
 		if part.Name == peer.ConsumerService && part.State == peer.Down {
 			v.Down, l.Refresh = part.Words, 3
@@ -160,7 +183,9 @@ func (p *Pages) showRebuild(c *gin.Context, status int, v rebuildView) {
 			v.Current = &view
 		default:
 			v.Others = append(v.Others, view)
-			v.Standby = v.Standby || g.State == generation.Standby
+			if g.State == generation.Standby {
+				v.Standby = &view
+			}
 		}
 		if g.Moving() {
 			l.Refresh = 2
@@ -171,80 +196,4 @@ func (p *Pages) showRebuild(c *gin.Context, status int, v rebuildView) {
 	}
 	l.Body = v
 	p.render(c, status, "rebuild", l)
-}
-
-// startRebuild asks consumer-service for a new generation.
-func (p *Pages) startRebuild(c *gin.Context) {
-	ctx := c.Request.Context()
-	f := rebuildForm{
-		Kind: c.PostForm("kind"), RateLimit: strings.TrimSpace(c.PostForm("rate_limit")),
-		Point: strings.TrimSpace(c.PostForm("point")), ReplaceStandby: c.PostForm("replace_standby") != "",
-	}
-	request, wrong := f.request()
-	if wrong != "" {
-		p.showRebuild(c, http.StatusBadRequest, rebuildView{Form: f, Refused: &peer.Refusal{Detail: wrong}})
-		return
-	}
-	name := c.Param("name")
-	if refused := p.refusal(ctx, p.Peers.StartRebuild(ctx, name, request)); refused != nil {
-		p.showRebuild(c, refused.Status, rebuildView{Form: f, Refused: refused})
-		return
-	}
-	c.Redirect(http.StatusSeeOther, rebuildPath(name)+"?done=started")
-}
-
-// request turns the form into a request, or says what is wrong with it. Whether a point lies in the log is left to
-// consumer-service.
-func (f rebuildForm) request() (consumer.Rebuild, string) {
-	swap := f.Kind == "swap"
-	r := consumer.Rebuild{Swap: &swap}
-	if f.ReplaceStandby {
-		r.ReplaceStandby = &f.ReplaceStandby
-	}
-	switch f.Kind {
-	case "swap", "ready":
-	case "point":
-		if f.Point == "" {
-			return r, "a rebuild to a point needs the point: an instant such as 2026-11-03T00:00:00Z, or a position such as timestamp.command.v1/3@42"
-		}
-		to := made(&r.To)
-		if strings.Contains(f.Point, "@") {
-			to.Position = &f.Point
-		} else {
-			to.Time = &f.Point
-		}
-	default:
-		return r, "choose one of the three kinds of rebuild"
-	}
-	if f.RateLimit != "" {
-		limit, err := strconv.Atoi(strings.ReplaceAll(f.RateLimit, ",", ""))
-		if err != nil || limit < 1 {
-			return r, fmt.Sprintf("%q is no rate limit: it is a whole number of records a second, or nothing for unlimited", f.RateLimit)
-		}
-		r.RateLimit = &limit
-	}
-	return r, ""
-}
-
-// made points *p at a new value, whose type has no name, and returns it.
-func made[T any](p **T) *T {
-	*p = new(T)
-	return *p
-}
-
-// onGeneration makes the handler of a form that names a generation.
-func (p *Pages) onGeneration(do func(ctx context.Context, projection string, generation int) error) gin.HandlerFunc {
-	return func(c *gin.Context) {
-		ctx, name := c.Request.Context(), c.Param("name")
-		n, err := strconv.ParseInt(c.PostForm("generation"), 10, 32)
-		if err != nil || n < 0 {
-			p.refuse(c, "the form names no generation: go back to the page and send it again")
-			return
-		}
-		if refused := p.refusal(ctx, do(ctx, name, int(n))); refused != nil {
-			p.showRebuild(c, refused.Status, rebuildView{Refused: refused})
-			return
-		}
-		c.Redirect(http.StatusSeeOther, rebuildPath(name)+"?done="+c.FullPath()[strings.LastIndex(c.FullPath(), "/")+1:])
-	}
 }

@@ -56,6 +56,14 @@ type Options struct {
 type Pages struct {
 	Options
 	pages map[string]*template.Template
+	forms map[string]form // by the pattern of the path that each is posted to
+}
+
+// form is one form of a page.
+type form struct {
+	submit gin.HandlerFunc // does what the form asks for, and leads on
+	// again shows the page anew, with what was typed and why it was refused at its place.
+	again func(c *gin.Context, refused *peer.Refusal)
 }
 
 // Mount adds the pages to the engine.
@@ -98,28 +106,29 @@ func Mount(o Options) (*Pages, error) {
 	e.GET("/rebuild", func(c *gin.Context) { c.Redirect(http.StatusSeeOther, rebuildPath(record.Projection)) })
 	e.GET("/dead-letters", p.deadLetters)
 	e.GET("/dead-letters/:topic/:place", p.deadLetter)
-	for path, handle := range map[string]gin.HandlerFunc{
-		"/endpoints":                        p.addEndpoint,
-		"/endpoints/:id":                    p.putEndpoint,
-		"/endpoints/:id/delete":             p.deleteEndpoint,
-		"/stamp":                            p.stamp,
-		"/projections/:name/audit":          p.audit,
-		"/dead-letters/review":              p.review,
-		"/dead-letters/redrive":             p.redrive,
-		"/dead-letters/discard":             p.discard,
-		"/projections/:name/rebuild":        p.startRebuild,
-		"/projections/:name/rebuild/verify": p.onGeneration(p.Peers.Prove),
-		"/projections/:name/rebuild/swap":   p.onGeneration(p.Peers.Swap),
-		"/projections/:name/rebuild/drop":   p.onGeneration(p.Peers.Drop),
-	} {
-		e.POST(path, p.form, handle)
+	p.forms = map[string]form{
+		"/endpoints":                        {p.addEndpoint, p.addEndpointAgain},
+		"/endpoints/:id":                    {p.putEndpoint, p.putEndpointAgain},
+		"/endpoints/:id/delete":             {p.deleteEndpoint, p.deleteEndpointAgain},
+		"/stamp":                            {p.stamp, p.stampAgain},
+		"/projections/:name/audit":          {p.audit, p.auditAgain},
+		"/dead-letters/review":              {p.review, p.lettersAgain},
+		"/dead-letters/redrive":             {p.redrive, p.lettersAgain},
+		"/dead-letters/discard":             {p.discard, p.lettersAgain},
+		"/projections/:name/rebuild":        {p.startRebuild, p.startRebuildAgain},
+		"/projections/:name/rebuild/verify": {p.onGeneration(p.Peers.Prove), p.onGenerationAgain},
+		"/projections/:name/rebuild/swap":   {p.onGeneration(p.Peers.Swap), p.onGenerationAgain},
+		"/projections/:name/rebuild/drop":   {p.onGeneration(p.Peers.Drop), p.onGenerationAgain},
+	}
+	for path, f := range p.forms {
+		e.POST(path, p.parseForm, f.submit)
 	}
 	return p, nil
 }
 
-// form stands before every handler of a form and refuses what cannot be read. What another site's page
+// parseForm stands before every handler of a form and refuses what cannot be read. What another site's page
 // has sent has not come as far: the engine refuses it.
-func (p *Pages) form(c *gin.Context) {
+func (p *Pages) parseForm(c *gin.Context) {
 	if err := c.Request.ParseForm(); err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
@@ -133,7 +142,9 @@ func (p *Pages) form(c *gin.Context) {
 type layout struct {
 	Title string
 	Here  string // the page's path in the navigation
-	User  string // the name of the key that is logged in
+	// Self is the page's own address, where it answers a form that is posted to another one; else empty.
+	Self   string
+	Caller *auth.Caller // whose key is logged in; nil without one
 	// Events is what the page's script listens to; empty where the page does not change by itself.
 	Events string
 	// Refresh is the seconds after which a browser without script loads the page again; 0 for never.
@@ -145,7 +156,10 @@ type layout struct {
 func (p *Pages) render(c *gin.Context, status int, name string, l layout) {
 	var b bytes.Buffer
 	if caller, ok := auth.FromContext(c.Request.Context()); ok {
-		l.User = caller.Name
+		l.Caller = &caller
+	}
+	if c.Request.Method == http.MethodPost {
+		l.Refresh = 0 // it would take what was typed away
 	}
 	if err := p.pages[name].Execute(&b, l); err != nil {
 		p.Log.ErrorContext(c.Request.Context(), "a page could not be rendered", "page", name, "err", err)

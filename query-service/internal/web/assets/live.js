@@ -30,7 +30,7 @@
     busy = true;
     last = Date.now();
     try {
-      const res = await fetch(location.pathname + location.search, { headers: { Accept: "text/html" } });
+      const res = await fetch(main.dataset.self || location.pathname + location.search, { headers: { Accept: "text/html" } });
       const page = parser.parseFromString(await res.text(), "text/html");
       for (const part of document.querySelectorAll("[data-live]")) {
         const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
