@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -19,7 +20,18 @@ import (
 const statusClientGone = 499
 
 // attempt is what a caller needs to send the same command again.
-type attempt struct{ ticket, key string }
+type attempt struct {
+	ticket, key string
+	line        int64 // the number of the line, where key is that of its whole stream; else 0
+}
+
+// retry says how to send it again.
+func (a attempt) retry() string {
+	if a.line > 0 {
+		return fmt.Sprintf("send the stream again from this line on, with from_line=%d and the Idempotency-Key %s", a.line, a.key)
+	}
+	return "send it again with the Idempotency-Key " + a.retryKey()
+}
 
 // retryKey is the caller's own key, or the ticket where the caller sent none: a ticket is a key for its own command.
 func (a attempt) retryKey() string {
@@ -97,8 +109,8 @@ func (f *failures) answer(ctx context.Context, err error, a attempt) failure {
 		f.warn(ctx, err)
 		return failure{problem.Problem{
 			Type: "/problems/outcome-unknown", Title: "Outcome unknown", Status: http.StatusServiceUnavailable,
-			Detail: "the command was handed to the log and no answer came, so it may be there or not; send it again with the Idempotency-Key " +
-				a.retryKey() + " and it counts once in either case",
+			Detail: "the command was handed to the log and no answer came, so it may be there or not; " +
+				a.retry() + " and it counts once in either case",
 			Extra: map[string]string{"ticket": a.ticket, "retry_key": a.retryKey()},
 		}, "1"}
 	case errors.Is(err, door.ErrDown):

@@ -29,6 +29,9 @@ import (
 // older alias is still a retry.
 const route = "POST /api/v1/timestamp"
 
+// streamRoute is that of a stream, whose lines have tickets of their own.
+const streamRoute = "POST /api/v1/timestamps"
+
 // Doors are the ways into the log, one a topic.
 type Doors struct {
 	Timestamps *door.Door // to timestamp.command.v1

@@ -15,6 +15,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/tidemark/tidemark/command-service/internal/door"
+	api "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/event"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/instant"
@@ -67,6 +68,8 @@ type stream struct {
 	gin    *gin.Context
 	http   *http.ResponseController
 	caller string
+	key    string // the Idempotency-Key of the whole stream, or ""
+	first  int64  // the number of its first line
 
 	chunks  chan []entry // closed at the end of reading
 	readErr error        // why reading ended, before the body's end; set before chunks is closed
@@ -76,13 +79,24 @@ type stream struct {
 }
 
 // StampStream accepts a command for each line of the body, and answers each with a line.
-func (s *Server) StampStream(c *gin.Context) {
+func (s *Server) StampStream(c *gin.Context, p api.StampStreamParams) {
 	if err := s.doors.Timestamps.State(); err != nil {
 		s.fail(c, err, attempt{})
 		return
 	}
+	key, caller := keyOf(p.IdempotencyKey), callerOf(c.Request.Context())
+	if p.IdempotencyKey != nil {
+		if _, err := door.PlaceTicket(key, door.Binding{Caller: caller}, 0, s.now()); err != nil { // it is the same for every line
+			s.fail(c, err, attempt{})
+			return
+		}
+	}
+	first := int64(1)
+	if p.FromLine != nil {
+		first = *p.FromLine
+	}
 	st := &stream{
-		server: s, gin: c, http: http.NewResponseController(c.Writer), caller: callerOf(c.Request.Context()),
+		server: s, gin: c, http: http.NewResponseController(c.Writer), caller: caller, key: key, first: first,
 		chunks: make(chan []entry, s.limits.ahead), gone: make(chan struct{}),
 	}
 	if err := st.http.EnableFullDuplex(); err != nil {
@@ -104,7 +118,7 @@ func (s *Server) StampStream(c *gin.Context) {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		r := &lineReader{stream: st, body: c.Request.Body, moved: time.Now()}
+		r := &lineReader{stream: st, body: c.Request.Body, lines: first - 1, seen: first - 1, moved: time.Now()}
 		r.run()
 	}()
 	st.answer(c.Request.Context())
@@ -235,7 +249,7 @@ type lineReader struct {
 	*stream
 	body io.ReadCloser
 
-	lines  int64 // read so far
+	lines  int64 // the number of the last line that was read
 	seen   int64 // lines at the last look at the clock
 	moved  time.Time
 	chunk  []entry
@@ -372,17 +386,24 @@ func (r *lineReader) decode(raw []byte, e *entry) error {
 		}
 	}
 	command := event.TimestampCommand{EventTimestamp: at}
-	if w.id != nil {
-		e.attempt.key = string(w.id)
-		if e.attempt.key == "" {
-			return &door.KeyError{Rule: "it is empty: leave id out to have a new ticket"}
-		}
+	binding := func(route string) door.Binding {
 		wanted := door.Now
 		if named {
 			wanted = instant.Format(at)
 		}
-		command.CommandID, err = r.server.doors.Timestamps.Ticket(e.attempt.key, stampBinding(r.caller, wanted), now)
-	} else {
+		return door.Binding{Caller: r.caller, Route: route, Wanted: wanted}
+	}
+	switch {
+	case w.id != nil:
+		e.attempt.key = string(w.id)
+		if e.attempt.key == "" {
+			return &door.KeyError{Rule: "it is empty: leave id out to have a new ticket"}
+		}
+		command.CommandID, err = door.KeyTicket(e.attempt.key, binding(route), now)
+	case r.key != "":
+		e.attempt.key, e.attempt.line = r.key, e.number
+		command.CommandID, err = door.PlaceTicket(r.key, binding(streamRoute), int(e.number), now)
+	default:
 		// Not the door's own kind, which belongs to one partition: a group this large has a batch for each.
 		command.CommandID, err = ticket.New()
 	}

@@ -355,6 +355,18 @@ type StampInstantParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// StampStreamParams defines parameters for StampStream.
+type StampStreamParams struct {
+	// FromLine The number of the first line of this body.
+	FromLine *int64 `form:"from_line,omitempty" json:"from_line,omitempty"`
+
+	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
+	// text of 1 to 255 printable ASCII characters. A UUIDv7 is itself the ticket (refused when it lies more than 5
+	// minutes ahead of the door's clock); anything else is made into a ticket together with the caller, the route and
+	// what is asked for, so that the same key with another instant, or of another caller, is another command.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // StampAppParams defines parameters for StampApp.
 type StampAppParams struct {
 	// IdempotencyKey A key that is the same on every attempt of one command, so that it counts once: a UUID, or with an API key any
@@ -1024,8 +1036,13 @@ type ClientInterface interface {
 	// as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
 	//
 	// A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
-	// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules; send one with each
-	// line, and the whole stream can be sent again when it breaks. A line is at most 4,096 bytes long.
+	// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
+	// bytes long.
+	//
+	// **Send it again when it breaks.** With an `Idempotency-Key` of the stream, or an `id` in each line, every line counts
+	// once, however often it is sent. The ticket of a line without an `id` is then made of the caller, the key, the line's
+	// number and its instant, so a line may be written another way, and may not change its place. Every line counts,
+	// refused ones and empty ones too. `from_line` is the number of the first line that is sent, where a stream goes on.
 	//
 	// An answer is `{"line": 1, "id": "…", "position": "…"}`, or `{"line": 2, "error": {…}}` with the problem that a
 	// request of its own would have been answered with; the lines after it go on. A line is accepted, or its outcome is
@@ -1035,7 +1052,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /api/v1/timestamps (the `StampStream` operationId).
-	StampStreamWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	StampStreamWithBody(ctx context.Context, params *StampStreamParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StampAppWithBody The older alias of POST /api/v1/timestamp
 	//
@@ -1323,8 +1340,13 @@ func (c *Client) StampInstant(ctx context.Context, instant string, params *Stamp
 // as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
 //
 // A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
-// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules; send one with each
-// line, and the whole stream can be sent again when it breaks. A line is at most 4,096 bytes long.
+// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
+// bytes long.
+//
+// **Send it again when it breaks.** With an `Idempotency-Key` of the stream, or an `id` in each line, every line counts
+// once, however often it is sent. The ticket of a line without an `id` is then made of the caller, the key, the line's
+// number and its instant, so a line may be written another way, and may not change its place. Every line counts,
+// refused ones and empty ones too. `from_line` is the number of the first line that is sent, where a stream goes on.
 //
 // An answer is `{"line": 1, "id": "…", "position": "…"}`, or `{"line": 2, "error": {…}}` with the problem that a
 // request of its own would have been answered with; the lines after it go on. A line is accepted, or its outcome is
@@ -1334,8 +1356,8 @@ func (c *Client) StampInstant(ctx context.Context, instant string, params *Stamp
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /api/v1/timestamps (the `StampStream` operationId).
-func (c *Client) StampStreamWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewStampStreamRequestWithBody(c.Server, contentType, body)
+func (c *Client) StampStreamWithBody(ctx context.Context, params *StampStreamParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStampStreamRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1735,7 +1757,7 @@ func NewStampInstantRequest(server string, instant string, params *StampInstantP
 }
 
 // NewStampStreamRequestWithBody constructs an http.Request for the StampStream method, with any body, and a specified content type
-func NewStampStreamRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewStampStreamRequestWithBody(server string, params *StampStreamParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1753,12 +1775,54 @@ func NewStampStreamRequestWithBody(server string, contentType string, body io.Re
 		return nil, err
 	}
 
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.FromLine != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from_line", *params.FromLine, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -2013,8 +2077,13 @@ type ClientWithResponsesInterface interface {
 	// as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
 	//
 	// A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
-	// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules; send one with each
-	// line, and the whole stream can be sent again when it breaks. A line is at most 4,096 bytes long.
+	// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
+	// bytes long.
+	//
+	// **Send it again when it breaks.** With an `Idempotency-Key` of the stream, or an `id` in each line, every line counts
+	// once, however often it is sent. The ticket of a line without an `id` is then made of the caller, the key, the line's
+	// number and its instant, so a line may be written another way, and may not change its place. Every line counts,
+	// refused ones and empty ones too. `from_line` is the number of the first line that is sent, where a stream goes on.
 	//
 	// An answer is `{"line": 1, "id": "…", "position": "…"}`, or `{"line": 2, "error": {…}}` with the problem that a
 	// request of its own would have been answered with; the lines after it go on. A line is accepted, or its outcome is
@@ -2024,7 +2093,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/timestamps (the `StampStream` operationId).
-	StampStreamWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StampStreamResponse, error)
+	StampStreamWithBodyWithResponse(ctx context.Context, params *StampStreamParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StampStreamResponse, error)
 
 	// StampAppWithBodyWithResponse The older alias of POST /api/v1/timestamp
 	//
@@ -3294,8 +3363,13 @@ func (c *ClientWithResponses) StampInstantWithResponse(ctx context.Context, inst
 // as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
 //
 // A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
-// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules; send one with each
-// line, and the whole stream can be sent again when it breaks. A line is at most 4,096 bytes long.
+// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
+// bytes long.
+//
+// **Send it again when it breaks.** With an `Idempotency-Key` of the stream, or an `id` in each line, every line counts
+// once, however often it is sent. The ticket of a line without an `id` is then made of the caller, the key, the line's
+// number and its instant, so a line may be written another way, and may not change its place. Every line counts,
+// refused ones and empty ones too. `from_line` is the number of the first line that is sent, where a stream goes on.
 //
 // An answer is `{"line": 1, "id": "…", "position": "…"}`, or `{"line": 2, "error": {…}}` with the problem that a
 // request of its own would have been answered with; the lines after it go on. A line is accepted, or its outcome is
@@ -3305,8 +3379,8 @@ func (c *ClientWithResponses) StampInstantWithResponse(ctx context.Context, inst
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/timestamps (the `StampStream` operationId).
-func (c *ClientWithResponses) StampStreamWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StampStreamResponse, error) {
-	rsp, err := c.StampStreamWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) StampStreamWithBodyWithResponse(ctx context.Context, params *StampStreamParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StampStreamResponse, error) {
+	rsp, err := c.StampStreamWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4427,7 +4501,7 @@ type ServerInterface interface {
 	StampInstant(c *gin.Context, instant string, params StampInstantParams)
 	// StampStream Stamp many instants in one stream
 	// (POST /api/v1/timestamps)
-	StampStream(c *gin.Context)
+	StampStream(c *gin.Context, params StampStreamParams)
 	// StampApp The older alias of POST /api/v1/timestamp
 	// (POST /app)
 	StampApp(c *gin.Context, params StampAppParams)
@@ -4698,6 +4772,41 @@ func (siw *ServerInterfaceWrapper) StampInstant(c *gin.Context) {
 // StampStream operation middleware
 func (siw *ServerInterfaceWrapper) StampStream(c *gin.Context) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StampStreamParams
+
+	// ------------- Optional query parameter "from_line" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from_line", c.Request.URL.Query(), &params.FromLine, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter from_line: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
 		if c.IsAborted() {
@@ -4705,7 +4814,7 @@ func (siw *ServerInterfaceWrapper) StampStream(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.StampStream(c)
+	siw.Handler.StampStream(c, params)
 }
 
 // StampApp operation middleware

@@ -60,6 +60,7 @@ type bulkResult struct {
 // what the log did not take, goes again under the same key. So a line counts once, however often it was sent.
 type bulk struct {
 	*command
+	file     string
 	key      uuid.UUID
 	from     int64
 	patience time.Duration
@@ -84,7 +85,7 @@ type bulk struct {
 
 // stampFile sends the file, which may be "-" for the standard input.
 func (c *command) stampFile(ctx context.Context, file, key string, from int64, patience time.Duration) error {
-	b := &bulk{command: c, from: from, patience: patience}
+	b := &bulk{command: c, file: file, from: from, patience: patience, lineOut: bufio.NewWriterSize(c.Out, 64<<10)}
 	b.changed = sync.NewCond(&b.mu)
 	var err error
 	if b.key, err = bulkKey(key); err != nil {
@@ -108,12 +109,14 @@ func (c *command) stampFile(ctx context.Context, file, key string, from int64, p
 	}
 	defer services.Close()
 
+	// Said before anything is sent: whatever ends this process, the run can go on.
+	fmt.Fprintf(c.Err, "tidemark: the key of this run is %s; should it be cut, this goes on, and no line counts twice: %s\n", b.key, b.goOn(from))
 	go b.read(in) // it ends with the input, or with the process: a read of a terminal cannot be called off
 	began := time.Now()
 	err = b.run(ctx, services, total)
 	b.result.Seconds = time.Since(began).Seconds()
 	b.result.Rate = float64(b.result.Accepted) / max(b.result.Seconds, 1e-3)
-	return b.report(file, err)
+	return b.report(err)
 }
 
 // bulkKey is the key that the lines' own keys are made of: a UUIDv7, whose time they all bear, so that their tickets
@@ -338,17 +341,34 @@ func (b *bulk) settled(line bulkLine) {
 	b.bytes += line.size
 }
 
-// printAnswer prints the answer of one line, where JSON is wanted.
+// printAnswer prints the answer of one line, where JSON is wanted or the lines come from the standard input, which may be
+// without end. What was printed goes out when no more answers are awaited, and each time that show looks.
 func (b *bulk) printAnswer(a bulkAnswer) {
-	if b.output == "json" {
+	switch {
+	case b.output == "json":
 		text, _ := json.Marshal(a) // strings always marshal
 		_, _ = b.lineOut.Write(append(text, '\n'))
+	case b.file == "-" && a.Error == nil:
+		fmt.Fprintf(b.lineOut, "line %d  %s  %s\n", a.Line, a.ID, a.Position)
+	case b.file == "-":
+		fmt.Fprintf(b.lineOut, "line %d  refused: %s\n", a.Line, a.Error.Words())
 	}
+	if len(b.sent) == 0 {
+		_ = b.lineOut.Flush() // what reads it may be gone
+	}
+}
+
+// goOn is the command that continues a run.
+func (b *bulk) goOn(from int64) string {
+	again := fmt.Sprintf("tidemark stamp --file %s --key %s", quoted(b.file), b.key)
+	if from > 1 {
+		again += " --from-line " + strconv.FormatInt(from, 10)
+	}
+	return again
 }
 
 // run sends until every line is settled, or until nothing was settled for as long as the patience goes.
 func (b *bulk) run(ctx context.Context, services *client.Client, total int64) error {
-	b.lineOut = bufio.NewWriterSize(b.Out, 64<<10)
 	defer func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -427,6 +447,7 @@ func (b *bulk) show(p *progress, total int64, giveUp context.CancelCauseFunc, do
 			note += fmt.Sprintf(", waiting for the door since %.0f s", quiet.Seconds())
 		}
 		settled := b.bytes
+		_ = b.lineOut.Flush()
 		b.mu.Unlock()
 		p.at(settled, total, "stamping", note)
 		if waiting && quiet > b.patience {
@@ -436,7 +457,7 @@ func (b *bulk) show(p *progress, total int64, giveUp context.CancelCauseFunc, do
 }
 
 // report says what became of the file, and how to go on where it is not done.
-func (b *bulk) report(file string, failure error) error {
+func (b *bulk) report(failure error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := &b.result
@@ -479,12 +500,9 @@ func (b *bulk) report(file string, failure error) error {
 	if r.First > 0 {
 		where = fmt.Sprintf("every line below %d is settled", r.First)
 	}
-	again := fmt.Sprintf("tidemark stamp --file %s --key %s", quoted(file), r.Key)
-	if r.First > 1 {
-		again += " --from-line " + strconv.FormatInt(r.First, 10)
-	}
+	again := b.goOn(r.First)
 	advice := "This sends the rest; lines that were accepted already count once: " + again
-	if file == "-" {
+	if b.file == "-" {
 		advice = "Feed the same input to this for the rest; lines that were accepted already count once: " + again
 	}
 	return end(uncertain, "%w\n%d lines were accepted; %d were sent and their outcome is unknown; %s.\n%s", failure, r.Accepted, r.Unheard, where, advice)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -26,6 +27,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if args := os.Getenv("TIDEMARK_TEST_ARGS"); args != "" { // a process of its own: see asProcess
+		os.Exit(cli.Run(context.Background(), strings.Split(args, " "), cli.Surroundings{
+			Environ: map[string]string{"COMMAND_URL": os.Getenv("TIDEMARK_TEST_URL")}, In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		}))
+	}
 	// Sarama's metrics keep one goroutine for the life of the process.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
 }

@@ -35,7 +35,10 @@ With --file every line of a file is a command: an RFC 3339 instant, or JSON as t
 {"event_timestamp":"…","id":"…"}, both members optional); empty lines are passed over. The lines go over one stream, and
 again when it breaks or the log is down, for as long as --retry-for lasts without a line accepted. Every line has a key,
 its own id or one made of --key, its number and its content: a run that did not get to its end says how to go on, and
-nothing counts twice. --output json prints a line for each: its number, ticket, position and key, or its error.
+nothing counts twice. The key is printed on the standard error output before anything is sent, so a run that was cut in any
+way, by a signal or a closed pipe too, goes on with --key, from its beginning or from --from-line. Lines of the standard
+input are answered as their answers come; so is every line with --output json: its number, ticket, position and key, or
+its error.
 ` + exitStatuses,
 		Example: "  tidemark stamp 2009-09-28T19:03:12Z --wait\n  tidemark stamp --file instants.txt --output json > tickets.ndjson\n  tail -f instants.txt | tidemark stamp --file -",
 		Args:    cobra.MaximumNArgs(1),

@@ -45,7 +45,7 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 		return &watchedConn{Conn: conn, closed: lost}, nil
 	}
 	defer transport.CloseIdleConnections()
-	req, err := command.NewStampStreamRequestWithBody(c.server(service.Command), "application/x-ndjson", io.NopCloser(body))
+	req, err := command.NewStampStreamRequestWithBody(c.server(service.Command), nil, "application/x-ndjson", io.NopCloser(body))
 	if err != nil {
 		return err
 	}
