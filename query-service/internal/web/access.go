@@ -61,7 +61,7 @@ func (p *Pages) formAgain(c *gin.Context, pr problem.Problem) bool {
 	if !isForm || c.Request.Method != http.MethodPost {
 		return false
 	}
-	if caller, known := auth.FromContext(c.Request.Context()); !known && p.Engine.Locked() {
+	if _, known := auth.FromContext(c.Request.Context()); !known && p.Engine.Locked() {
 		if caller, _, known = p.Engine.Admit(c, Key(c)); !known {
 			return false
 		}
