@@ -106,8 +106,8 @@ func setGenerations(t *testing.T, db *testdb.DB, list ...aGeneration) {
 		db.Must(t, `DROP SCHEMA IF EXISTS `+schema+` CASCADE`)
 		db.Must(t, `CREATE SCHEMA `+schema)
 		db.Must(t, `CREATE TABLE `+schema+`.projection_progress (LIKE public.projection_progress INCLUDING ALL)`)
-		db.Must(t, `INSERT INTO `+schema+`.projection_progress (topic, partition, epoch, first_offset, next_offset, applied, log_end)
-			VALUES ('timestamp.command.v1', 0, 1, 0, $1, $1, $2)`, g.done, g.end)
+		db.Must(t, `INSERT INTO `+schema+`.projection_progress (topic, partition, epoch, first_offset, next_offset, applied, log_end, log_end_at)
+			VALUES ('timestamp.command.v1', 0, 1, 0, $1, $1, $2, now())`, g.done, g.end)
 		db.Must(t, `INSERT INTO generation_progress (projection, generation, sampled_at, rate, eta_seconds, bottleneck, stalled_since, note)
 			VALUES ('timestamps', $1, now(), $2, nullif($3, 0.0::float8), 'postgres', CASE WHEN $4 THEN now() END, $5)`, g.number, g.rate, g.eta, g.stalled, g.note)
 	}
@@ -138,6 +138,15 @@ func TestThePageOfARebuild(t *testing.T) {
 	} {
 		require.Contains(t, page.body, words)
 	}
+	require.Contains(t, s.page(t, at+"?done=started").body, "The rebuild has been asked for.")
+	require.NotContains(t, s.page(t, at+"?done=drop").body, `role="status"`, "nothing of the kind is under way")
+	db.Must(t, `UPDATE timestamps_g1.projection_progress SET log_end_at = now() - interval '11 s'`)
+	db.Must(t, `UPDATE generation_progress SET sampled_at = now() - interval '11 s'`)
+	old := s.page(t, at).body
+	require.Contains(t, old, "4,123,456 of 10,000,000 records as of the last look, 41.2%; how fast it goes is not known now.")
+	require.NotContains(t, old, "312,400", "a rate that nobody measures any more")
+	kept := s.get(t, "/api/v1/projections/timestamps/generations").object(t)["generations"].([]any)
+	require.Nil(t, kept[1].(map[string]any)["progress"].(map[string]any)["lag"])
 	require.NotContains(t, page.body, "Start a rebuild", "one at a time")
 	require.NotContains(t, page.body, "Verify and swap", "it is still filling")
 
@@ -168,7 +177,7 @@ func TestThePageOfARebuild(t *testing.T) {
 	setGenerations(t, db, aGeneration{number: 1, state: "serving"}, aGeneration{number: 2, state: "held", point: "timestamp.command.v1/3@42"},
 		aGeneration{number: 0, state: "standby", proof: proof, done: 4, end: 7}, aGeneration{number: 3, state: "dropping"})
 	page = s.page(t, at)
-	for _, words := range []string{"Generation 1 serves every read.", "Roll back to generation 0…", "Verified: both hold the same", "consumer lag: 3", "Holds the tables as they were", "timestamp.command.v1/3@42", "Drop generation 2", "drop the standby, generation 0, first", refresh} {
+	for _, words := range []string{"Generation 1 serves every read.", "Roll back to generation 0…", "Verified: both hold the same", "Consumer lag: 3", "Holds the tables as they were", "timestamp.command.v1/3@42", "Drop generation 2", "drop the standby, generation 0, first", refresh} {
 		require.Contains(t, page.body, words)
 	}
 	require.NotContains(t, page.body, "Drop generation 1<", "what serves is not to be dropped")
@@ -209,7 +218,7 @@ func TestTheFormsOfARebuild(t *testing.T) {
 		require.Equal(t, "/projections/timestamps/rebuild?done=started", a.header.Get("Location"))
 		o.was(t, "POST /api/v1/projections/timestamps/generations "+tc.asked)
 	}
-	require.Contains(t, s.page(t, "/projections/timestamps/rebuild?done=started").body, "The rebuild has been asked for.")
+	require.NotContains(t, s.page(t, "/projections/timestamps/rebuild?done=started").body, "has been asked for", "the notice goes when its matter has ended")
 	for path, asked := range map[string]string{
 		"verify": "POST /api/v1/projections/timestamps/generations/1/proof", "swap": "POST /api/v1/projections/timestamps/generations/1/swap", "drop": "DELETE /api/v1/projections/timestamps/generations/1",
 	} {
@@ -218,7 +227,6 @@ func TestTheFormsOfARebuild(t *testing.T) {
 		require.Equal(t, 303, a.status, a.body)
 		require.Equal(t, "/projections/timestamps/rebuild?done="+path, a.header.Get("Location"))
 		o.was(t, asked)
-		require.Contains(t, s.page(t, "/projections/timestamps/rebuild?done="+path).body, `role="status"`)
 	}
 
 	o.will(202, `{}`)

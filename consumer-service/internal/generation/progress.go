@@ -7,54 +7,40 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/shared/loop"
+	"github.com/tidemark/tidemark/shared/pace"
 )
 
 const (
-	sampleEvery  = time.Second
-	sampleWindow = 10 * time.Second
+	sampleEvery = time.Second
 	// stallAfter is how long nothing may move while there is something to read.
 	stallAfter = 15 * time.Second
 )
 
-// reading is one look at how far a generation is.
-type reading struct {
-	at        time.Time
-	done, lag int64
-}
-
 // history is what the driver has seen of one generation.
 type history struct {
-	readings []reading // oldest first
-	moved    time.Time // when it last moved, or had nothing to read
+	readings []pace.Reading // oldest first
+	moved    time.Time      // when it last moved, or had nothing to read
 	warned   bool
 }
 
-func (h *history) add(r reading) {
-	n := len(h.readings)
-	if n == 0 || h.readings[n-1].done != r.done || r.lag == 0 {
-		h.moved = r.at
+func (h *history) add(at time.Time, done, lag int64) {
+	if n := len(h.readings); n == 0 || h.readings[n-1].Done != done || lag == 0 {
+		h.moved = at
 	}
-	h.readings = append(h.readings, r)
-	for len(h.readings) > 2 && r.at.Sub(h.readings[0].at) > sampleWindow {
+	h.readings = append(h.readings, pace.Reading{At: at, Done: done, Lag: &lag})
+	for len(h.readings) > 2 && at.Sub(h.readings[1].At) > pace.Window {
 		h.readings = h.readings[1:]
 	}
 }
 
-// pace is the rate of the last seconds, and the seconds until it has caught up at the rate at which the lag
-// shrinks: records that come in meanwhile have to be read as well.
+// pace is the rate of the last seconds, 0 until it was measured for long enough, and the seconds until it has caught up.
 func (h *history) pace() (rate float64, eta *float64) {
-	first, last := h.readings[0], h.readings[len(h.readings)-1]
-	seconds := last.at.Sub(first.at).Seconds()
-	if seconds <= 0 {
-		return 0, nil
+	measured := pace.Of(h.readings)
+	if measured.Rate != nil {
+		rate = *measured.Rate
 	}
-	rate = float64(last.done-first.done) / seconds
-	if last.lag == 0 {
-		zero := 0.0
-		return rate, &zero
-	}
-	if shrinks := float64(first.lag-last.lag) / seconds; shrinks > 0 {
-		left := float64(last.lag) / shrinks
+	if measured.ETA != nil {
+		left := measured.ETA.Seconds()
 		eta = &left
 	}
 	return rate, eta
@@ -62,7 +48,7 @@ func (h *history) pace() (rate float64, eta *float64) {
 
 // stalled is since when nothing has moved, where that is too long.
 func (h *history) stalled() *time.Time {
-	if last := h.readings[len(h.readings)-1]; last.at.Sub(h.moved) >= stallAfter {
+	if last := h.readings[len(h.readings)-1]; last.At.Sub(h.moved) >= stallAfter {
 		return &h.moved
 	}
 	return nil
@@ -102,7 +88,7 @@ func (s *Service) sampleAll(ctx context.Context, seen map[int]*history) error {
 			h = &history{}
 			seen[g.Number] = h
 		}
-		h.add(reading{time.Now(), g.Progress.Done, g.Progress.Lag()})
+		h.add(time.Now(), g.Progress.Done, g.Progress.Lag())
 		s.Metrics.lag.WithLabelValues(s.name(), string(g.State)).Set(float64(g.Progress.Lag()))
 		stalled, err := s.saveProgress(ctx, g, h)
 		if err != nil {

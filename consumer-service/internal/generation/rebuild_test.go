@@ -419,7 +419,7 @@ func TestPaceIsHonest(t *testing.T) {
 	t.Parallel()
 	h := &history{}
 	at := func(second int, done, lag int64) {
-		h.add(reading{day.Add(time.Duration(second) * time.Second), done, lag})
+		h.add(day.Add(time.Duration(second)*time.Second), done, lag)
 	}
 	at(0, 0, 1000)
 	rate, eta := h.pace()

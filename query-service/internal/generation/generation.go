@@ -38,6 +38,7 @@ type Generation struct {
 	RequestedAt time.Time
 	StateSince  time.Time
 	SwapWanted  bool
+	ProofWanted bool
 	RateLimit   *int    // records a second; nil for none
 	Point       *string // the time or position it is filled to; nil where it follows the log
 	Progress    Progress
@@ -69,7 +70,9 @@ func (g Generation) fed() bool {
 // Progress is how far a generation is filled, over its partitions.
 type Progress struct {
 	Done       int64 // offsets passed since the first one
-	Total      int64 // from the first one to the log's end, or to the point
+	Total      int64 // from the first one to the log's end as it was last read, or to the point
+	Current    bool  // the log's end was read within the last seconds, or there is a point: the lag is known
+	Measured   bool  // consumer-service has measured what follows within the last seconds; else it is zero
 	Rate       float64
 	ETASeconds *float64 // until it has caught up; nil where that is not known
 	Bottleneck string   // kafka, consumer, postgres, throttle or none
@@ -77,8 +80,14 @@ type Progress struct {
 	Note       string // the last trouble, in words
 }
 
-// Lag is what is still to be read.
-func (p Progress) Lag() int64 { return max(p.Total-p.Done, 0) }
+// Lag is what is still to be read; nil where that is not known.
+func (p Progress) Lag() *int64 {
+	if !p.Current {
+		return nil
+	}
+	lag := max(p.Total-p.Done, 0)
+	return &lag
+}
 
 // Percent is 100 where there is nothing to read.
 func (p Progress) Percent() float64 {

@@ -66,6 +66,8 @@ type row struct {
 	RequestedAt time.Time  `db:"requested_at"`
 	StateSince  time.Time  `db:"state_since"`
 	SwapWanted  bool       `db:"swap_wanted"`
+	ProofWanted bool       `db:"proof_wanted"`
+	Measured    bool       `db:"measured"`
 	RateLimit   *int       `db:"rate_limit"`
 	Point       *string    `db:"point"`
 	Stops       []byte     `db:"stops"`
@@ -81,11 +83,11 @@ type row struct {
 func listProjection(ctx context.Context, s *projection.Snapshot, of projection.Served) ([]Generation, error) {
 	var rows []row
 	err := s.Select(ctx, &rows, `
-SELECT g.generation, g.schema_name, g.state, g.epoch, g.group_name, g.requested_at, g.state_since, g.swap_wanted,
-	g.rate_limit, g.point, g.stops, g.proof, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note,
+SELECT g.generation, g.schema_name, g.state, g.epoch, g.group_name, g.requested_at, g.state_since, g.swap_wanted, g.proof_wanted,
+	coalesce(p.sampled_at > now() - $2 * interval '1 second', false) AS measured, g.rate_limit, g.point, g.stops, g.proof, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note,
 	to_regclass(format('%I.projection_progress', g.schema_name)) IS NOT NULL AS has_tables
 FROM public.projection_generations g LEFT JOIN public.generation_progress p USING (projection, generation)
-WHERE g.projection = $1 ORDER BY g.state IN ('serving', 'swapping') DESC, g.generation DESC`, of.Name)
+WHERE g.projection = $1 ORDER BY g.state IN ('serving', 'swapping') DESC, g.generation DESC`, of.Name, projection.FreshFor.Seconds())
 	if err != nil {
 		return nil, fmt.Errorf("list the generations of %s: %w", of.Name, err)
 	}
@@ -116,10 +118,14 @@ WHERE g.projection = $1 ORDER BY g.state IN ('serving', 'swapping') DESC, g.gene
 func (r row) generation(of string) (Generation, map[int32]int64, error) {
 	g := Generation{
 		Projection: of, Number: r.Number, State: r.State, Epoch: r.Epoch, Schema: r.Schema, RequestedAt: r.RequestedAt, StateSince: r.StateSince,
-		SwapWanted: r.SwapWanted, RateLimit: r.RateLimit, Point: r.Point, Progress: Progress{Bottleneck: "none"},
+		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point, Progress: Progress{Bottleneck: "none"},
 	}
-	if r.Rate != nil && !g.Serves() { // what there is of the serving one is of its time as a candidate
-		g.Progress.Rate, g.Progress.ETASeconds, g.Progress.Bottleneck = *r.Rate, r.ETA, *r.Bottleneck
+	if r.Measured && !g.Serves() { // what there is of the serving one is of its time as a candidate
+		g.Progress.Measured = true
+		if g.State == Filling { // later it keeps up: what takes time then is no reading
+			g.Progress.ETASeconds = r.ETA
+		}
+		g.Progress.Rate, g.Progress.Bottleneck = *r.Rate, *r.Bottleneck
 		g.Progress.Stalled, g.Progress.Note = r.Stalled, *r.Note
 	}
 	var stops map[int32]int64
@@ -144,16 +150,20 @@ func (g *Generation) readProgress(ctx context.Context, s *projection.Snapshot, s
 		First     int64 `db:"first_offset"`
 		Next      int64 `db:"next_offset"`
 		End       int64 `db:"log_end"`
+		Fresh     bool  `db:"fresh"`
 	}
 	err := s.Select(ctx, &rows, `
-SELECT partition, first_offset, next_offset, greatest(log_end, next_offset) AS log_end FROM `+postgres.Qualified(g.Schema, schema.Progress))
+SELECT partition, first_offset, next_offset, greatest(log_end, next_offset) AS log_end,
+	coalesce(log_end_at > now() - $1 * interval '1 second', false) AS fresh FROM `+postgres.Qualified(g.Schema, schema.Progress), projection.FreshFor.Seconds())
 	if err != nil {
 		return fmt.Errorf("read the progress of generation %d of %s: %w", g.Number, g.Projection, err)
 	}
+	g.Progress.Current = len(rows) > 0
 	for _, r := range rows {
 		if stops != nil {
-			r.End = stops[r.Partition]
+			r.End, r.Fresh = stops[r.Partition], true
 		}
+		g.Progress.Current = g.Progress.Current && r.Fresh
 		g.Progress.Done += r.Next - r.First
 		g.Progress.Total += max(r.End-r.First, 0)
 	}

@@ -221,7 +221,7 @@ func (p *Pacer) Collect(out chan<- prometheus.Metric) {
 		age := func(at time.Time) time.Duration { return max(newest.At.Sub(at)+time.Since(newest.taken), 0) }
 		if at := newest.LogEndAt; at != nil {
 			gauge(logEndMetric, age(*at).Seconds())
-			if newest.Lag != nil && age(*at) <= freshFor {
+			if newest.Lag != nil && age(*at) <= FreshFor {
 				gauge(lagMetric, float64(*newest.Lag))
 			}
 		}

@@ -7,10 +7,10 @@ import (
 	"github.com/tidemark/tidemark/shared/pace"
 )
 
-// freshFor is how old a log end or a watermark may be, by the database's clock. The consumer asks for log ends each second;
+// FreshFor is how old a log end or a watermark may be, by the database's clock. The consumer asks for log ends each second;
 // the rest is for one that is slow, or whose group has just changed hands. Of a partition whose log end is older nobody
 // knows the lag.
-const freshFor = 10 * time.Second
+const FreshFor = 10 * time.Second
 
 // State is what a projection is doing, in one word.
 type State string
@@ -18,7 +18,7 @@ type State string
 // The states, the worst first.
 const (
 	Refused    State = "refused"     // a process stopped it, since going on would make the tables wrong
-	Down       State = "down"        // it was projected before, and nobody has read the end of its log for freshFor
+	Down       State = "down"        // it was projected before, and nobody has read the end of its log for FreshFor
 	Rebuilding State = "rebuilding"  // its epoch has not caught up with the log once
 	CatchingUp State = "catching_up" // some partition has had a lag for a while, or nobody knows its lag
 	Serving    State = "serving"     // it keeps up with the log
@@ -63,7 +63,7 @@ type Partition struct {
 
 // fresh reports whether the log's end was read lately.
 func (p Partition) fresh(now time.Time) bool {
-	return p.LogEnd != nil && p.LogEndAt != nil && now.Sub(*p.LogEndAt) <= freshFor
+	return p.LogEnd != nil && p.LogEndAt != nil && now.Sub(*p.LogEndAt) <= FreshFor
 }
 
 // Lag is how many offsets are not projected yet; nil where the log's end is not known as of now, by the database's clock.
@@ -84,7 +84,7 @@ func (p Partition) Done() int64 { return p.NextOffset - p.FirstOffset }
 
 func (p Partition) catchingUp(now time.Time) bool {
 	lag := p.Lag(now)
-	return (lag == nil || *lag > 0) && (p.CaughtUpAt == nil || now.Sub(*p.CaughtUpAt) > freshFor)
+	return (lag == nil || *lag > 0) && (p.CaughtUpAt == nil || now.Sub(*p.CaughtUpAt) > FreshFor)
 }
 
 // Audit is the newest comparison of one partition's counts with what its tables hold.

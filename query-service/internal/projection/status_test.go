@@ -62,7 +62,7 @@ func TestALagWhoseLogEndIsOldIsUnknown(t *testing.T) {
 	require.Nil(t, s.Totals().LagUnknownSince)
 	require.Equal(t, Serving, s.State())
 
-	old := noon.Add(-freshFor - time.Second)
+	old := noon.Add(-FreshFor - time.Second)
 	s.Partitions[1].LogEndAt = &old
 	require.Nil(t, s.Totals().Lag, "one partition whose lag nobody knows")
 	require.Equal(t, old, *s.Totals().LagUnknownSince)
@@ -100,7 +100,7 @@ func TestReplayTellsHowFarAndHowLong(t *testing.T) {
 	s.Pace = pace.Measure{Rate: &rate, Stuck: true}
 	require.True(t, s.Replay().Stuck)
 
-	s.ReadAt = noon.Add(freshFor)
+	s.ReadAt = noon.Add(FreshFor)
 	r = s.Replay()
 	require.Equal(t, []any{int64(750), (*int64)(nil), (*time.Duration)(nil), false}, []any{r.Done, r.Total, r.ETA, r.Stuck}, "the log's end was read too long ago")
 

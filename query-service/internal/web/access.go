@@ -62,7 +62,8 @@ func (p *Pages) formAgain(c *gin.Context, pr problem.Problem) bool {
 		return false
 	}
 	if _, known := auth.FromContext(c.Request.Context()); !known && p.Engine.Locked() {
-		if caller, _, known = p.Engine.Admit(c, Key(c)); !known {
+		caller, _, admitted := p.Engine.Admit(c, Key(c))
+		if !admitted {
 			return false
 		}
 		c.Request = c.Request.WithContext(auth.WithCaller(c.Request.Context(), caller))

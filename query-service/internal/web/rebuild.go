@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -17,12 +18,13 @@ const rebuildEvents = "/api/v1/events?watch=generations"
 
 type rebuildView struct {
 	viewer
+	asked      string // which form was sent
 	Projection string
 	Names      []string      // of all projections
 	Down       string        // why no rebuild can be started now; empty where one can, as far as is known
 	Refused    *peer.Refusal // why the form that was sent did nothing; nil where it was not refused
 	RefusedAt  *int          // generation that the refused form names; nil for the form that starts a rebuild
-	Done       string        // words about the form that was sent
+	Done       string        // words about the form that was sent, for as long as what it asked for is under way
 	Serving    *generationView
 	Current    *generationView // the one on its way
 	Others     []generationView
@@ -54,8 +56,9 @@ func (v rebuildView) RefusedPlace() bool {
 
 type generationView struct {
 	generation.Generation
-	Width string // of the bar
-	Steps []step
+	Width    string // of the bar
+	Steps    []step
+	Swapping bool // it is just being swapped in
 }
 
 // step is one stage of a rebuild: done, now, open or failed.
@@ -69,6 +72,22 @@ func (g generationView) Bottleneck() string {
 		"postgres": "Postgres: it does not take rows any faster",
 		"throttle": "the rate limit that was asked for",
 	}[g.Progress.Bottleneck]
+}
+
+// Pace says how fast a fill goes and when it ends, or that nobody knows.
+func (g generationView) Pace() string {
+	at := g.Progress
+	switch {
+	case g.State != generation.Filling:
+		return ""
+	case !at.Measured:
+		return "how fast it goes is not known now"
+	case at.ETASeconds == nil && at.Rate < 1 && !g.Stalled():
+		return "the rate is being measured"
+	case at.ETASeconds == nil:
+		return fmt.Sprintf("%s a second", number(int64(at.Rate+0.5)))
+	}
+	return fmt.Sprintf("%s a second; caught up in about %s", number(int64(at.Rate+0.5)), span(time.Duration(*at.ETASeconds*float64(time.Second))))
 }
 
 // Stalled reports whether consumer-service's watchdog says that it is.
@@ -88,6 +107,12 @@ func (g generationView) Headline() string {
 		return "Reading the log into new tables"
 	case g.State == generation.Indexing:
 		return "Building the indexes"
+	case g.Swapping:
+		return "Verified: being swapped"
+	case g.State == generation.Ready && g.ProofWanted && g.SwapWanted:
+		return "Caught up: being verified, then swapped"
+	case g.State == generation.Ready && g.ProofWanted:
+		return "Caught up: being verified"
 	case g.State == generation.Ready && g.Proof != nil && !g.Proof.OK:
 		return "Caught up, but the verification found a difference"
 	case g.State == generation.Ready && g.SwapWanted:
@@ -109,7 +134,8 @@ func (g generationView) Headline() string {
 	}
 }
 
-func viewGeneration(g generation.Generation) generationView {
+// viewGeneration shows one; swapping says that the serving one is just being swapped.
+func viewGeneration(g generation.Generation, swapping bool) generationView {
 	v := generationView{Generation: g, Width: fmt.Sprintf("%.2f", g.Progress.Percent())}
 	stages := []string{"Fill", "Index", "Verify", "Swap"}
 	at := map[generation.State]int{
@@ -122,7 +148,8 @@ func viewGeneration(g generation.Generation) generationView {
 			at = 3
 		}
 	}
-	if g.State == generation.Ready && g.Proof != nil && g.Proof.OK {
+	v.Swapping = swapping && g.State == generation.Ready && g.SwapWanted
+	if v.Swapping || g.State == generation.Ready && g.Proof != nil && g.Proof.OK && !g.ProofWanted {
 		at = 3
 	}
 	for i, name := range stages {
@@ -141,13 +168,20 @@ func viewGeneration(g generation.Generation) generationView {
 }
 
 func (p *Pages) rebuild(c *gin.Context) {
-	v := rebuildView{Done: map[string]string{
-		"started": "The rebuild has been asked for.",
-		"verify":  "The verification has been asked for.",
-		"swap":    "The swap has been asked for: it is verified first, and done only if that holds.",
-		"drop":    "It is being dropped.",
-	}[c.Query("done")]}
-	p.showRebuild(c, http.StatusOK, v)
+	p.showRebuild(c, http.StatusOK, rebuildView{asked: c.Query("done")})
+}
+
+// notices say what was asked for, and whether it is still under way.
+var notices = map[string]struct {
+	words string
+	under func(generation.Generation) bool
+}{
+	"started": {"The rebuild has been asked for.", generation.Generation.Rebuilding},
+	"verify":  {"The verification has been asked for.", func(g generation.Generation) bool { return g.ProofWanted }},
+	"swap": {"The swap has been asked for: it is verified first, and done only if that holds.", func(g generation.Generation) bool {
+		return g.SwapWanted && !g.Serves() || g.State == generation.Swapping
+	}},
+	"drop": {"It is being dropped.", func(g generation.Generation) bool { return g.State == generation.Dropping }},
 }
 
 func rebuildPath(name string) string { return projectionPath(name) + "/rebuild" }
@@ -174,11 +208,16 @@ func (p *Pages) renderRebuild(c *gin.Context, status int, v rebuildView, list []
 			v.Down, l.Refresh = part.Words, 3
 		}
 	}
-	for _, g := range list {
-		view := viewGeneration(g)
+	swapping := false
+	for _, g := range list { // the serving one first
+		if notice, ok := notices[v.asked]; ok && notice.under(g) {
+			v.Done = notice.words
+		}
+		view := viewGeneration(g, swapping)
 		switch {
 		case g.Serves():
 			v.Serving = &view
+			swapping = g.State == generation.Swapping
 		case g.Rebuilding() && v.Current == nil:
 			v.Current = &view
 		default:

@@ -117,7 +117,7 @@ func (p *Pages) startRebuild(c *gin.Context) {
 		return
 	}
 	if f.ReplaceStandby && standby != nil && c.PostForm("drop") != strconv.Itoa(standby.Number) {
-		view := viewGeneration(*standby)
+		view := viewGeneration(*standby, false)
 		f.Dropping = &view
 		p.renderRebuild(c, http.StatusOK, rebuildView{Form: f}, list)
 		return

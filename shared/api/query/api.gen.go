@@ -636,9 +636,11 @@ type Progress struct {
 	// Total Offsets from the first one to the log's end, or to the point.
 	Total   int64   `json:"total"`
 	Percent float64 `json:"percent"`
-	Lag     int64   `json:"lag"`
 
-	// Rate Records a second over the last seconds.
+	// Lag Records still to be read; null where it follows the log and the log's end was not read within 10 s.
+	Lag *int64 `json:"lag"`
+
+	// Rate Records a second over the last seconds; 0 where it was not measured lately.
 	Rate float64 `json:"rate"`
 
 	// EtaSeconds Until it has caught up, at the rate at which the lag shrinks; null where it does not, or is not known.

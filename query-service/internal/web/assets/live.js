@@ -6,12 +6,29 @@
   const link = document.getElementById("link");
   const parser = new DOMParser();
   const apart = 900; // milliseconds between two renewals
-  let source, last = 0, due = 0, busy = false, again = false;
+  const patience = 20000; // milliseconds without a word, before the server is asked whether it is there
+  const gone = document.getElementById("gone");
+  let source, last = 0, due = 0, busy = false, again = false, heard = Date.now();
 
   function say(text, state) {
     link.textContent = text;
     link.className = "link " + state;
     link.hidden = !text;
+  }
+
+  // hear notes that the server has answered; miss says at the top of the page that it does not, since figures that stand
+  // there unchanged would pass for figures of now.
+  function hear() {
+    heard = Date.now();
+    gone.hidden = true;
+    document.body.classList.remove("stale");
+  }
+
+  function miss() {
+    if (!gone.hidden) return;
+    gone.textContent = `The server does not answer. What is shown here is of ${new Date(heard).toISOString().slice(11, 19)} UTC and may be wrong by now. This page goes on by itself once the server is back.`;
+    gone.hidden = false;
+    document.body.classList.add("stale");
   }
 
   function replace(part, fresh) {
@@ -30,8 +47,10 @@
     busy = true;
     last = Date.now();
     try {
-      const res = await fetch(main.dataset.self || location.pathname + location.search, { headers: { Accept: "text/html" } });
+      const res = await fetch(main.dataset.self || location.pathname + location.search, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(10000) });
       const page = parser.parseFromString(await res.text(), "text/html");
+      if (!page.getElementById("gone")) throw new Error("something else answers"); // a proxy, of a server that is down
+      hear();
       for (const part of document.querySelectorAll("[data-live]")) {
         const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
         // What somebody is typing in is left alone.
@@ -41,7 +60,7 @@
       const events = page.querySelector("main")?.dataset.events;
       if (res.ok && !events) close();
     } catch {
-      // The service is away: what is shown stays, and the events' connection says when it is back.
+      miss(); // what is shown stays, and the events' connection says when it is back
     }
     busy = false;
     if (again) { again = false; soon(); }
@@ -61,11 +80,12 @@
   function open() {
     if (source || !main.dataset.events) return;
     source = new EventSource(main.dataset.events);
-    for (const name of ["projection", "generations", "ticket", "trouble"]) source.addEventListener(name, soon);
+    for (const name of ["projection", "generations", "ticket", "trouble"]) source.addEventListener(name, () => { hear(); soon(); });
     source.addEventListener("end", () => { soon(); close(); });
-    source.addEventListener("open", () => say("Live", "on"));
+    source.addEventListener("open", () => { say("Live", "on"); soon(); });
     source.addEventListener("error", () => {
       say("Reconnecting…", "off");
+      soon(); // a stream ends now and then; whether the server is there, the page finds out
       if (source?.readyState === EventSource.CLOSED) { close(); setTimeout(open, 5000); }
     });
   }
@@ -76,5 +96,6 @@
     soon();
   });
   addEventListener("pagehide", close);
+  setInterval(() => { if (source && !document.hidden && Date.now() - heard > patience) soon(); }, patience / 4);
   open();
 })();
