@@ -206,7 +206,7 @@ func TestConfigurationMistakesAreToldTogether(t *testing.T) {
 	t.Parallel()
 	c := DefaultConfig()
 	err := config.Load(&c, map[string]string{"COMMAND_URL": "localhost:7080", "CONSUMER_URL": "http://x/api", "SERVER_PORT": "x"})
-	for _, words := range []string{"COMMAND_URL", "CONSUMER_URL", "SERVER_PORT", "3 to mend"} {
+	for _, words := range []string{"COMMAND_URL", "CONSUMER_URL", "SERVER_PORT", "3 configuration errors"} {
 		require.ErrorContains(t, err, words)
 	}
 }

@@ -16,7 +16,7 @@ var void = []string{"area", "base", "br", "col", "embed", "hr", "img", "input", 
 // its policy forbids, and can be used without seeing it.
 func (s *running) page(t *testing.T, path string) answer {
 	t.Helper()
-	a := s.get(t, path)
+	a := s.get(t, path, "Accept", browser)
 	requireSound(t, path, a)
 	return a
 }

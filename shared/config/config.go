@@ -242,5 +242,9 @@ func joined(mistakes []error) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	return fmt.Errorf("configuration: %d to mend\n%s", len(lines), strings.Join(lines, "\n"))
+	count := "1 configuration error"
+	if len(lines) != 1 {
+		count = fmt.Sprintf("%d configuration errors", len(lines))
+	}
+	return fmt.Errorf("%s\n%s", count, strings.Join(lines, "\n"))
 }

@@ -47,7 +47,7 @@ func TestLoadTellsAllMistakesAtOnce(t *testing.T) {
 	for _, want := range []string{
 		`SERVER_PORT="http" is not a whole number`, `SHUTDOWN_TIMEOUT="soon" is not a duration`, "is off loopback", `LOG_LEVEL="loud"`,
 		`"nowhere" is not host:port`, "KAFKA_PARTITION is no setting: KAFKA_PARTITIONS is meant", "DB_USERNAME is the name of an older set-up: set DB_URL",
-		"DB_URL is no URL of the form", "TOKEN_FILE: open", "9 to mend",
+		"DB_URL is no URL of the form", "TOKEN_FILE: open", "9 configuration errors",
 	} {
 		require.ErrorContains(t, err, want)
 	}
@@ -123,7 +123,7 @@ func TestSecurityThatCannotWorkIsToldAtOnce(t *testing.T) {
 	for _, want := range []string{
 		"TLS_CERT_FILE: the certificate in " + old.Cert + " has expired", "KAFKA_TLS_CA_FILE: there is no file /none/ca.pem",
 		"KAFKA_TLS_KEY_FILE: " + old.Key + " is not the key of the certificate in " + pair.Cert, `KAFKA_SASL_MECHANISM="GSSAPI" is none of`, "RATE_LIMIT=-1",
-		`TRUSTED_PROXIES: "everybody"`, "sslrootcert of DB_URL: there is no file /none/root.pem", "sslcert of DB_URL is set and sslkey of DB_URL is not", "8 to mend",
+		`TRUSTED_PROXIES: "everybody"`, "sslrootcert of DB_URL: there is no file /none/root.pem", "sslcert of DB_URL is set and sslkey of DB_URL is not", "8 configuration errors",
 	} {
 		require.ErrorContains(t, err, want)
 	}

@@ -129,11 +129,15 @@ func newGin(o Options, a *access, all operations) (*gin.Engine, error) {
 		e.Use(traced(o.Tracer))
 	}
 	e.Use(measure(o.Registry), recovered(o.Log), endless(all), bounded(o.MaxBody, o.MaxBodies, all, a.refuse), a.serve, validated(all, a.refuse))
+	missing := o.Refuse
+	if missing == nil {
+		missing = failAsPage
+	}
 	e.NoRoute(func(c *gin.Context) {
-		Fail(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
+		missing(c, problem.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("there is nothing at %s: /docs lists what there is", c.Request.URL.Path)})
 	})
 	e.NoMethod(func(c *gin.Context) {
-		Fail(c, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: fmt.Sprintf("%s does not take %s: it takes %s", c.Request.URL.Path, c.Request.Method, c.Writer.Header().Get("Allow"))})
+		missing(c, problem.Problem{Status: http.StatusMethodNotAllowed, Detail: fmt.Sprintf("%s does not take %s: it takes %s", c.Request.URL.Path, c.Request.Method, c.Writer.Header().Get("Allow"))})
 	})
 	return e, nil
 }

@@ -31,14 +31,11 @@ func (v viewer) May(scope auth.Scope) bool { return !v.locked || v.caller.May(sc
 // Lacks says which scope the viewer's key has, and that scope is needed.
 func (v viewer) Lacks(scope auth.Scope) string { return v.caller.Lacks(scope) }
 
-// wantsPage reports whether the request is a browser's, which is answered with pages. Everybody else gets problems.
-func wantsPage(c *gin.Context) bool { return strings.Contains(c.GetHeader("Accept"), "text/html") }
-
 // Refuse answers a request that was not let in. Whoever looks at pages is led to the login and back, gets the form
 // again with the reason, or reads the reason on a page. Everybody else gets the problem.
 func (p *Pages) Refuse(c *gin.Context, pr problem.Problem) {
 	switch {
-	case strings.HasPrefix(c.FullPath(), "/api/") || !wantsPage(c):
+	case strings.HasPrefix(c.FullPath(), "/api/") || !sharedhttp.WantsPage(c):
 		sharedhttp.Fail(c, pr)
 	case pr.Status == http.StatusUnauthorized:
 		next := "/"
@@ -48,7 +45,7 @@ func (p *Pages) Refuse(c *gin.Context, pr problem.Problem) {
 		c.Header("Cache-Control", "no-store")
 		c.Header("WWW-Authenticate", "")
 		c.Redirect(http.StatusSeeOther, "/login?next="+url.QueryEscape(next))
-	case pr.Status == http.StatusForbidden && p.formAgain(c, pr):
+	case (pr.Status == http.StatusForbidden || pr.Status == http.StatusBadRequest) && p.formAgain(c, pr):
 	default:
 		p.fail(c, pr)
 	}

@@ -14,8 +14,8 @@ import (
 var functions = template.FuncMap{
 	"num":     number,
 	"instant": instant.Format,
-	"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05 UTC") },
-	"fine":    func(t time.Time) string { return t.UTC().Format("15:04:05.000 UTC") },
+	"clock":   func(t time.Time) string { return timeOfDay(t, time.Now(), "15:04:05 UTC") },
+	"fine":    func(t time.Time) string { return timeOfDay(t, time.Now(), "15:04:05.000 UTC") },
 	"day":     func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
 	"plural":  plural,
 	"some":    func(n int, one, many string) string { return plural(int64(n), one, many) },
@@ -28,6 +28,14 @@ var functions = template.FuncMap{
 	"interval": endpoint.FormatInterval,
 	"wrong":    func(wrong map[string]string, field string) fieldError { return fieldError{field, wrong[field]} },
 	"millis":   func(f float64) string { return took(time.Duration(f * float64(time.Millisecond))) },
+}
+
+// timeOfDay prints t by layout, with its date where that is another one than today.
+func timeOfDay(t, now time.Time, layout string) string {
+	if t, now = t.UTC(), now.UTC(); t.Format(time.DateOnly) != now.Format(time.DateOnly) {
+		layout = "2 January 2006, " + layout
+	}
+	return t.UTC().Format(layout)
 }
 
 // fieldError is what is wrong with a field of a form; Why is empty where nothing is.

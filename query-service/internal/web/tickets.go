@@ -22,7 +22,7 @@ const pageLimit = 50
 type ticketView struct {
 	ticket.Ticket
 	journey.Times
-	Made   *time.Time // the door's clock when it gave the ticket, where the id tells
+	Made   *time.Time // what the id says, where it says a time: the door's clock, or what a caller's own key claims
 	Behind int64      // for pending: offsets between what is projected and this record
 }
 

@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -83,8 +84,13 @@ func Mount(o Options) (*Pages, error) {
 		return nil, err
 	}
 	serve := http.StripPrefix("/assets/", http.FileServerFS(files))
+	missing := problem.Problem{Status: http.StatusNotFound, Detail: "there is no such file"}
 	e := o.Engine
 	e.GET("/assets/*file", func(c *gin.Context) {
+		if info, err := fs.Stat(files, strings.TrimPrefix(c.Param("file"), "/")); err != nil || info.IsDir() {
+			p.fail(c, missing)
+			return
+		}
 		c.Header("Cache-Control", "public, max-age=300")
 		c.Header("X-Content-Type-Options", "nosniff")
 		serve.ServeHTTP(c.Writer, c.Request)
@@ -174,8 +180,12 @@ func (p *Pages) render(c *gin.Context, status int, name string, l layout) {
 	c.Data(status, "text/html; charset=utf-8", b.Bytes())
 }
 
-// fail renders an error as a page.
+// fail renders an error as a page. What is not there is a problem for programs.
 func (p *Pages) fail(c *gin.Context, pr problem.Problem) {
+	if pr.Status == http.StatusNotFound && !sharedhttp.WantsPage(c) {
+		sharedhttp.Fail(c, pr)
+		return
+	}
 	if pr.Title == "" {
 		pr.Title = http.StatusText(pr.Status)
 	}

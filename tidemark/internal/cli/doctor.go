@@ -47,9 +47,9 @@ the servers of that one. The exit status is 1 when something keeps Tidemark from
 			}
 			switch {
 			case count[doctor.Fail] > 0:
-				return end(failed, "%d of %d are wrong, %d more should be looked at", count[doctor.Fail], len(findings), count[doctor.Warn])
+				return end(failed, "%d of %d checks failed, %s", count[doctor.Fail], len(findings), warnings(count[doctor.Warn]))
 			case count[doctor.Warn] > 0:
-				fmt.Fprintf(c.Err, "tidemark: nothing is broken, %d should be looked at\n", count[doctor.Warn])
+				fmt.Fprintf(c.Err, "tidemark: no check failed, %s\n", warnings(count[doctor.Warn]))
 			}
 			return nil
 		},
@@ -111,4 +111,11 @@ func mistakes(err error) []string {
 		lines[i] = strings.TrimSpace(lines[i])
 	}
 	return lines
+}
+
+func warnings(n int) string {
+	if n == 1 {
+		return "1 warning"
+	}
+	return fmt.Sprintf("%d warnings", n)
 }

@@ -315,7 +315,7 @@ func TestRebuildIsWatchedToItsEnd(t *testing.T) {
 		require.Zero(t, status, "%s: %s", name, errOut)
 		require.JSONEq(t, `{"swap":true,"rate_limit":5000,"replace_standby":true}`, k.asked[0])
 		require.Contains(t, out, "1, serving since")
-		require.Contains(t, out, "holds (against generation 0")
+		require.Contains(t, out, "passed (against generation 0")
 		require.Contains(t, errOut, "timestamps generation 1 filling  50.0%  1234 records/s, caught up in 3s, postgres is the bottleneck\n", "plain lines in a pipe")
 		require.Contains(t, errOut, "generation 1 ready")
 	}
@@ -395,11 +395,11 @@ func TestRebuildSteps(t *testing.T) {
 		"one of one":      {[]string{generation("filling", "")}, []string{"status", "0", "--projection", "endpoints"}, 0, "", "0, serving since"},
 		"no such":         {[]string{generation("filling", "")}, []string{"drop", "7"}, 5, "", "there is no generation 7"},
 		"no such one":     {[]string{generation("filling", "")}, []string{"swap", "--projection", "check"}, 2, "", "there are endpoints and timestamps"},
-		"watch":           {[]string{generation("filling", ""), generation("ready", `,"swap_wanted":false`+goodProof)}, []string{"watch"}, 0, "", "holds"},
+		"watch":           {[]string{generation("filling", ""), generation("ready", `,"swap_wanted":false`+goodProof)}, []string{"watch"}, 0, "", "passed"},
 		"swap":            {[]string{generation("standby", ""), generation("serving", goodProof)}, []string{"swap"}, 0, "swap", "serving since"},
 		"swap of another": {[]string{generation("standby", "")}, []string{"swap", "--projection", "endpoints"}, 5, "", "endpoints: 0 is serving"},
 		"swap fails":      {[]string{generation("ready", badProof)}, []string{"swap", "1", "--projection", "timestamps"}, 1, "swap", "FAILED"},
-		"prove":           {[]string{generation("ready", ""), generation("ready", goodProof)}, []string{"prove"}, 0, "proof", "holds"},
+		"verify":          {[]string{generation("ready", ""), generation("ready", goodProof)}, []string{"verify"}, 0, "proof", "passed"},
 		"drop":            {[]string{generation("dropping", ""), ""}, []string{"drop", "1"}, 0, "drop", "1, dropped"},
 		"gone":            {[]string{generation("filling", ""), ""}, []string{"watch", "1"}, 1, "", "cancelled or dropped"},
 		"nothing to":      {[]string{generation("filling", "")}, []string{"swap"}, 5, "", "timestamps: 1 is filling"},

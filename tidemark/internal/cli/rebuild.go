@@ -38,8 +38,8 @@ func (c *command) rebuild() *cobra.Command {
 	var o rebuildOptions
 	cmd := &cobra.Command{
 		Use:   "rebuild",
-		Short: "Make the tables anew from the log, prove them, and swap",
-		Long: `Make a new set of tables from the log while the old one serves, prove that both hold the same, and swap. Nobody who reads or
+		Short: "Make the tables anew from the log, verify them, and swap",
+		Long: `Make a new set of tables from the log while the old one serves, verify that both hold the same, and swap. Nobody who reads or
 writes notices. tidemark rebuild alone rebuilds every projection, one after the other, and watches that to its end; Ctrl-C
 ends the watching, not the rebuild. With --projection it rebuilds that one only.
 
@@ -93,9 +93,9 @@ type rebuildOptions struct {
 func (o *rebuildOptions) flags(c *command, cmd *cobra.Command) {
 	f := cmd.Flags()
 	c.projectionFlag(cmd, &o.projection, "rebuild this projection only; all unless given")
-	f.BoolVar(&o.noSwap, "no-swap", false, "stop once the new tables are ready and proved; tidemark rebuild swap goes on")
+	f.BoolVar(&o.noSwap, "no-swap", false, "stop once the new tables are ready and verified; tidemark rebuild swap goes on")
 	f.BoolVar(&o.replace, "replace-standby", false, "drop the standby, to which tidemark rebuild swap could return, to make room")
-	f.IntVar(&o.rate, "rate-limit", 0, "most records a second, to spare the database; 0 is as fast as it goes")
+	f.IntVar(&o.rate, "rate-limit", 0, "most records a second, to spare the database; 0 is unlimited")
 	f.StringVar(&o.toTime, "to-time", "", "stop at this instant of the log, and never serve")
 	f.StringVar(&o.toPosition, "to-position", "", "stop behind this position, topic/partition@offset, and never serve")
 	cmd.MarkFlagsMutuallyExclusive("to-time", "to-position")
@@ -218,7 +218,7 @@ func (c *command) rebuildStatus() *cobra.Command {
 		Use:   "status [GENERATION]",
 		Short: "Say which generations there are and how far they are",
 		Long: `Say which generations there are, of every projection or of the one that is named, the serving one first, how far they are and
-what their proofs have found.
+what their verification has found.
 ` + exitStatuses,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -250,7 +250,7 @@ func (c *command) rebuildWatch() *cobra.Command {
 		Use:   "watch [GENERATION]",
 		Short: "Follow a rebuild to its end",
 		Long: `Follow a rebuild to its end, the one that is under way where none is named: until the new tables serve, or are ready where no
-swap is wanted, or are held at their point. The exit status is 1 when its proof has failed or it was dropped.
+swap is wanted, or are held at their point. The exit status is 1 when its verification has failed or it was dropped.
 ` + exitStatuses,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -272,8 +272,8 @@ func (c *command) rebuildSwap() *cobra.Command {
 	var one string
 	cmd := &cobra.Command{
 		Use:   "swap [GENERATION]",
-		Short: "Prove a generation and have it serve: the end of a rebuild, or a rollback",
-		Long: `Prove a generation that is ready, or the standby of the last swap, and have it serve if the proof holds. Without a number it is
+		Short: "Verify a generation and have it serve: the end of a rebuild, or a rollback",
+		Long: `Verify a generation that is ready, or the standby of the last swap, and have it serve if both hold the same. Without a number it is
 the only one that can.
 ` + exitStatuses,
 		Args: cobra.MaximumNArgs(1),
@@ -288,12 +288,12 @@ the only one that can.
 func (c *command) rebuildProve() *cobra.Command {
 	var one string
 	cmd := &cobra.Command{
-		Use:   "prove [GENERATION]",
+		Use:   "verify [GENERATION]",
 		Short: "Compare a generation with the serving one, without swapping",
 		Long:  "Compare a generation that is ready, or the standby, with the serving one; nothing is swapped.\n" + exitStatuses,
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.proved(cmd.Context(), one, args, "prove", (*client.Client).Prove, untilProved)
+			return c.proved(cmd.Context(), one, args, "verify", (*client.Client).Prove, untilProved)
 		},
 	}
 	c.projectionFlag(cmd, &one, "the one of this projection")
@@ -501,7 +501,7 @@ func arrived(g consumer.Generation, until watched, before string) (bool, error) 
 	proved := g.Proof != nil && g.Proof.At != before
 	failure := func() error {
 		if g.Proof != nil && !g.Proof.Ok {
-			return end(failed, "the proof has failed, nothing was swapped: %s\nThe differences are above. Which of the two is wrong? tidemark audit --now --projection %s looks at the serving one; tidemark rebuild drop %d gives the candidate up", g.Proof.Finding, g.Projection, g.Generation)
+			return end(failed, "the verification has failed, nothing was swapped: %s\nThe differences are above. Which of the two is wrong? tidemark audit --now --projection %s looks at the serving one; tidemark rebuild drop %d gives the candidate up", g.Proof.Finding, g.Projection, g.Generation)
 		}
 		return nil
 	}
@@ -574,11 +574,11 @@ func generationRows(g consumer.Generation) [][2]string {
 	if g.Proof == nil {
 		return rows
 	}
-	holds := "holds"
+	holds := "passed"
 	if !g.Proof.Ok {
 		holds = "FAILED: " + g.Proof.Finding
 	}
-	rows = append(rows, [2]string{"proof", fmt.Sprintf("%s (against generation %d, at %s, in %.1f s)", holds, g.Proof.Against, g.Proof.At, g.Proof.TookMs/1000)})
+	rows = append(rows, [2]string{"verification", fmt.Sprintf("%s (against generation %d, at %s, in %.1f s)", holds, g.Proof.Against, g.Proof.At, g.Proof.TookMs/1000)})
 	for _, t := range g.Proof.Tables {
 		same := "the same"
 		if !t.Ok {

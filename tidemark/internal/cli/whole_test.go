@@ -87,7 +87,7 @@ func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 	status, said = u.ask(t, "rebuild", "--projection", "timestamps")
 	require.Zero(t, status, said)
 	require.Contains(t, said, "serving since")
-	require.Contains(t, said, "holds")
+	require.Contains(t, said, "passed")
 	status, said = u.ask(t, "rebuild", "swap", "--projection", "timestamps")
 	require.Zero(t, status, "a rollback: %s", said)
 	status, said = u.ask(t, "rebuild", "drop", "1")
