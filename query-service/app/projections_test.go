@@ -158,6 +158,29 @@ func TestStatesOfAProjection(t *testing.T) {
 	require.Equal(t, 504, s.get(t, "/api/v1/projections/widgets?wait=0&position=widgets.event.v1/0@0").status, "a watermark since then makes it obsolete")
 }
 
+// A rebuild in place says that it is one: what it has read so far is neither all of it nor passed.
+func TestARebuildInPlaceCountsWhatWasReadSoFar(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	for range 24 {
+		require.NoError(t, db.Project(t.Context(), 0, testdb.Row{ID: uuid.New(), Stamp: stamp}))
+	}
+	db.Must(t, `UPDATE projection_progress SET log_end = CASE partition WHEN 0 THEN 2000 ELSE 0 END, log_end_at = now() + interval '1 hour', caught_up_at = CASE WHEN partition > 0 THEN now() END`)
+	db.Must(t, `INSERT INTO projection_audits (topic, partition, audited_at, took_ms, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, rows_found, dead_letters_found, rows_ahead, ok, finding) SELECT topic, partition, now(), 1.5, epoch, first_offset, next_offset, applied, duplicate, rejected, skipped, applied, 0, 0, true, '' FROM projection_progress`)
+	require.Equal(t, []any{"rebuilding", nil}, []any{s.stateOf(t, "timestamps")["state"], s.stateOf(t, "timestamps")["audit_ok"]})
+	page := s.page(t, "/projections/timestamps").body
+	for _, words := range []string{"timestamps: rebuilding", "24 of 2,000 records", "every count here is of what was read so far", "Pending: being rebuilt, 1.2% of the log is read", "24 rows and 0 dead letters found of what was read so far", "None so far: the log is still being read."} {
+		require.Contains(t, page, words)
+	}
+	require.NotContains(t, page, ">Passed<")
+	overview := s.page(t, "/").body
+	require.Contains(t, overview, "Rebuilding, 1.2%")
+	require.NotContains(t, overview, ">passed<")
+
+	db.Must(t, `UPDATE projection_progress SET next_offset = 2000, applied = 2000, caught_up_at = now()`)
+	require.Equal(t, []any{"serving", true}, []any{s.stateOf(t, "timestamps")["state"], s.stateOf(t, "timestamps")["audit_ok"]})
+}
+
 // What is done to the tables of one projection holds up nobody who reads another.
 func TestAReadLocksOnlyTheTablesOfItsProjection(t *testing.T) {
 	t.Parallel()
