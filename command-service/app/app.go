@@ -94,15 +94,18 @@ func Run(ctx context.Context, o Options) error {
 		s.Stack.Add("log reader", func(context.Context) error { return reader.Close() })
 		// doorTo makes the door to a topic and the guard that opens it.
 		doorTo := func(t topic.Spec, part string) (*door.Door, error) {
+			var guard *kafka.Guard // before the door opens
 			d, err := door.New(door.Options{
 				Topic: t.Name, Partitions: int32(t.Partitions), Log: publisher,
 				Deadline: o.Config.ProduceDeadline, Metrics: metrics, Tracer: s.Tracer,
+				OnFailure: func() { guard.CheckNow() },
 			})
 			if err != nil {
 				return nil, err
 			}
 			s.Stack.Add("door of "+t.Name, d.Close)
-			s.Stack.Go(ctx, "guard of "+t.Name, func(ctx context.Context) { guardDoor(ctx, o, reader, t, part, d, s.Ready, s.Fail) })
+			guard = newGuard(o, reader, t, part, d, s.Ready)
+			s.Stack.Go(ctx, "guard of "+t.Name, func(ctx context.Context) { guardDoor(ctx, guard, s.Fail) })
 			return d, nil
 		}
 		var doors httpapi.Doors

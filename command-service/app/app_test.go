@@ -499,3 +499,48 @@ func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
 	require.Equal(t, 422, status, body)
 	require.Contains(t, fmt.Sprint(body["errors"]), "ends at offset")
 }
+
+// The guard's own time to look again is a minute here.
+func TestWhatAPostFoundOutReadinessKnowsAtOnce(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	unready := func(t *testing.T, s *running) string {
+		var missing string
+		require.Eventually(t, func() bool {
+			status, _, body := s.do(t, http.MethodGet, "/ready")
+			missing = fmt.Sprint(body["missing"])
+			return status == 503
+		}, 5*time.Second, 20*time.Millisecond)
+		return missing
+	}
+	t.Run("the topic is gone", func(t *testing.T) {
+		t.Parallel()
+		o := options(brokers)
+		o.Watch.Guard = time.Minute
+		s := start(t, o)
+		s.ready(t)
+		require.NoError(t, newAdmin(t, brokers).DeleteTopic(o.Topic))
+		require.Eventually(t, func() bool {
+			status, _, _ := s.do(t, http.MethodPost, "/app")
+			return status == 503
+		}, 20*time.Second, 20*time.Millisecond)
+		require.Contains(t, unready(t, s), "topic "+o.Topic+" is not there")
+	})
+	t.Run("the topic takes no record", func(t *testing.T) {
+		t.Parallel()
+		o := options(brokers)
+		o.Watch.Guard = time.Minute
+		s := start(t, o)
+		s.ready(t)
+		alter(t, brokers, o.Topic, "max.message.bytes", "150")
+		var body map[string]any
+		require.Eventually(t, func() bool {
+			var status int
+			status, _, body = s.do(t, http.MethodPost, "/app")
+			return status == 413
+		}, 20*time.Second, 20*time.Millisecond)
+		require.Equal(t, "/problems/record-too-large", body["type"])
+		require.Contains(t, body["detail"], "max.message.bytes")
+		require.Contains(t, unready(t, s), "max.message.bytes must be at least 131072 and is 150")
+	})
+}

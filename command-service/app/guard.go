@@ -25,12 +25,12 @@ type WatchOptions struct {
 	Guard time.Duration // the pause after a check that was answered, whatever it found; 1 minute unless given
 }
 
-// guardDoor guards one topic and the door to it until ctx ends. The door opens once the topic is known to be safe. A topic
-// that could lose records at the first check ends the run. One that is found unsafe later only shuts the door, because
-// other services are still reading what the topic holds; the door opens again when the topic is mended. A broker that does
-// not answer says nothing about the topic: then the door stays as it is, and the publisher reports the outage.
-func guardDoor(ctx context.Context, o Options, reader *kafka.Reader, t topic.Spec, part string, d *door.Door, ready *sharedhttp.Readiness, fail func(error)) {
-	guard := kafka.NewGuard(kafka.GuardOptions{
+// newGuard returns the guard of one topic and the door to it. The door opens once the topic is known to be safe. One that is
+// found unsafe later only shuts the door, because other services are still reading what the topic holds; the door opens
+// again when the topic is mended. A broker that does not answer says nothing about the topic: then the door stays as it
+// is, and the publisher reports the outage.
+func newGuard(o Options, reader *kafka.Reader, t topic.Spec, part string, d *door.Door, ready *sharedhttp.Readiness) *kafka.Guard {
+	return kafka.NewGuard(kafka.GuardOptions{
 		Reader: reader, Topic: t, Part: part, Ready: ready, Log: o.Log, Retry: o.Watch.Retry, Every: o.Watch.Guard,
 		Checked: func(err error) {
 			var unsafe *kafka.GuardError
@@ -42,6 +42,10 @@ func guardDoor(ctx context.Context, o Options, reader *kafka.Reader, t topic.Spe
 			}
 		},
 	})
+}
+
+// guardDoor guards until ctx ends. A topic that could lose records at the first check ends the run.
+func guardDoor(ctx context.Context, guard *kafka.Guard, fail func(error)) {
 	if err := guard.Await(ctx); err != nil {
 		if ctx.Err() == nil {
 			fail(err)

@@ -64,6 +64,7 @@ type flights struct {
 	id       int64
 	epoch    int16
 	next     map[topicPartition]int32 // sequence number of the next record
+	most     map[string]int           // bytes of a batch, of topics that take less than maxBatchBytes
 	retryFor time.Duration
 }
 
@@ -81,7 +82,7 @@ func newFlights(o PublisherOptions) (*flights, error) {
 		return nil, explained(err, o.Kafka)
 	}
 	f := &flights{
-		client: client, next: map[topicPartition]int32{}, retryFor: o.RetryFor,
+		client: client, next: map[topicPartition]int32{}, most: map[string]int{}, retryFor: o.RetryFor,
 		producer: &sarama.RecordHeader{Key: []byte(event.HeaderProducer), Value: []byte(o.Producer)},
 	}
 	if err := f.identify(); err != nil {
@@ -134,6 +135,13 @@ func (f *flights) fly(fl *flight) {
 					continue
 				}
 				delete(queues, partition)
+			case errors.Is(b.last, sarama.ErrMessageSizeTooLarge) && !b.maybe && len(b.of) > 1:
+				f.most[fl.topic] = min(f.mostBytes(fl.topic), max(b.bytes/2, leastRecordBytes))
+				queues[partition] = append(b.halves(), q[1:]...)
+			case errors.Is(b.last, sarama.ErrMessageSizeTooLarge) && !b.maybe && len(q) > 1: // only this record is refused
+				fl.fail(q[:1])
+				q[1].records.FirstSequence = b.records.FirstSequence
+				queues[partition] = q[1:]
 			case repeatable(b.last) && time.Now().Add(wait).Before(deadline):
 				again = true
 			default:
@@ -153,7 +161,7 @@ func (f *flights) fly(fl *flight) {
 // load cuts the flight into batches, those of one partition in their order.
 func (f *flights) load(fl *flight) map[int32][]*batch {
 	queues := map[int32][]*batch{}
-	now := time.Now().Truncate(time.Millisecond)
+	now, most := time.Now().Truncate(time.Millisecond), f.mostBytes(fl.topic)
 	for i, m := range fl.msgs {
 		record, size := f.record(m)
 		partition, err := f.partition(fl.topic, record.Key)
@@ -165,7 +173,7 @@ func (f *flights) load(fl *flight) map[int32][]*batch {
 			continue
 		}
 		q := queues[partition]
-		if len(q) == 0 || q[len(q)-1].bytes+size > maxBatchBytes {
+		if len(q) == 0 || q[len(q)-1].bytes+size > most {
 			q = append(q, &batch{flight: fl, partition: partition, records: &sarama.RecordBatch{
 				Version: 2, FirstTimestamp: now, MaxTimestamp: now,
 				ProducerID: f.id, ProducerEpoch: f.epoch, FirstSequence: f.next[topicPartition{fl.topic, partition}],
@@ -180,6 +188,33 @@ func (f *flights) load(fl *flight) map[int32][]*batch {
 		b.bytes += size
 	}
 	return queues
+}
+
+// mostBytes is how large a batch of the topic may be, about.
+func (f *flights) mostBytes(topic string) int {
+	if most, known := f.most[topic]; known {
+		return most
+	}
+	return maxBatchBytes
+}
+
+// halves are two batches of the records of one that the topic does not take, in their order. The second gets its sequence
+// number once the first is written.
+func (b *batch) halves() []*batch {
+	middle := len(b.of) / 2
+	part := func(of []int, records []*sarama.Record) *batch {
+		whole := b.records
+		half := &batch{flight: b.flight, partition: b.partition, of: of, bytes: b.bytes / 2, records: &sarama.RecordBatch{
+			Version: whole.Version, FirstTimestamp: whole.FirstTimestamp, MaxTimestamp: whole.MaxTimestamp,
+			ProducerID: whole.ProducerID, ProducerEpoch: whole.ProducerEpoch, FirstSequence: whole.FirstSequence,
+			LastOffsetDelta: int32(len(records) - 1), Records: records,
+		}}
+		for i, r := range records {
+			r.OffsetDelta = int64(i)
+		}
+		return half
+	}
+	return []*batch{part(b.of[:middle], b.records.Records[:middle]), part(b.of[middle:], b.records.Records[middle:])}
 }
 
 // record returns the record of a message, and about how many bytes it takes.

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/Shopify/sarama"
+
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -47,7 +49,8 @@ type GuardOptions struct {
 // new one would hide that from everybody who reads it.
 type Guard struct {
 	o    GuardOptions
-	last string // the reason that was logged last; empty for a topic that is safe
+	last string    // the reason that was logged last; empty for a topic that is safe
+	wake loop.Kick // somebody has seen that the topic may have changed
 }
 
 // checkTimeout bounds one check. A broker that takes longer counts as one that does not answer.
@@ -64,8 +67,12 @@ func NewGuard(o GuardOptions) *Guard {
 	if o.Checked == nil {
 		o.Checked = func(error) {}
 	}
-	return &Guard{o: o}
+	return &Guard{o: o, wake: loop.NewKick()}
 }
+
+// CheckNow has Keep check at once, for somebody who has met an error of the topic. It never waits, and may be called for
+// each error: there is a pause between two checks.
+func (g *Guard) CheckNow() { g.wake.Send() }
 
 // Await makes the topic where there is none and returns nil once it is safe, a *GuardError where it is not, or the cause
 // of ctx's end.
@@ -90,12 +97,17 @@ func (g *Guard) Await(ctx context.Context) error {
 // Keep checks the topic again and again until ctx ends.
 func (g *Guard) Keep(ctx context.Context) {
 	wait := g.o.Every
-	for loop.Sleep(ctx, wait) == nil {
+	for g.wake.Sleep(ctx, wait) == nil {
 		err := g.checkOnce(ctx, func(ctx context.Context) error { return g.o.Reader.Check(ctx, g.o.Topic) })
 		var unsafe *GuardError
 		if wait = g.o.Every; err != nil && !errors.As(err, &unsafe) {
 			wait = g.o.Retry
 		}
+		pause := min(wait, g.o.Retry)
+		if loop.Sleep(ctx, pause) != nil {
+			return
+		}
+		wait -= pause
 	}
 }
 
@@ -115,6 +127,8 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 		g.o.Ready.Ready(g.o.Part)
 	case errors.As(err, &unsafe):
 		reason = unsafe.Error()
+	case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
+		reason = "topic " + g.o.Topic.Name + " is not there: it was deleted, or the brokers have lost it"
 	default:
 		reason = "Kafka does not answer: " + err.Error()
 	}

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -124,4 +125,26 @@ func TestAGuardWaitsForABrokerThatIsMissing(t *testing.T) {
 	require.Contains(t, reason, "Kafka does not answer")
 	cancel(cause)
 	require.ErrorIs(t, <-awaited, cause)
+}
+
+func TestAGuardLooksAtOnceWhereItIsAskedTo(t *testing.T) {
+	t.Parallel()
+	brokers := embedded(t)
+	r := setupReader(t, brokers)
+	g, p := setupGuard(r, topic.Forever)
+	g.o.Every = time.Hour
+	require.NoError(t, g.Await(t.Context()))
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); g.Keep(ctx) }()
+	admin, err := sarama.NewClusterAdminFromClient(setupClient(t, brokers))
+	require.NoError(t, err)
+	require.NoError(t, admin.DeleteTopic(g.o.Topic.Name))
+	g.CheckNow()
+	require.Eventually(t, func() bool {
+		_, reason := p.get()
+		return strings.Contains(reason, "is not there")
+	}, 10*time.Second, 5*time.Millisecond)
+	stop()
+	<-done
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Shopify/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/tidemark/tidemark/shared/config"
@@ -27,6 +28,9 @@ type Result struct {
 // ErrNotSent says that a message is not in the log and will not be: there was no broker to send it to,
 // or the broker refused it before it was written.
 var ErrNotSent = errors.New("not sent")
+
+// ErrTooLarge is, beside ErrNotSent, the error of a record that is larger than its topic takes.
+var ErrTooLarge error = sarama.ErrMessageSizeTooLarge
 
 // PublisherOptions of a publisher. Kafka, ClientID, Producer and Log are required.
 type PublisherOptions struct {

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -188,4 +189,42 @@ func TestAClosedPublisherSaysSo(t *testing.T) {
 	require.ErrorContains(t, p.Publish("t", NewMessage("", nil, "")), "closed")
 	_, err = NewPublisher(PublisherOptions{})
 	require.Error(t, err)
+}
+
+func TestBatchesAreCutToWhatTheTopicTakes(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	_, topic := setupTopic(t, brokers, 1)
+	p := setupPublisher(t, PublisherOptions{Kafka: config.Kafka{Brokers: brokers}})
+	connected(t, p)
+	admin, err := sarama.NewClusterAdminFromClient(setupClient(t, brokers))
+	require.NoError(t, err)
+	most := "150000"
+	require.NoError(t, admin.IncrementalAlterConfig(sarama.TopicResource, topic, map[string]sarama.IncrementalAlterConfigsEntry{
+		"max.message.bytes": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &most},
+	}, false))
+	large := func() []Result { return p.PublishAll(topic, NewMessage("k", bytes.Repeat([]byte("x"), 160_000), "")) }
+	require.Eventually(t, func() bool { return errors.Is(large()[0].Err, ErrTooLarge) }, 20*time.Second, 50*time.Millisecond)
+
+	msgs := make([]*message.Message, 40)
+	for i := range msgs {
+		size := 20 << 10
+		if i == 17 {
+			size = 160_000
+		}
+		msgs[i] = NewMessage("k", bytes.Repeat([]byte("x"), size), "")
+	}
+	for range 2 { // the second time it is known how large a batch may be
+		var last int64
+		for i, r := range p.PublishAll(topic, msgs...) {
+			if i == 17 {
+				require.ErrorIs(t, r.Err, ErrTooLarge)
+				require.ErrorIs(t, r.Err, ErrNotSent)
+				continue
+			}
+			require.NoError(t, r.Err, "%d: the others of its group go on", i)
+			require.True(t, i == 0 || r.Position.Offset == last+1, "in their order")
+			last = r.Position.Offset
+		}
+	}
 }

@@ -40,7 +40,11 @@ const (
 	timestampType   = "message.timestamp.type"
 	uncleanElection = "unclean.leader.election.enable"
 	minInSync       = "min.insync.replicas"
+	mostRecordBytes = "max.message.bytes"
 )
+
+// leastRecordBytes is what a topic must take: a body of 64 KiB with its headers, and room. Batches are cut to what it takes.
+const leastRecordBytes = 128 << 10
 
 // setting is one setting that a topic must have, and why.
 type setting struct {
@@ -70,6 +74,7 @@ func guarded(t topic.Spec) []setting {
 	all := []setting{
 		{name: timestampType, value: "LogAppendTime", why: "a record's time must be the log's own, so that a rebuild gives the same"},
 		{name: uncleanElection, value: "false", why: "a replica that lags could become leader and lose acknowledged records"},
+		{name: mostRecordBytes, value: strconv.Itoa(leastRecordBytes), atLeast: true, why: "records of the sizes that are accepted would be refused"},
 	}
 	switch t.Kept {
 	case topic.Compacted:
@@ -98,7 +103,9 @@ func (r *Reader) Ensure(ctx context.Context, t topic.Spec) error {
 func ensure(ctx context.Context, c sarama.Client, t topic.Spec) error {
 	settings := map[string]*string{}
 	for _, s := range guarded(t) {
-		settings[s.name] = &s.value
+		if s.name != mostRecordBytes { // the brokers' own is larger, unless somebody made it smaller
+			settings[s.name] = &s.value
+		}
 	}
 	if policy := "delete"; t.Kept == topic.Expiring {
 		settings[cleanupPolicy] = &policy
@@ -195,7 +202,7 @@ func judge(t topic.Spec, partitions, replicas int, found map[string]string) []Fa
 	}
 	for _, s := range guarded(t) {
 		value, known := found[s.name]
-		if s.holds(value) || !known && s.name == uncleanElection { // a broker without elections has none that are unclean
+		if s.holds(value) || !known && (s.name == uncleanElection || s.name == mostRecordBytes) { // a broker without elections has none that are unclean
 			continue
 		}
 		if !known {

@@ -131,6 +131,8 @@ func outcomesOf(results []kafka.Result) []Outcome {
 		switch {
 		case r.Err == nil:
 			outcomes[i].Position = r.Position
+		case errors.Is(r.Err, kafka.ErrNotSent) && errors.Is(r.Err, kafka.ErrTooLarge):
+			outcomes[i].Err = fmt.Errorf("%w: %w", ErrTooLarge, r.Err)
 		case errors.Is(r.Err, kafka.ErrNotSent):
 			outcomes[i].Err = fmt.Errorf("%w: %w", ErrDown, r.Err)
 		default:
@@ -148,8 +150,10 @@ func same(n int, err error) []Outcome {
 	return outcomes
 }
 
-// isRefused reports whether a command is surely not in the log.
-func isRefused(o Outcome) bool { return o.Err != nil && !errors.Is(o.Err, ErrUnknown) }
+// isRefused reports whether a command is surely not in the log, and may be taken later.
+func isRefused(o Outcome) bool {
+	return o.Err != nil && !errors.Is(o.Err, ErrUnknown) && !errors.Is(o.Err, ErrTooLarge)
+}
 
 // wait pauses, and reports whether there is time left after it.
 func wait(ctx context.Context, pause time.Duration) bool {

@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,8 @@ var (
 	// ErrDown says that the log did not take the command: there is no broker, or it did not get to it
 	// within the deadline.
 	ErrDown = errors.New("the log did not take the command")
+	// ErrTooLarge says that the log's topic takes no record of this size, so that sending it again does not help.
+	ErrTooLarge = errors.New("the record is larger than the log takes")
 	// ErrBusy says that as many commands are waiting as the door lets wait.
 	ErrBusy = errors.New("too many commands are waiting")
 )
@@ -69,6 +72,7 @@ type Options struct {
 	MaxGroup   int           // the number of commands at which a group is full; 1,000 unless given
 	MaxQueue   int           // the most callers that wait for a group; 10,000 unless given
 	Metrics    *Metrics      // the metrics of all doors of the process
+	OnFailure  func()        // called after a group of which something was not written, so that the reason can be looked for; optional
 	Tracer     trace.Tracer  // makes the spans of commands and groups; none unless given
 }
 
@@ -183,6 +187,9 @@ func (d *Door) run() {
 		start := time.Now()
 		results := d.options.Log.PublishAll(d.options.Topic, msgs...)
 		d.metrics.sent(len(msgs), time.Since(start))
+		if d.options.OnFailure != nil && slices.ContainsFunc(results, func(r kafka.Result) bool { return r.Err != nil }) {
+			d.options.OnFailure()
+		}
 		if d.options.Tracer != nil {
 			d.traceFlight(group, results, start)
 		}

@@ -105,6 +105,12 @@ func (f *failures) answer(ctx context.Context, err error, a attempt) failure {
 			Type: "/problems/busy", Title: "Too many commands are waiting", Status: http.StatusServiceUnavailable,
 			Detail: "too many commands are waiting for the log; nothing was written, send the command again",
 		}, "1"}
+	case errors.Is(err, door.ErrTooLarge):
+		f.warn(ctx, err)
+		return failure{Problem: problem.Problem{
+			Type: "/problems/record-too-large", Title: "The log takes no record of this size", Status: http.StatusRequestEntityTooLarge,
+			Detail: "the command's record is larger than max.message.bytes of its topic; nothing was written, and sending it again does not help until an operator raises that",
+		}}
 	case errors.Is(err, door.ErrUnknown):
 		f.warn(ctx, err)
 		return failure{problem.Problem{
