@@ -17,6 +17,8 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/journey"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/record"
+	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	"github.com/tidemark/tidemark/query-service/internal/web"
 	api "github.com/tidemark/tidemark/shared/api/query"
 	"github.com/tidemark/tidemark/shared/certs"
@@ -96,7 +98,7 @@ func Run(ctx context.Context, o Options) error {
 		s.Stack.Add("database", func(context.Context) error { return postgres.Close(db) })
 		catalog := projection.NewCatalog(db)
 		watch := projection.NewWatch(projection.NextOffsets(db, catalog), catalog.Label, s.Registry, o.Log)
-		reader := projection.NewReader(db, catalog, watch)
+		reader := projection.NewReader(db, catalog, watch, s.Registry)
 		pacer := projection.NewPacer(db, catalog, s.Registry)
 		s.Registry.MustRegister(projection.NewLetterMetrics(reader))
 		s.Stack.Go(ctx, "watch", watch.Run)
@@ -111,11 +113,12 @@ func Run(ctx context.Context, o Options) error {
 		journeys := journey.NewBook(watch.Await)
 		s.Stack.Add("followed tickets", func(context.Context) error { journeys.Close(); return nil })
 
+		tickets := ticket.NewFinder(reader)
 		failures := httpapi.NewFailures(o.Log)
 		streams := httpapi.NewStreams(s.Registry)
-		httpapi.Mount(s.Engine.Engine, httpapi.Options{Catalog: catalog, Reader: reader, Pacer: pacer, Failures: failures, Registry: s.Registry, Streams: streams})
+		httpapi.Mount(s.Engine.Engine, httpapi.Options{Catalog: catalog, Reader: reader, Records: record.NewFinder(reader), Tickets: tickets, Pacer: pacer, Failures: failures, Registry: s.Registry, Streams: streams})
 		pages, err = web.Mount(web.Options{
-			Catalog: catalog, Reader: reader, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: s.Ready, Engine: s.Engine, Log: o.Log,
+			Catalog: catalog, Reader: reader, Tickets: tickets, Pacer: pacer, Peers: peers, Journeys: journeys, Ready: s.Ready, Engine: s.Engine, Log: o.Log,
 			Problem: func(ctx context.Context, err error) problem.Problem { return failures.Of(ctx, err).Problem },
 		})
 		if err != nil {

@@ -247,7 +247,7 @@ func (st *stream) follow(ctx context.Context, out chan<- event) {
 	want := st.want
 	want.Wait = 0 // the first answer is the state now
 	for {
-		t, err := ticket.Find(ctx, st.server.reader, *st.ticket, want)
+		t, err := st.server.tickets.Find(ctx, *st.ticket, want)
 		want.Wait = st.want.Wait
 		if errors.Is(err, projection.ErrStopping) || ctx.Err() != nil {
 			return

@@ -38,7 +38,7 @@ func newStreaming(t *testing.T) *streaming {
 	catalog := projection.NewCatalog(s.db.DB)
 	watch := projection.NewWatch(projection.NextOffsets(s.db.DB, catalog), catalog.Label, registry, log)
 	s.Server = &Server{
-		catalog: catalog, reader: projection.NewReader(s.db.DB, catalog, watch), streams: NewStreams(registry), failures: NewFailures(log),
+		catalog: catalog, reader: projection.NewReader(s.db.DB, catalog, watch, registry), streams: NewStreams(registry), failures: NewFailures(log),
 		reads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "reads"}, []string{"read", "outcome"}),
 	}
 	s.generations = shared(s.readGenerations)

@@ -48,7 +48,10 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	var wrong *projection.WantError
 	var refused *projection.RefusedError
 	var rebuilding *projection.RebuildingError
+	var busy *projection.BusyError
 	switch {
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return Failure{problem.Problem{Status: statusClientGone}, "client_gone", ""}
 	case errors.As(err, &wrong):
 		return Failure{problem.Problem{Status: http.StatusBadRequest, Detail: wrong.Detail}, "wrong", ""}
 	case errors.As(err, &unknown):
@@ -86,12 +89,15 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 		}, "absent", ""}
 	case errors.Is(err, projection.ErrStopping):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "the service is being stopped: ask again"}, "stopping", "1"}
-	case errors.Is(err, projection.ErrTooManyWaits):
-		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many reads are waiting for their position: ask again"}, "too_many_waits", "2"}
 	case errors.Is(err, errTooManyStreams):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many event streams are open here: connect again later, or read /api/v1/projections now and then"}, "too_many_streams", "5"}
-	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return Failure{problem.Problem{Status: statusClientGone}, "client_gone", ""}
+	case errors.As(err, &busy):
+		f.warn(ctx, "a read found the service busy", err)
+		return Failure{problem.Problem{
+			Type: "/problems/busy", Title: "Busy", Status: http.StatusServiceUnavailable,
+			Detail: "the database answers, but there is more to read than it can do in time: ask again later",
+			Extra:  map[string]string{"short_of": busy.ShortOf},
+		}, "busy", "2"}
 	case broken(err):
 		f.log.ErrorContext(ctx, "a read failed", "err", err)
 		return Failure{problem.Problem{
@@ -99,7 +105,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 			Detail: "the database refused a query of this service; the correlation id finds it in the service's log",
 		}, "broken", ""}
 	}
-	f.warn(ctx, err)
+	f.warn(ctx, "a read found the database down", err)
 	return Failure{problem.Problem{
 		Type: "/problems/database-down", Title: "Database down", Status: http.StatusServiceUnavailable,
 		Detail: "the database does not answer, or has no schema yet; the service goes on by itself once it does: ask again",
@@ -131,8 +137,8 @@ func broken(err error) bool {
 	return !slices.Contains([]string{"08", "25", "28", "3D", "40", "53", "55", "57", "58"}, state[:2])
 }
 
-// warn logs one of the many equal errors that a database that is down gives, at most once a second.
-func (f *Failures) warn(ctx context.Context, err error) {
+// warn logs one of the many equal errors that a database that is down or busy gives, at most once a second.
+func (f *Failures) warn(ctx context.Context, message string, err error) {
 	f.mu.Lock()
 	due := time.Since(f.logged) > time.Second
 	if due {
@@ -140,6 +146,6 @@ func (f *Failures) warn(ctx context.Context, err error) {
 	}
 	f.mu.Unlock()
 	if due {
-		f.log.WarnContext(ctx, "a read found the database down", "err", err)
+		f.log.WarnContext(ctx, message, "err", err)
 	}
 }

@@ -31,6 +31,8 @@ const defaultLimit = 50
 type Options struct {
 	Catalog  *projection.Catalog   // which projections there are
 	Reader   *projection.Reader    // opens snapshots
+	Records  *record.Finder        // finds records by their ticket
+	Tickets  *ticket.Finder        // says what became of tickets
 	Pacer    *projection.Pacer     // how fast projections go
 	Failures *Failures             // which error is which problem
 	Registry prometheus.Registerer // where the metrics of reads are registered
@@ -41,6 +43,8 @@ type Options struct {
 type Server struct {
 	catalog     *projection.Catalog
 	reader      *projection.Reader
+	records     *record.Finder
+	tickets     *ticket.Finder
 	pacer       *projection.Pacer
 	failures    *Failures
 	reads       *prometheus.CounterVec
@@ -53,7 +57,7 @@ var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e.
 func Mount(e *gin.Engine, o Options) {
-	s := &Server{catalog: o.Catalog, reader: o.Reader, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+	s := &Server{catalog: o.Catalog, reader: o.Reader, records: o.Records, tickets: o.Tickets, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
 	}, []string{"read", "outcome"})}
 	s.statuses, s.generations = shared(s.readStatuses), shared(s.readGenerations)
@@ -80,11 +84,7 @@ func (s *Server) GetTimestamp(c *gin.Context, id string, p api.GetTimestampParam
 	if !ok {
 		return
 	}
-	var found record.Record
-	err := s.reader.Read(c.Request.Context(), want, projection.Of(record.Projection), func(ctx context.Context, snap *projection.Snapshot) (err error) {
-		found, err = record.ByID(ctx, snap, key)
-		return err
-	})
+	found, err := s.records.Find(c.Request.Context(), want, key)
 	if s.done(c, "record", "found", err) {
 		c.PureJSON(http.StatusOK, timestamp(found))
 	}
@@ -136,7 +136,7 @@ func (s *Server) GetTicket(c *gin.Context, id string, p api.GetTicketParams) {
 	if !ok {
 		return
 	}
-	t, err := ticket.Find(c.Request.Context(), s.reader, key, want)
+	t, err := s.tickets.Find(c.Request.Context(), key, want)
 	if s.done(c, "ticket", string(t.State), err) {
 		c.PureJSON(http.StatusOK, ticketState(t))
 	}

@@ -15,6 +15,12 @@
 // What a poll saw is only a reason to open a snapshot; the snapshot decides. So a projection that is started over
 // between the two is waited for.
 //
+// Reads of one row do not each have a transaction: those that come while one is under way gather, and the next one
+// answers them all (Grouped).
+//
+// A database that answers, but not in time, is busy (*BusyError); one that answers nobody is down. The two are told
+// apart by what the database did for others in the meantime.
+//
 // Nothing is summed over projections. What a row means is left to record, endpoint, ticket and deadletter.
 package projection
 
@@ -27,6 +33,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/topic"
@@ -109,12 +116,8 @@ func (e *RebuildingError) HowFar() string {
 	return fmt.Sprintf("%.1f%%, %d of %d offsets are done", *e.Percent, e.Done, *e.Total)
 }
 
-var (
-	// ErrStopping ends the waits of a service that is being stopped.
-	ErrStopping = errors.New("the service is stopping")
-	// ErrTooManyWaits refuses a wait beyond the most that are held at once.
-	ErrTooManyWaits = errors.New("too many reads are waiting")
-)
+// ErrStopping ends the waits of a service that is being stopped.
+var ErrStopping = errors.New("the service is stopping")
 
 // Place is one partition of one topic.
 type Place struct {
@@ -138,11 +141,13 @@ type Served struct {
 
 // Snapshot is one moment of the serving generations. It is valid inside the function that Read calls.
 type Snapshot struct {
-	served  []Served // that were read for, by name
-	conn    *sqlx.Conn
-	at      *Progress       // of the partition that was asked for
-	waited  Served          // the projection of that partition
-	decided *decidedLetters // the reader's
+	served   []Served // that were read for, by name
+	conn     *sqlx.Conn
+	at       map[Place]Progress          // of the partitions that were asked for
+	waited   Served                      // the projection of those partitions
+	refused  func(context.Context) error // why that one has stopped; nil where it has not
+	decided  *decidedLetters             // the reader's
+	answered *lastAnswer                 // the reader's
 }
 
 // Served returns the projections in the read's scope, by name.
@@ -167,52 +172,77 @@ func (s *Snapshot) OfTopic(topic string) (Served, bool) {
 	return s.served[i], true
 }
 
-// Progress is how far the partition of the wanted position is; zero where none was asked for.
-func (s *Snapshot) Progress() Progress {
-	if s.at == nil {
-		return Progress{}
-	}
-	return *s.at
+// Progress is how far the partition of a wanted position is; zero where it was not asked for.
+func (s *Snapshot) Progress(of position.Position) Progress {
+	return s.at[Place{of.Topic, of.Partition}]
 }
 
 // Get reads one row into dest, sql.ErrNoRows where there is none.
 func (s *Snapshot) Get(ctx context.Context, dest any, query string, args ...any) error {
+	defer s.answered.noteUnless(ctx)
 	return s.conn.GetContext(ctx, dest, query, args...)
 }
 
 // Select reads rows into dest, a pointer to a slice.
 func (s *Snapshot) Select(ctx context.Context, dest any, query string, args ...any) error {
+	defer s.answered.noteUnless(ctx)
 	return s.conn.SelectContext(ctx, dest, query, args...)
 }
 
 // Reader opens snapshots, after waiting where a read asks for it. It is safe for concurrent use.
 type Reader struct {
-	db      *sqlx.DB
-	catalog *Catalog
-	watch   *Watch
-	decided decidedLetters // counts of them, kept from one snapshot to the next
+	db       *sqlx.DB
+	catalog  *Catalog
+	watch    *Watch
+	answered lastAnswer
+	busy     *prometheus.CounterVec
+	grouped  prometheus.Histogram
+	decided  decidedLetters // counts of them, kept from one snapshot to the next
 }
 
-// NewReader reads from db what catalog knows of, and lets watch do the waiting.
-func NewReader(db *sqlx.DB, catalog *Catalog, watch *Watch) *Reader {
-	return &Reader{db: db, catalog: catalog, watch: watch}
+// NewReader reads from db what catalog knows of, lets watch do the waiting, and registers the metrics.
+func NewReader(db *sqlx.DB, catalog *Catalog, watch *Watch, registry prometheus.Registerer) *Reader {
+	r := &Reader{db: db, catalog: catalog, watch: watch,
+		busy: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidemark_query_busy_total", Help: "Reads that were answered with busy, by what there was too little of: time, connections, locks or waits.",
+		}, []string{"short_of"}),
+		grouped: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tidemark_query_group_reads", Help: "How many reads of one row one transaction answered.",
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
+		}),
+	}
+	for _, short := range []string{shortOfTime, shortOfConnections, shortOfLocks, shortOfWaits} {
+		r.busy.WithLabelValues(short)
+	}
+	registry.MustRegister(r.busy, r.grouped)
+	return r
 }
 
 // Read calls fn with a snapshot of the projections in scope in which want holds. It returns
 // *NotReachedError when the wait ends first, *RefusedError where the projection has stopped by itself
-// before it came there, fn's error as it is, and any other error where the database could not be read.
+// before it came there, *BusyError where the database answers others but not this read in time, fn's error as it
+// is, and any other error where the database could not be read.
 func (r *Reader) Read(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) error {
+	return r.counted(r.whenPassed(ctx, want, func() error { return r.try(ctx, want, scope, fn) }))
+}
+
+// whenPassed calls try, which decides by a snapshot whether want holds, as often as there is reason to until the wait
+// is over.
+func (r *Reader) whenPassed(ctx context.Context, want Want, try func() error) error {
 	if !want.Asked() {
-		return r.try(ctx, want, scope, fn)
+		return try()
 	}
 	deadline := time.Now().Add(want.Wait)
 	waiting, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	try := want.Wait <= 0 || r.watch.Hint(want.Position)
+	due := want.Wait <= 0 || r.watch.Hint(want.Position)
 	for {
-		if !try {
+		if !due {
 			err := r.watch.Await(waiting, want.Position)
-			if errors.Is(err, ErrStopping) || errors.Is(err, ErrTooManyWaits) {
+			if errors.Is(err, errTooManyWaits) {
+				return &BusyError{shortOfWaits, err}
+			}
+			if errors.Is(err, ErrStopping) {
 				return err
 			}
 			if ctx.Err() != nil {
@@ -220,21 +250,17 @@ func (r *Reader) Read(ctx context.Context, want Want, scope Scope, fn func(conte
 			}
 			// Passed, or the wait is over: the snapshot decides in both cases.
 		}
-		err := r.try(ctx, want, scope, fn)
+		err := try()
 		var behind *NotReachedError
 		if !errors.As(err, &behind) || !time.Now().Before(deadline) {
 			return err
 		}
-		try = false
+		due = false
 	}
 }
 
-// try is one transaction. Its first statement takes the locks, in the order in which a swap of
-// generations takes them, before the snapshot is chosen: so the tables are seen wholly before a swap or
-// wholly after it.
-func (r *Reader) try(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
-	defer cancel()
+// try is one transaction for one read.
+func (r *Reader) try(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) error {
 	read, err := r.resolve(ctx, scope)
 	if err != nil {
 		return err
@@ -243,27 +269,62 @@ func (r *Reader) try(ctx context.Context, want Want, scope Scope, fn func(contex
 	if err != nil {
 		return err
 	}
-	s, err := r.open(ctx, read, awaited, want.Position)
+	return r.snapshot(ctx, read, awaited, func() []Want { return []Want{want} }, func(ctx context.Context, s *Snapshot) error {
+		if err := s.passed(ctx, want); err != nil {
+			return err
+		}
+		return fn(ctx, s)
+	})
+}
+
+// snapshot calls fn inside one transaction. Its first statement takes the locks, in the order in which a swap of
+// generations takes them, before the snapshot is chosen: so the tables are seen wholly before a swap or wholly after
+// it. The wants, all of the projection awaited, are asked for once a connection is at hand and before the transaction
+// begins: so many can still come while connections are scarce, and each has come before the snapshot that answers it.
+func (r *Reader) snapshot(caller context.Context, read []Definition, awaited Definition, wants func() []Want, fn func(context.Context, *Snapshot) error) (err error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(caller, tryTimeout)
+	defer cancel()
+	defer func() {
+		if caller.Err() == nil {
+			err = r.busyOrDown(began, err)
+		}
+	}()
+	s, err := r.open(ctx, read, awaited, wants)
 	if err != nil {
 		return err
 	}
+	r.answered.noteUnless(ctx)
 	defer func() {
 		if ended := end(ctx, s.conn); err == nil {
 			err = ended
 		}
 	}()
-	if at := want.Position; want.Asked() && (s.at == nil || s.at.NextOffset <= at.Offset) {
-		if err := s.refusal(ctx); err != nil {
-			return err
-		}
-		behind := &NotReachedError{Want: want, Projection: awaited.Name, Generation: s.waited.Generation, Epoch: s.waited.Epoch}
-		if s.at != nil && s.at.NextOffset > s.at.FirstOffset {
-			at.Offset = s.at.NextOffset - 1
-			behind.Reached = &at
-		}
-		return behind
-	}
 	return fn(ctx, s)
+}
+
+// passed returns nil where want holds in s, *NotReachedError or *RefusedError where it does not.
+func (s *Snapshot) passed(ctx context.Context, want Want) error {
+	if !want.Asked() {
+		return nil
+	}
+	at := want.Position
+	progress, known := s.at[Place{at.Topic, at.Partition}]
+	if known && progress.NextOffset > at.Offset {
+		return nil
+	}
+	if err := s.refused(ctx); err != nil {
+		return err
+	}
+	behind := &NotReachedError{Want: want, Projection: s.waited.Name, Generation: s.waited.Generation, Epoch: s.waited.Epoch}
+	if at.Topic == topic.DeadLetterCommand.Name {
+		behind.Projection = ""
+	}
+	if progress.NextOffset > progress.FirstOffset {
+		at.Offset = progress.NextOffset - 1
+		behind.Reached = &at
+	}
+	return behind
 }
 
 // resolve returns the projections in scope, by name.

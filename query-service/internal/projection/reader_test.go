@@ -45,7 +45,7 @@ func newReader(t *testing.T, db *testdb.DB) *Reader {
 	done := make(chan struct{})
 	go func() { defer close(done); w.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	return NewReader(own, catalog, w)
+	return NewReader(own, catalog, w, prometheus.NewRegistry())
 }
 
 func TestReadWaitsForItsPosition(t *testing.T) {
@@ -164,7 +164,7 @@ func TestASwapIsSeenWhole(t *testing.T) {
 			if err := s.Get(ctx, &at, `SELECT "offset" FROM public.timestamp_records WHERE id = $1`, id); err != nil {
 				return err
 			}
-			p := s.Progress()
+			p := s.Progress(testdb.At(0, 0))
 			epoch := s.Of("timestamps").Epoch
 			if p.Epoch != epoch || p.NextOffset != epoch || at != epoch-1 {
 				t.Errorf("mixed: generation's epoch %d, progress %+v, row at %d", epoch, p, at)
@@ -191,6 +191,9 @@ func TestALockThatIsNotGivenIsAnErrorSoon(t *testing.T) {
 	start := time.Now()
 	err := r.Read(t.Context(), Want{}, timestamps, func(context.Context, *Snapshot) error { return nil })
 	require.Equal(t, "55P03", postgres.State(err))
+	var busy *BusyError
+	require.ErrorAs(t, err, &busy, "the database is not down")
+	require.Equal(t, shortOfLocks, busy.ShortOf)
 	require.Less(t, time.Since(start), 4*time.Second)
 }
 

@@ -8,23 +8,23 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 
-	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // beginning is the first message of a snapshot: it begins, locks the tables of the projections that are
 // read and the progress of the one that is waited for, and reads the serving generations and the wanted
-// partition's progress. All of it travels in one message: of what a read costs, most is messages. LOCK
+// partitions' progress. All of it travels in one message: of what a read costs, most is messages. LOCK
 // TABLE takes no snapshot, so the one that follows is chosen with the locks held. ONLY, since the days of
 // a partitioned table never move. A message of several statements takes no parameters; what is put in are
 // names from the table projections, quoted, and a position, whose characters position.Parse has checked.
-func beginning(read []Definition, awaited Definition, at position.Position) string {
+func beginning(read []Definition, awaited Definition, wants []Want) string {
 	var locks, names []string
 	lock := func(d Definition, tables []string) {
 		for _, t := range tables {
@@ -45,19 +45,37 @@ func beginning(read []Definition, awaited Definition, at position.Position) stri
 		}
 		lock(d, schema.LockOrder(d.Tables))
 	}
-	progress := `NULL::bigint, NULL::bigint, NULL::bigint FROM public.projection_generations g`
+	const none = `NULL::int, NULL::bigint, NULL::bigint, NULL::bigint FROM public.projection_generations g`
+	progress, partitions := none, partitionsOf(wants)
 	switch {
+	case partitions == "":
 	case awaited.Name != "":
-		progress = fmt.Sprintf(`p.epoch, p.first_offset, p.next_offset FROM public.projection_generations g
-LEFT JOIN %s p ON g.projection = %s AND p.topic = '%s' AND p.partition = %d`, awaited.Table(schema.Progress), literal(awaited.Name), at.Topic, at.Partition)
-	case at.Topic != "": // decisions belong to no generation, and are read from their log's start
-		progress = fmt.Sprintf(`CASE WHEN p.partition IS NOT NULL THEN g.epoch END, 0::bigint, p.next_offset FROM public.projection_generations g
-LEFT JOIN public.decision_progress p ON p.partition = %d`, at.Partition)
+		progress = fmt.Sprintf(`p.partition, p.epoch, p.first_offset, p.next_offset FROM public.projection_generations g
+LEFT JOIN %s p ON g.projection = %s AND p.topic = %s AND p.partition IN (%s)`, awaited.Table(schema.Progress), literal(awaited.Name), literal(awaited.Topic), partitions)
+	default: // decisions belong to no generation, and are read from their log's start
+		progress = fmt.Sprintf(`p.partition, g.epoch, 0::bigint, p.next_offset FROM public.projection_generations g
+LEFT JOIN public.decision_progress p ON p.partition IN (%s)`, partitions)
 	}
 	return `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 LOCK TABLE ` + strings.Join(locks, ", ") + ` IN ACCESS SHARE MODE;
 SELECT g.projection, g.generation, g.epoch, ` + progress + `
 WHERE g.state IN ('serving', 'swapping') AND g.projection IN (` + strings.Join(names, ", ") + `)`
+}
+
+// partitionsOf prints the partitions of the wanted positions, each once, empty where none is wanted.
+func partitionsOf(wants []Want) string {
+	var of []int32
+	for _, w := range wants {
+		if w.Asked() {
+			of = append(of, w.Position.Partition)
+		}
+	}
+	slices.Sort(of)
+	var out []string
+	for _, p := range slices.Compact(of) {
+		out = append(out, strconv.Itoa(int(p)))
+	}
+	return strings.Join(out, ", ")
 }
 
 // literal prints a text as it stands in a statement.
@@ -68,19 +86,22 @@ const staleConnections = 100
 
 // open takes a connection and begins. The pool finds out that a connection is broken only when it is
 // used; then the next one is taken, since nothing has happened yet.
-func (r *Reader) open(ctx context.Context, read []Definition, awaited Definition, at position.Position) (*Snapshot, error) {
+func (r *Reader) open(ctx context.Context, read []Definition, awaited Definition, wants func() []Want) (*Snapshot, error) {
 	if len(read) == 0 {
 		return nil, errors.New("no projection is read")
 	}
-	begin := beginning(read, awaited, at)
+	begin := ""
 	for try := 1; ; try++ {
 		conn, err := r.db.Connx(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("connect: %w", err)
+			return nil, &connectError{err}
+		}
+		if begin == "" {
+			begin = beginning(read, awaited, wants())
 		}
 		s, err := openOn(ctx, conn, begin, read, awaited)
 		if err == nil {
-			s.decided = &r.decided
+			s.decided, s.answered = &r.decided, &r.answered
 			return s, nil
 		}
 		_ = end(ctx, conn) // the error that counts is known
@@ -96,16 +117,22 @@ func openOn(ctx context.Context, conn *sqlx.Conn, begin string, read []Definitio
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }() // its error is that of Err below
-	s := &Snapshot{conn: conn}
+	s := &Snapshot{conn: conn, at: map[Place]Progress{}}
+	s.refused = refusalOnce(s)
+	of := awaited.Topic
+	if of == "" {
+		of = topic.DeadLetterCommand.Name
+	}
 	serving := map[string]Served{}
 	for rows.Next() {
 		var d Served
+		var partition *int32
 		var epoch, first, next *int64
-		if err := rows.Scan(&d.Name, &d.Generation, &d.Epoch, &epoch, &first, &next); err != nil {
+		if err := rows.Scan(&d.Name, &d.Generation, &d.Epoch, &partition, &epoch, &first, &next); err != nil {
 			return nil, err
 		}
-		if epoch != nil {
-			s.at = &Progress{*epoch, *first, *next}
+		if partition != nil {
+			s.at[Place{of, *partition}] = Progress{*epoch, *first, *next}
 		}
 		serving[d.Name] = d
 	}
@@ -143,6 +170,18 @@ func end(ctx context.Context, conn *sqlx.Conn) error {
 		return fmt.Errorf("give the connection back: %w", err)
 	}
 	return nil
+}
+
+// refusalOnce reads the refusal when it is first asked for: a group has many members that are behind.
+func refusalOnce(s *Snapshot) func(context.Context) error {
+	var refusal error
+	known := false
+	return func(ctx context.Context) error {
+		if !known {
+			refusal, known = s.refusal(ctx), true
+		}
+		return refusal
+	}
 }
 
 // refusal returns *RefusedError where the projection that is waited for has stopped by itself: a process

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -18,6 +19,9 @@ const (
 	pollTimeout   = 2 * time.Second
 	mostWaiters   = 10_000
 )
+
+// errTooManyWaits refuses a wait beyond mostWaiters.
+var errTooManyWaits = errors.New("too many reads are waiting")
 
 // Watch lets many reads share one poll of the progress. While nobody waits it reads nothing; while
 // somebody does, it polls at a pace that follows the youngest wait: 2 ms apart for one that has just
@@ -71,7 +75,7 @@ func (w *Watch) Hint(p position.Position) bool {
 }
 
 // Await returns nil once a poll that began after the call has seen p passed; the error of ctx when
-// that ends first; ErrStopping after Release; ErrTooManyWaits at once where the bound is reached.
+// that ends first; ErrStopping after Release; errTooManyWaits at once where the bound is reached.
 func (w *Watch) Await(ctx context.Context, p position.Position) error {
 	me := &waiter{Place{p.Topic, p.Partition}, p.Offset, time.Now(), make(chan struct{})}
 	w.mu.Lock()
@@ -81,7 +85,7 @@ func (w *Watch) Await(ctx context.Context, p position.Position) error {
 	}
 	if len(w.waiters) >= mostWaiters {
 		w.mu.Unlock()
-		return ErrTooManyWaits
+		return errTooManyWaits
 	}
 	w.waiters[me] = struct{}{}
 	w.mu.Unlock()

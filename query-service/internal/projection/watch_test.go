@@ -165,7 +165,7 @@ func TestWaitsAreBounded(t *testing.T) {
 			go func() { done <- w.Await(t.Context(), offset(0)) }()
 		}
 		synctest.Wait()
-		require.ErrorIs(t, w.Await(t.Context(), offset(0)), ErrTooManyWaits)
+		require.ErrorIs(t, w.Await(t.Context(), offset(0)), errTooManyWaits)
 		w.Release()
 		for range mostWaiters {
 			require.ErrorIs(t, <-done, ErrStopping)

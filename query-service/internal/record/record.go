@@ -4,7 +4,6 @@ package record
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -45,17 +45,55 @@ func (r row) record() Record {
 
 const columns = `SELECT id, event_timestamp, created_at, partition, "offset" FROM public.timestamp_records`
 
-// ByID returns the record of one ticket, or ErrNotFound.
-func ByID(ctx context.Context, s *projection.Snapshot, id uuid.UUID) (Record, error) {
-	var r row
-	err := s.Get(ctx, &r, columns+` WHERE id = $1`, id)
-	if errors.Is(err, sql.ErrNoRows) {
+// ByIDs returns the records that bear the ids, by id.
+func ByIDs(ctx context.Context, s *projection.Snapshot, ids []uuid.UUID) (map[uuid.UUID]Record, error) {
+	wanted := postgres.UUIDs(len(ids))
+	for _, id := range ids {
+		wanted.UUID(id)
+	}
+	var rows []row
+	if err := s.Select(ctx, &rows, columns+` WHERE id = ANY ($1::uuid[])`, wanted.Bytes()); err != nil {
+		return nil, fmt.Errorf("read records: %w", err)
+	}
+	found := make(map[uuid.UUID]Record, len(rows))
+	for _, r := range rows {
+		found[r.ID] = r.record()
+	}
+	return found, nil
+}
+
+// Finder finds records by their ticket, many of them in one transaction. It is safe for concurrent use.
+type Finder struct {
+	grouped *projection.Grouped[uuid.UUID, *Record]
+}
+
+// NewFinder reads by r.
+func NewFinder(r *projection.Reader) *Finder {
+	return &Finder{projection.NewGrouped(r, func(ctx context.Context, s *projection.Snapshot, ids []uuid.UUID) ([]*Record, error) {
+		found, err := ByIDs(ctx, s, ids)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]*Record, len(ids))
+		for i, id := range ids {
+			if r, there := found[id]; there {
+				out[i] = &r
+			}
+		}
+		return out, nil
+	})}
+}
+
+// Find returns the record of one ticket, or ErrNotFound.
+func (f *Finder) Find(ctx context.Context, want projection.Want, id uuid.UUID) (Record, error) {
+	found, err := f.grouped.Read(ctx, want, projection.Of(Projection), id)
+	switch {
+	case err != nil:
+		return Record{}, err
+	case found == nil:
 		return Record{}, ErrNotFound
 	}
-	if err != nil {
-		return Record{}, fmt.Errorf("read a record: %w", err)
-	}
-	return r.record(), nil
+	return *found, nil
 }
 
 // Cursor says which page: the records before an id, or after it. The zero value is the page of the newest.

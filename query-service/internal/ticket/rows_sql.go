@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -19,50 +18,56 @@ import (
 // mostRows of one ticket are looked at. A key that a client used for two endpoints is the ticket of both.
 const mostRows = 10
 
-// rowsOf are the rows that bear the ticket in the main tables of the projections in scope: of each the
-// first in the log first.
-func rowsOf(ctx context.Context, s *projection.Snapshot, id uuid.UUID) ([]Row, error) {
-	var out []Row
+// rowsOf are the rows that bear one of the tickets in the main tables of the projections in scope, by ticket: of each
+// projection the first in the log first.
+func rowsOf(ctx context.Context, s *projection.Snapshot, ids []uuid.UUID) (map[uuid.UUID][]Row, error) {
+	out := map[uuid.UUID][]Row{}
 	for _, of := range s.Served() {
 		if of.TicketColumn == "" {
 			continue
 		}
-		rows, err := rowsIn(ctx, s, of, id)
-		if err != nil {
-			return nil, fmt.Errorf("look for a ticket in %s: %w", of.Name, err)
+		if err := addRows(ctx, s, of, ids, out); err != nil {
+			return nil, fmt.Errorf("look for tickets in %s: %w", of.Name, err)
 		}
-		out = append(out, rows...)
 	}
 	return out, nil
 }
 
-func rowsIn(ctx context.Context, s *projection.Snapshot, of projection.Served, id uuid.UUID) ([]Row, error) {
+func addRows(ctx context.Context, s *projection.Snapshot, of projection.Served, ids []uuid.UUID, out map[uuid.UUID][]Row) error {
 	if of.Name == record.Projection { // its columns are known here, and are read as they are
-		r, err := record.ByID(ctx, s, id)
-		if errors.Is(err, record.ErrNotFound) {
-			return nil, nil
+		found, err := record.ByIDs(ctx, s, ids)
+		for id, r := range found {
+			out[id] = append(out[id], Row{Position: r.Position, CreatedAt: &r.CreatedAt, Record: &r})
 		}
-		return []Row{{Position: r.Position, CreatedAt: &r.CreatedAt, Record: &r}}, err
+		return err
+	}
+	wanted := postgres.UUIDs(len(ids))
+	for _, id := range ids {
+		wanted.UUID(id)
 	}
 	var found []struct {
-		Partition int32  `db:"partition"`
-		Offset    int64  `db:"offset"`
-		Row       []byte `db:"row"`
+		Ticket    uuid.UUID `db:"ticket"`
+		Partition int32     `db:"partition"`
+		Offset    int64     `db:"offset"`
+		Row       []byte    `db:"row"`
 	}
 	err := s.Select(ctx, &found, fmt.Sprintf(`
-SELECT m.partition, m."offset", row_to_json(m)::text AS row FROM %s m WHERE m.%s = $1 ORDER BY m."offset", m.partition LIMIT %d`,
-		of.Table(of.MainTable), postgres.Quoted(of.TicketColumn), mostRows), id)
+SELECT w.ticket, m.partition, m."offset", m.row
+FROM (SELECT DISTINCT unnest($1::uuid[]) AS ticket) w CROSS JOIN LATERAL (
+	SELECT m.partition, m."offset", row_to_json(m)::text AS row FROM %s m WHERE m.%s = w.ticket ORDER BY m."offset", m.partition LIMIT %d
+) m ORDER BY m."offset", m.partition`,
+		of.Table(of.MainTable), postgres.Quoted(of.TicketColumn), mostRows), wanted.Bytes())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	rows := make([]Row, len(found))
-	for i, f := range found {
-		rows[i].Position = position.Position{Topic: of.Topic, Partition: f.Partition, Offset: f.Offset}
-		if rows[i].Columns, rows[i].CreatedAt, err = columnsOf(f.Row); err != nil {
-			return nil, err
+	for _, f := range found {
+		r := Row{Position: position.Position{Topic: of.Topic, Partition: f.Partition, Offset: f.Offset}}
+		if r.Columns, r.CreatedAt, err = columnsOf(f.Row); err != nil {
+			return err
 		}
+		out[f.Ticket] = append(out[f.Ticket], r)
 	}
-	return rows, nil
+	return nil
 }
 
 // columnsOf reads a row that Postgres printed as JSON, in the order of its columns. Partition and offset are left out,

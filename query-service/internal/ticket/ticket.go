@@ -69,42 +69,68 @@ type Ticket struct {
 	RedrivenAs *uuid.UUID         // for rejected: the ticket of the command in its place
 }
 
-// Reader opens snapshots of projections.
-type Reader interface {
-	Read(context.Context, projection.Want, projection.Scope, func(context.Context, *projection.Snapshot) error) error
+// Finder says what became of tickets, of many in one transaction. It is safe for concurrent use.
+type Finder struct {
+	grouped *projection.Grouped[question, Ticket]
 }
 
-var _ Reader = (*projection.Reader)(nil)
+// question is one ticket that is asked about.
+type question struct {
+	id uuid.UUID
+	at *position.Position // of its command; nil where it is not known
+}
+
+// NewFinder reads by r.
+func NewFinder(r *projection.Reader) *Finder {
+	return &Finder{projection.NewGrouped(r, answerAll)}
+}
 
 // Find returns the state of id. A position says which projection the command is of; without one all that
 // have tickets are looked at. A position that is not passed within the wait is no error here: the ticket is
 // then pending.
-func Find(ctx context.Context, r Reader, id uuid.UUID, want projection.Want) (Ticket, error) {
-	t := Ticket{ID: id}
+func (f *Finder) Find(ctx context.Context, id uuid.UUID, want projection.Want) (Ticket, error) {
+	q := question{id: id}
 	scope := projection.Every()
 	if want.Asked() && want.Position.Topic != topic.DeadLetterCommand.Name { // a decision is waited for only
-		t.Position = &want.Position
+		q.at = &want.Position
 		scope = projection.OfTopic(want.Position.Topic)
 	}
-	err := r.Read(ctx, want, scope, func(ctx context.Context, s *projection.Snapshot) error {
-		rows, err := rowsOf(ctx, s, id)
-		if err != nil {
-			return err
-		}
-		if t.Position != nil {
-			return t.decide(ctx, s, rows)
-		}
-		return t.search(ctx, s, rows)
-	})
+	t, err := f.grouped.Read(ctx, want, scope, q)
 	var behind *projection.NotReachedError
 	if errors.As(err, &behind) {
-		t.State, t.Reached = Pending, behind.Reached
-		if t.Position != nil {
+		t = Ticket{ID: id, State: Pending, Position: q.at, Reached: behind.Reached}
+		if q.at != nil {
 			t.Projection, t.Generation, t.Epoch = behind.Projection, behind.Generation, behind.Epoch
 		}
 		return t, nil
 	}
 	return t, err
+}
+
+// answerAll answers questions whose positions, where they name one, have been passed.
+func answerAll(ctx context.Context, s *projection.Snapshot, questions []question) ([]Ticket, error) {
+	ids := make([]uuid.UUID, len(questions))
+	for i, q := range questions {
+		ids[i] = q.id
+	}
+	rows, err := rowsOf(ctx, s, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Ticket, len(questions))
+	for i, q := range questions {
+		t := &out[i]
+		t.ID, t.Position = q.id, q.at
+		if q.at != nil {
+			err = t.decide(ctx, s, rows[q.id])
+		} else {
+			err = t.search(ctx, s, rows[q.id])
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 func (t *Ticket) belongsTo(d projection.Served) {
@@ -132,7 +158,7 @@ func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot, rows []Row)
 	case !errors.Is(err, deadletter.ErrNotFound):
 		return err
 	}
-	first := s.Progress().FirstOffset
+	first := s.Progress(*t.Position).FirstOffset
 	switch {
 	case t.Position.Offset < first:
 		t.State, t.Row = Unknown, nil

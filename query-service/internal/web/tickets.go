@@ -60,7 +60,7 @@ func (p *Pages) ticket(c *gin.Context) {
 	if p.failed(c, err) {
 		return
 	}
-	t, err := ticket.Find(ctx, p.Reader, id, want)
+	t, err := p.Tickets.Find(ctx, id, want)
 	if p.failed(c, err) {
 		return
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/record"
+	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	"github.com/tidemark/tidemark/shared/auth"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -43,6 +44,7 @@ var assets embed.FS
 type Options struct {
 	Catalog  *projection.Catalog   // which projections there are
 	Reader   *projection.Reader    // opens snapshots
+	Tickets  *ticket.Finder        // says what became of tickets
 	Pacer    *projection.Pacer     // how fast projections go
 	Peers    *peer.Client          // calls the other services
 	Journeys *journey.Book         // when tickets passed each step
