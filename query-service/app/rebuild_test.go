@@ -161,6 +161,23 @@ func TestThePageOfARebuild(t *testing.T) {
 	setGenerations(t, db, serving, aGeneration{number: 1, state: "queued", swapWanted: true})
 	require.Contains(t, s.page(t, at).body, "Waiting for the rebuild of another projection.")
 
+	// Each phase has a progress of its own: what the fill measured says nothing of the indexes.
+	setGenerations(t, db, serving, aGeneration{number: 1, state: "indexing", swapWanted: true, done: 7, end: 7, rate: 3, eta: 0.1})
+	db.Must(t, `CREATE TABLE timestamps_g1.slow AS SELECT 1 AS n`)
+	db.Must(t, `CREATE FUNCTION slowly(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); RETURN n; END $$`)
+	built := make(chan error, 1)
+	go func() {
+		_, err := db.Exec(`CREATE INDEX ON timestamps_g1.slow (slowly(n))`)
+		built <- err
+	}()
+	require.Eventually(t, func() bool {
+		page = s.page(t, at)
+		return strings.Contains(page.body, "An index of <code>slow</code>: building index")
+	}, 3*time.Second, 20*time.Millisecond)
+	require.Contains(t, page.body, "This phase began 42 s ago.")
+	require.NotContains(t, page.body, "caught up in about")
+	require.NoError(t, <-built)
+
 	proof := map[string]any{
 		"ok": false, "at": time.Now(), "took_ms": 4213, "against": 0, "vector": map[string]int{"timestamp.command.v1/3": 1234567}, "finding": "1 row is missing",
 		"tables":      []any{map[string]any{"table": "timestamp_records", "ok": false, "rows_serving": 1000, "rows_candidate": 999, "hash_serving": "aa", "hash_candidate": "bb"}, map[string]any{"table": "dead_letters", "ok": true, "rows_serving": 6, "rows_candidate": 6, "hash_serving": "cc", "hash_candidate": "cc"}},

@@ -77,7 +77,8 @@ type Progress struct {
 	ETASeconds *float64 // until it has caught up; nil where that is not known
 	Bottleneck string   // kafka, consumer, postgres, throttle or none
 	Stalled    *time.Time
-	Note       string // the last trouble, in words
+	Note       string      // the last trouble, in words
+	Index      *IndexBuild // that is being built; nil where none is, or where Postgres does not let this role see it
 }
 
 // Lag is what is still to be read; nil where that is not known.
@@ -95,6 +96,14 @@ func (p Progress) Percent() float64 {
 		return 100
 	}
 	return 100 * float64(min(p.Done, p.Total)) / float64(p.Total)
+}
+
+// IndexBuild is how far Postgres is with an index.
+type IndexBuild struct {
+	Table string `db:"table_name"`
+	Phase string `db:"phase"` // in Postgres's words
+	Done  int64  `db:"done"`  // blocks, or tuples, of this phase
+	Total int64  `db:"total"` // 0 where the phase does not count
 }
 
 // Proof is the comparison of a generation with the serving one, at one vector of offsets in one snapshot.

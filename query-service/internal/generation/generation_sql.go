@@ -109,9 +109,31 @@ WHERE g.projection = $1 ORDER BY g.state IN ('serving', 'swapping') DESC, g.gene
 				return nil, err
 			}
 		}
+		if g.State == Indexing {
+			if err := g.readIndexBuild(ctx, s); err != nil {
+				return nil, err
+			}
+		}
 		out = append(out, g)
 	}
 	return out, nil
+}
+
+// readIndexBuild asks Postgres how far it is with the index that it builds.
+func (g *Generation) readIndexBuild(ctx context.Context, s *projection.Snapshot) error {
+	var builds []IndexBuild
+	err := s.Select(ctx, &builds, `
+SELECT t.relname AS table_name, b.phase, CASE WHEN b.blocks_total > 0 THEN b.blocks_done ELSE b.tuples_done END AS done,
+	CASE WHEN b.blocks_total > 0 THEN b.blocks_total ELSE b.tuples_total END AS total
+FROM pg_stat_progress_create_index b JOIN pg_class t ON t.oid = b.relid
+WHERE b.datname = current_database() AND t.relnamespace = to_regnamespace($1) LIMIT 1`, g.Schema)
+	if err != nil {
+		return fmt.Errorf("read how far the indexes of generation %d of %s are: %w", g.Number, g.Projection, err)
+	}
+	if len(builds) > 0 {
+		g.Progress.Index = &builds[0]
+	}
+	return nil
 }
 
 // generation reads r, and by partition where it stops, nil where it follows the log.

@@ -74,6 +74,14 @@ func (g generationView) Bottleneck() string {
 	}[g.Progress.Bottleneck]
 }
 
+// IndexWidth is the width of the bar of the index that is being built; empty where its phase does not count.
+func (g generationView) IndexWidth() string {
+	if b := g.Progress.Index; b != nil && b.Total > 0 {
+		return fmt.Sprintf("%.2f", 100*float64(min(b.Done, b.Total))/float64(b.Total))
+	}
+	return ""
+}
+
 // Pace says how fast a fill goes and when it ends, or that nobody knows.
 func (g generationView) Pace() string {
 	at := g.Progress
