@@ -65,11 +65,11 @@ func (c *Client) accept(ctx context.Context, key uuid.UUID, send func(context.Co
 	switch {
 	case err == nil:
 		return Accepted{ID: id, Position: header.Get(position.Header), Endpoint: got.EndpointId}, nil
-	case errors.As(err, &refused) && !refused.Down:
+	case errors.As(err, &refused) && !refused.Sent:
 		return Accepted{}, refused
 	default:
 		return Accepted{}, &Refusal{
-			Status: http.StatusServiceUnavailable, Down: true, Ticket: key.String(), Key: key.String(),
+			Status: http.StatusServiceUnavailable, Down: true, Sent: true, Ticket: key.String(), Key: key.String(),
 			Detail: fmt.Sprintf("command-service at %s gave no answer, so nobody knows whether the command is in the log", c.CommandURL),
 		}
 	}

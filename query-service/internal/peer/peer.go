@@ -25,6 +25,7 @@ import (
 	"github.com/tidemark/tidemark/shared/certs"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/loop"
+	specs "github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
@@ -85,6 +86,7 @@ type Refusal struct {
 	Status int    // of the answer; 503 where there was none
 	Detail string // what to tell a person, without a full stop at its end
 	Down   bool   // there was no answer, or none of the peer's own
+	Sent   bool   // it was sent, and no answer says what became of it
 	// Ticket and Key are set where nobody knows whether a command is in the log: sending the same key
 	// again finds out, and cannot double it.
 	Ticket, Key string
@@ -107,24 +109,25 @@ func onBehalf(ctx context.Context, req *http.Request) error {
 func (c *Client) call(ctx context.Context, service string, answer any, send func(context.Context) (*http.Response, error)) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	ctx, sent := specs.TraceSent(ctx)
 	res, err := send(ctx)
 	if err != nil {
 		if ctx.Err() == nil { // else the page's reader has left, or the log would say so each second
 			c.log.DebugContext(ctx, "another service did not answer", "peer", service, "err", err)
 		}
-		return nil, c.down(service)
+		return nil, c.down(service, sent())
 	}
 	defer func() { _ = res.Body.Close() }()
 	content, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer))
 	if err != nil {
-		return nil, c.down(service)
+		return nil, c.down(service, true)
 	}
 	if res.StatusCode/100 == 2 {
 		if answer == nil {
 			return res.Header, nil
 		}
 		if err := json.Unmarshal(content, answer); err != nil {
-			return nil, &Refusal{Status: http.StatusBadGateway, Down: true, Detail: fmt.Sprintf("what answers at %s is not %s: see that %s names it", c.base(service), service, c.setting(service))}
+			return nil, &Refusal{Status: http.StatusBadGateway, Down: true, Sent: true, Detail: fmt.Sprintf("what answers at %s is not %s: see that %s names it", c.base(service), service, c.setting(service))}
 		}
 		return res.Header, nil
 	}
@@ -184,9 +187,9 @@ func (c *Client) setting(service string) string {
 	return "CONSUMER_URL"
 }
 
-func (c *Client) down(service string) *Refusal {
+func (c *Client) down(service string, sent bool) *Refusal {
 	return &Refusal{
-		Status: http.StatusServiceUnavailable, Down: true,
+		Status: http.StatusServiceUnavailable, Down: true, Sent: sent,
 		Detail: fmt.Sprintf("%s does not answer at %s: start it, or set %s to where it listens", service, c.base(service), c.setting(service)),
 	}
 }

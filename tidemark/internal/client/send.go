@@ -2,13 +2,11 @@ package client
 
 import (
 	"bytes"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -60,8 +58,10 @@ func (c *Client) send(req *http.Request, to service.Spec) (answer, error) {
 	c.authorise(req)
 	req.Header.Set("Accept", "application/json, "+problem.ContentType)
 	url := c.services.URLs[to.Name]
+	ctx, sent := service.TraceSent(req.Context())
+	req = req.WithContext(ctx)
 	unreachable := func(err error) error {
-		return &Unreachable{Service: to.Name, URL: url, Sent: req.Method != http.MethodGet, Err: err}
+		return &Unreachable{Service: to.Name, URL: url, Sent: req.Method != http.MethodGet && sent(), Err: err}
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -170,7 +170,7 @@ func (a answer) refusal() *Problem {
 type Unreachable struct {
 	Service string
 	URL     string
-	Sent    bool // something that changes state
+	Sent    bool // something that changes state, or a part of it
 	Err     error
 }
 
@@ -180,13 +180,8 @@ func (u *Unreachable) Error() string {
 
 func (u *Unreachable) Unwrap() error { return u.Err }
 
-// Unknown says whether the request may have been carried out: only a connection that was never made, or never trusted,
-// rules that out.
-func (u *Unreachable) Unknown() bool {
-	var op *net.OpError
-	var untrusted *tls.CertificateVerificationError
-	return u.Sent && !(errors.As(u.Err, &op) && op.Op == "dial") && !errors.As(u.Err, &untrusted)
-}
+// Unknown says whether the request may have been carried out: only one of which nothing was sent rules that out.
+func (u *Unreachable) Unknown() bool { return u.Sent }
 
 // unwrapped drops the method and URL that net/http puts before every error: they are said better.
 func unwrapped(err error) error {

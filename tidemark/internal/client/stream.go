@@ -49,11 +49,12 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 	if err != nil {
 		return err
 	}
-	req = req.WithContext(ctx)
+	traced, sent := service.TraceSent(ctx)
+	req = req.WithContext(traced)
 	c.authorise(req)
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return &Unreachable{Service: service.Command.Name, URL: c.services.URLs[service.Command.Name], Sent: true, Err: unwrapped(err)}
+		return &Unreachable{Service: service.Command.Name, URL: c.services.URLs[service.Command.Name], Sent: sent(), Err: unwrapped(err)}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
