@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -124,6 +125,38 @@ func TestPagesInABrowser(t *testing.T) {
 			b.sees("wrong-url", "wrong-interval", `value="ftp://example.org/"`)
 		})
 	}
+}
+
+// Live updates leave alone what somebody is doing on a page: the focus and a selection stay, and a screen reader hears of
+// another state only.
+func TestLiveUpdatesKeepFocusAndSelection(t *testing.T) {
+	s := story.New(t)
+	stack := beside(t, s)
+	b := newBrowser(t, stack.query, 1280, true)
+	write := func() string {
+		id := uuid.NewString()
+		_, err := s.Log.Write(story.Message{Partition: story.AnyPartition, Value: []byte(`{"command_id":"` + id + `","event_timestamp":"2026-11-03T00:00:00Z"}`)})
+		require.NoError(t, err)
+		return id
+	}
+	first := write()
+	b.open("/")
+	b.sees(first)
+	ask := func(script string) string {
+		t.Helper()
+		answer, err := chromedp.Run(b.tab, chromedp.Evaluate[string](script))
+		require.NoError(t, err)
+		return answer
+	}
+	link := `a[href*="` + first + `"]`
+	ask(`(() => { const a = document.querySelector('` + link + `'); a.focus(); a.mark = 1; getSelection().selectAllChildren(a);
+		window.spoken = 0; new MutationObserver(() => window.spoken++).observe(document.getElementById("said"), { childList: true, characterData: true, subtree: true }); return "" })()`)
+	for range 3 {
+		b.sees(write())
+	}
+	require.Equal(t, "1 "+first, ask(`document.activeElement.mark + " " + getSelection().toString().trim()`))
+	require.Equal(t, "0", ask(`String(window.spoken)`), "no state has changed")
+	require.Empty(t, ask(`document.querySelector("[data-live] [aria-live], [data-live][aria-live]")?.outerHTML || ""`))
 }
 
 // beside starts all three services, each knowing where the others are.

@@ -4,6 +4,7 @@
 (() => {
   const main = document.querySelector("main");
   const link = document.getElementById("link");
+  const said = document.getElementById("said");
   const parser = new DOMParser();
   const apart = 900; // milliseconds between two renewals
   const patience = 20000; // milliseconds without a word, before the server is asked whether it is there
@@ -31,21 +32,65 @@
     document.body.classList.add("stale");
   }
 
-  function replace(part, fresh) {
-    const active = part.contains(document.activeElement) ? document.activeElement.id : "";
-    const open = [...part.querySelectorAll("details[open][id]")].map((d) => d.id);
-    const scrolled = [...part.querySelectorAll(".scroll")].map((s) => s.scrollLeft);
-    part.replaceWith(document.adoptNode(fresh));
-    for (const id of open) document.getElementById(id)?.setAttribute("open", "");
-    fresh.querySelectorAll(".scroll").forEach((s, i) => { s.scrollLeft = scrolled[i] || 0; });
-    if (active) document.getElementById(active)?.focus();
+  // patch makes node like fresh and changes only what differs, so that focus, selection and what was opened stay where they
+  // are. Rows that move are told apart by their data-key or id.
+  function patch(node, fresh) {
+    if (node.nodeType !== Node.ELEMENT_NODE) {
+      if (node.data !== fresh.data) patchText(node, fresh.data);
+      return;
+    }
+    for (const { name, value } of [...fresh.attributes]) if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+    for (const { name } of [...node.attributes]) {
+      if (!fresh.hasAttribute(name) && !(name === "open" && node.localName === "details")) node.removeAttribute(name);
+    }
+    patchChildren(node, fresh);
   }
+
+  // patchText replaces what differs in the middle only: a selection that begins or ends before it stays.
+  function patchText(node, text) {
+    const old = node.data, most = Math.min(old.length, text.length);
+    let head = 0, tail = 0;
+    while (head < most && old[head] === text[head]) head++;
+    while (tail < most - head && old[old.length - 1 - tail] === text[text.length - 1 - tail]) tail++;
+    node.replaceData(head, old.length - head - tail, text.slice(head, text.length - tail));
+  }
+
+  const keyOf = (n) => n.nodeType === Node.ELEMENT_NODE ? n.dataset.key || n.id : "";
+
+  function patchChildren(node, fresh) {
+    const wanted = new Set([...fresh.childNodes].map(keyOf).filter(Boolean));
+    const known = new Map();
+    for (const child of [...node.childNodes]) {
+      const key = keyOf(child);
+      if (key && !wanted.has(key)) child.remove();
+      else if (key) known.set(key, child);
+    }
+    let at = node.firstChild;
+    for (const child of [...fresh.childNodes]) {
+      const key = keyOf(child), same = key ? known.get(key) : at && !keyOf(at) && at.nodeName === child.nodeName ? at : undefined;
+      if (!same) {
+        node.insertBefore(document.importNode(child, true), at);
+        continue;
+      }
+      if (same === at) at = at.nextSibling;
+      else node.insertBefore(same, at);
+      patch(same, child);
+    }
+    while (at) {
+      const next = at.nextSibling;
+      at.remove();
+      at = next;
+    }
+  }
+
+  const stateOf = () => document.querySelector(".hero .state")?.textContent.trim() || "";
 
   async function renew() {
     due = 0;
     if (busy) { again = true; return; }
     busy = true;
     last = Date.now();
+    const state = stateOf(), focused = document.activeElement;
     try {
       const res = await fetch(main.dataset.self || location.pathname + location.search, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(10000) });
       const page = parser.parseFromString(await res.text(), "text/html");
@@ -54,8 +99,11 @@
       for (const part of document.querySelectorAll("[data-live]")) {
         const fresh = page.querySelector(`[data-live="${part.dataset.live}"]`);
         // What somebody is typing in is left alone.
-        if (fresh && fresh.outerHTML !== part.outerHTML && !part.querySelector("input:focus:not([type=hidden]), textarea:focus")) replace(part, fresh);
+        if (fresh && fresh.outerHTML !== part.outerHTML && !part.querySelector("input:focus:not([type=hidden]), textarea:focus")) patch(part, fresh);
       }
+      // A screen reader hears of another state, and not of each figure.
+      if (stateOf() !== state) said.textContent = `${stateOf()}. ${document.querySelector("h1")?.textContent.trim() || ""}`;
+      if (focused && !focused.isConnected) main.focus({ preventScroll: true });
       if (res.ok && page.title) document.title = page.title;
       const events = page.querySelector("main")?.dataset.events;
       if (res.ok && !events) close();
