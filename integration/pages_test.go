@@ -64,7 +64,6 @@ func TestPagesInABrowser(t *testing.T) {
 			b.sees("serves every read.")
 			serving := b.text("h1")
 			b.click("form.start button")
-			b.sees("The rebuild has been asked for.")
 			b.mark()
 			b.sees("Roll back to generation", "Verified: both hold the same", "serves every read.")
 			b.stays()
