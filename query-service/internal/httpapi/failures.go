@@ -92,7 +92,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	case errors.Is(err, errTooManyStreams):
 		return Failure{problem.Problem{Status: http.StatusServiceUnavailable, Detail: "too many event streams are open here: connect again later, or read /api/v1/projections now and then"}, "too_many_streams", "5"}
 	case errors.As(err, &busy):
-		f.warn(ctx, "a read found the service busy", err)
+		f.warn(ctx, "busy", err)
 		return Failure{problem.Problem{
 			Type: "/problems/busy", Title: "Busy", Status: http.StatusServiceUnavailable,
 			Detail: "the database answers, but there is more to read than it can do in time: ask again later",
@@ -105,7 +105,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 			Detail: "the database refused a query of this service; the correlation id finds it in the service's log",
 		}, "broken", ""}
 	}
-	f.warn(ctx, "a read found the database down", err)
+	f.warn(ctx, "down", err)
 	return Failure{problem.Problem{
 		Type: "/problems/database-down", Title: "Database down", Status: http.StatusServiceUnavailable,
 		Detail: "the database does not answer, or has no schema yet; the service goes on by itself once it does: ask again",
@@ -137,8 +137,9 @@ func broken(err error) bool {
 	return !slices.Contains([]string{"08", "25", "28", "3D", "40", "53", "55", "57", "58"}, state[:2])
 }
 
-// warn logs one of the many equal errors that a database that is down or busy gives, at most once a second.
-func (f *Failures) warn(ctx context.Context, message string, err error) {
+// warn logs one of the many equal errors that a database that is down or busy gives, at most once a second. outcome is that
+// of the failure.
+func (f *Failures) warn(ctx context.Context, outcome string, err error) {
 	f.mu.Lock()
 	due := time.Since(f.logged) > time.Second
 	if due {
@@ -146,6 +147,6 @@ func (f *Failures) warn(ctx context.Context, message string, err error) {
 	}
 	f.mu.Unlock()
 	if due {
-		f.log.WarnContext(ctx, message, "err", err)
+		f.log.WarnContext(ctx, "a read was not answered", "outcome", outcome, "err", err)
 	}
 }
