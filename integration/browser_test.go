@@ -163,6 +163,22 @@ func (b *browser) stays() {
 	require.Equal(b.t, b.script, marked.Exists, "with script a page is renewed, without it is loaded again")
 }
 
+// leave clicks what leads to another page, and waits until that one is shown.
+func (b *browser) leave(what string) {
+	b.t.Helper()
+	b.mark()
+	b.click(what)
+	ctx, cancel := context.WithTimeout(b.tab, seenWithin)
+	defer cancel()
+	for {
+		// A page that is being left has no body for a moment.
+		if marked, err := chromedp.Run(ctx, chromedp.AttributeValue(chromedp.CSS("body"), "data-mark")); err == nil && !marked.Exists {
+			return
+		}
+		require.NoError(b.t, loop.Sleep(ctx, 20*time.Millisecond), "no other page comes after %s", what)
+	}
+}
+
 // complaints are what was written to the console, such as what the pages' policy forbids.
 func (b *browser) complaints() []string {
 	b.mu.Lock()
