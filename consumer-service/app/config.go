@@ -68,7 +68,6 @@ func (c Config) chosen(all []*projection.Definition) ([]string, error) {
 	there := names(all)
 	var chosen []string
 	for _, name := range c.Projections {
-		name = strings.TrimSpace(name)
 		switch {
 		case name == "" || slices.Contains(chosen, name):
 		case !slices.Contains(there, name):
@@ -95,7 +94,7 @@ func names(all []*projection.Definition) []string {
 func (c Config) acceptedStarts(all []*projection.Definition) (map[string]map[int32]int64, error) {
 	out := map[string]map[int32]int64{}
 	for _, s := range c.AcceptStart {
-		p, err := position.Parse(strings.TrimSpace(s))
+		p, err := position.Parse(s)
 		if err != nil {
 			return nil, fmt.Errorf("ACCEPT_LOG_START: %w", err)
 		}

@@ -62,6 +62,11 @@ func Load(dst any, environ map[string]string) error {
 				mistakes = append(mistakes, fmt.Errorf("%s_FILE: %s is empty", f.Name, file))
 			}
 		}
+		value, err := readableText(f, value)
+		if err != nil {
+			mistakes = append(mistakes, err)
+			continue
+		}
 		if value != "" {
 			given[f.Name] = value
 		}
@@ -72,6 +77,34 @@ func Load(dst any, environ map[string]string) error {
 	}
 	mistakes = append(mistakes, validate(reflect.ValueOf(dst))...)
 	return joined(mistakes)
+}
+
+// readableText returns what is parsed of a variable's value: without the blanks around it and around the entries of a list,
+// and without a list's empty entries, unless all are. A secret is taken as it is.
+func readableText(f field, value string) (string, error) {
+	if f.Secret != "" {
+		return value, nil
+	}
+	value = strings.TrimSpace(value)
+	switch f.value.Kind() {
+	case reflect.String:
+		return value, nil
+	case reflect.Slice:
+		var entries []string
+		for e := range strings.SplitSeq(value, ",") {
+			if e = strings.TrimSpace(e); e != "" {
+				entries = append(entries, e)
+			}
+		}
+		if entries == nil {
+			return value, nil // for whoever checks it to say what is missing
+		}
+		return strings.Join(entries, ","), nil
+	}
+	if strings.HasPrefix(value, "tcp://") {
+		return "", fmt.Errorf("%s=%q is what Kubernetes sets for a service of that name: set enableServiceLinks: false in the pod, or set %s yourself", f.Name, value, f.Name)
+	}
+	return value, nil
 }
 
 // Settings lists the variables of src, a pointer to a configuration, in the order of its fields.

@@ -54,6 +54,34 @@ func TestLoadTellsAllMistakesAtOnce(t *testing.T) {
 	require.NotContains(t, err.Error(), "secret@x")
 }
 
+func TestBlanksAroundValuesAreNoPartOfThem(t *testing.T) {
+	t.Parallel()
+	c := defaults()
+	require.NoError(t, Load(&c, map[string]string{
+		"SERVER_PORT": " 8080", "KAFKA_BROKERS": "a:1, b:2 ,c:3", "TRUSTED_PROXIES": "10.0.0.1, 10.1.0.0/16", "LOG_LEVEL": "debug\n", "TOKEN": " kept ",
+	}))
+	require.Equal(t, 8080, c.ServerPort)
+	require.Equal(t, []string{"a:1", "b:2", "c:3"}, c.Brokers)
+	require.Equal(t, []string{"10.0.0.1", "10.1.0.0/16"}, c.TrustedProxies)
+	require.Equal(t, "debug", c.Level)
+	require.Equal(t, " kept ", c.Token)
+	c = defaults()
+	require.NoError(t, Load(&c, map[string]string{"KAFKA_BROKERS": "a:1,,b:2,"}))
+	require.Equal(t, []string{"a:1", "b:2"}, c.Brokers)
+	c = defaults()
+	require.ErrorContains(t, Load(&c, map[string]string{"KAFKA_BROKERS": " , "}), "is not host:port")
+}
+
+// An orchestrator sets NAME_PORT for a service NAME.
+func TestWhatAnOrchestratorSetsIsNamed(t *testing.T) {
+	t.Parallel()
+	c := defaults()
+	err := Load(&c, map[string]string{"SERVER_PORT": "tcp://10.43.0.7:80", "SHUTDOWN_TIMEOUT": "tcp://10.43.0.7:80", "KAFKA_PORT": "tcp://10.43.0.8:9092"})
+	require.ErrorContains(t, err, `SERVER_PORT="tcp://10.43.0.7:80" is what Kubernetes sets for a service of that name: set enableServiceLinks: false in the pod, or set SERVER_PORT yourself`)
+	require.ErrorContains(t, err, `SHUTDOWN_TIMEOUT="tcp://10.43.0.7:80" is what Kubernetes sets`)
+	require.ErrorContains(t, err, "2 configuration errors")
+}
+
 func TestOffLoopbackNeedsAuthOff(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"0.0.0.0", "::", "", "10.1.2.3", "example.org"} {
