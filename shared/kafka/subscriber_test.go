@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -93,6 +94,16 @@ func (m *member) count() (n int) {
 		n += len(records)
 	}
 	return n
+}
+
+// offsets are those of the records of a partition that were delivered, in the order of their delivery.
+func (m *member) offsets(partition int32) (offsets []int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.records[partition] {
+		offsets = append(offsets, r.Offset)
+	}
+	return offsets
 }
 
 func (m *member) sessionsSeen() int {
@@ -447,6 +458,29 @@ func committedAsOthersSeeIt(t *testing.T, brokers []string, group, topic string,
 		}
 	}
 	return out
+}
+
+// A member is given what was committed and nothing else: neither the records of an aborted transaction nor, before its
+// end, those of one that is open. Whatever comes after them in the log is delivered after them, so what was seen once the
+// last committed record is there is all that a member will ever see of what is before it.
+func TestOnlyCommittedRecordsAreDelivered(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, brokers []string) {
+		r, topic := setupTopic(t, brokers, 1)
+		fill(t, brokers, topic, 1, 2) // 0 and 1
+		p := setupTransactor(t, brokers, topic)
+		p.abort(3)  // 2 to 4, marker 5
+		p.commit(2) // 6 and 7, marker 8
+		stable(t, r, topic, 9)
+		p.begin(2) // 9 and 10, open while the member reads
+		m := join(t, brokers, "group-"+topic, topic, nil)
+		require.Eventually(t, func() bool { return slices.Contains(m.offsets(0), 7) }, time.Minute, 5*time.Millisecond)
+		require.Equal(t, []int64{0, 1, 6, 7}, m.offsets(0))
+		require.NoError(t, p.AbortTxn()) // marker 11
+		p.commit(1)                      // 12, marker 13
+		require.Eventually(t, func() bool { return slices.Contains(m.offsets(0), 12) }, time.Minute, 5*time.Millisecond)
+		require.Equal(t, []int64{0, 1, 6, 7, 12}, m.offsets(0))
+	})
 }
 
 // Two processes with one instance id would put each other out of the group for ever. The one that is fenced learns its id.
