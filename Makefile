@@ -46,11 +46,13 @@ bench: setup ## measure, against references in the same run; prints a table and 
 generate: ## write generated code anew from its specifications
 	go generate work
 
-lint: ## formatting, vet, golangci-lint, each module alone, generated code
+lint: ## formatting, vet, golangci-lint, what ends tests from the wrong goroutine, each module alone, generated code
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); \
 		[ -z "$$unformatted" ] || { echo "gofmt -w these:" $$unformatted; exit 1; }
 	go vet work
 	go run $(LINTER) run $$(go list -m -f '{{.Dir}}/...')
+	cd tools && GOWORK=off go test ./... && GOWORK=off go build -o $(CURDIR)/bin/testgoroutine ./testgoroutine
+	go vet -vettool=$(CURDIR)/bin/testgoroutine work
 	@for module in $(MODULES) $(CURDIR)/tools; do \
 		echo "alone: $${module#$(CURDIR)/}"; \
 		(cd "$$module" && GOWORK=off go mod tidy -diff && GOWORK=off go build ./...) || exit 1; \

@@ -1,10 +1,12 @@
-// Module tools pins the generators apart from the code they work on, outside go.work, so that what they need never
-// moves a version the services run with. `make generate` runs them.
+// Module tools pins the generators and holds a check of `make lint` apart from the code they work on, outside go.work, so that
+// what they need never moves a version the services run with. `make generate` runs the generators.
 module github.com/tidemark/tidemark/tools
 
 go 1.26
 
 tool github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
+
+require golang.org/x/tools v0.48.0
 
 require (
 	github.com/dprotaso/go-yit v0.0.0-20220510233725-9ba8df137936 // indirect
@@ -22,6 +24,5 @@ require (
 	golang.org/x/mod v0.38.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/text v0.40.0 // indirect
-	golang.org/x/tools v0.48.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )

@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -132,10 +133,10 @@ func (s *running) do(t *testing.T, method, path string) (int, http.Header, map[s
 
 func (s *running) ready(t *testing.T) {
 	t.Helper()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		status, _, _ := s.do(t, http.MethodGet, "/ready")
 		return status == http.StatusOK
-	}, 15*time.Second, 10*time.Millisecond)
+	})
 }
 
 func TestACommandIsARecordOfTheLog(t *testing.T) {
@@ -262,11 +263,11 @@ func TestABrokerThatIsMissingIsWaitedFor(t *testing.T) {
 	status, _, body := s.do(t, http.MethodGet, "/health")
 	require.Equal(t, 200, status)
 	require.Equal(t, "UP", body["status"])
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		_, _, body = s.do(t, http.MethodGet, "/ready")
 		missing, _ := body["missing"].(map[string]any)
 		return strings.Contains(fmt.Sprint(missing[partLog]), address) && strings.Contains(fmt.Sprint(missing[partPublisher]), address)
-	}, 10*time.Second, 10*time.Millisecond, "it says what is missing")
+	}, "it says what is missing")
 	status, header, body := s.do(t, http.MethodPost, "/app")
 	require.Equal(t, 503, status)
 	require.Equal(t, "/problems/log-down", body["type"])
@@ -307,11 +308,11 @@ func TestATopicThatBecomesUnsafeShutsTheDoorUntilItIsMended(t *testing.T) {
 	s.ready(t)
 	alter(t, brokers, o.Topic, "retention.ms", "86400000")
 	var body map[string]any
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		var status int
 		status, _, body = s.do(t, http.MethodPost, "/app")
 		return status == 503
-	}, 10*time.Second, 10*time.Millisecond)
+	})
 	require.Equal(t, "/problems/log-unsafe", body["type"])
 	require.Contains(t, body["detail"], "retention.ms must be -1 and is 86400000")
 	status, _, body := s.do(t, http.MethodGet, "/ready")
@@ -334,10 +335,10 @@ func TestATopicThatIsDeletedIsNotMadeAnew(t *testing.T) {
 	s.ready(t)
 	admin := newAdmin(t, brokers)
 	require.NoError(t, admin.DeleteTopic(o.Topic))
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		status, _, _ := s.do(t, http.MethodGet, "/ready")
 		return status == 503
-	}, 10*time.Second, 20*time.Millisecond)
+	})
 	status, _, _ := s.do(t, http.MethodPost, "/app")
 	require.Equal(t, 503, status)
 	topics, err := admin.ListTopics()
@@ -506,11 +507,11 @@ func TestWhatAPostFoundOutReadinessKnowsAtOnce(t *testing.T) {
 	brokers := realKafka(t)
 	unready := func(t *testing.T, s *running) string {
 		var missing string
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			status, _, body := s.do(t, http.MethodGet, "/ready")
 			missing = fmt.Sprint(body["missing"])
 			return status == 503
-		}, 5*time.Second, 20*time.Millisecond)
+		})
 		return missing
 	}
 	t.Run("the topic is gone", func(t *testing.T) {
@@ -520,10 +521,10 @@ func TestWhatAPostFoundOutReadinessKnowsAtOnce(t *testing.T) {
 		s := start(t, o)
 		s.ready(t)
 		require.NoError(t, newAdmin(t, brokers).DeleteTopic(o.Topic))
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			status, _, _ := s.do(t, http.MethodPost, "/app")
 			return status == 503
-		}, 20*time.Second, 20*time.Millisecond)
+		})
 		require.Contains(t, unready(t, s), "topic "+o.Topic+" is not there")
 	})
 	t.Run("the topic takes no record", func(t *testing.T) {
@@ -534,11 +535,11 @@ func TestWhatAPostFoundOutReadinessKnowsAtOnce(t *testing.T) {
 		s.ready(t)
 		alter(t, brokers, o.Topic, "max.message.bytes", "150")
 		var body map[string]any
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			var status int
 			status, _, body = s.do(t, http.MethodPost, "/app")
 			return status == 413
-		}, 20*time.Second, 20*time.Millisecond)
+		})
 		require.Equal(t, "/problems/record-too-large", body["type"])
 		require.Contains(t, body["detail"], "max.message.bytes")
 		require.Contains(t, unready(t, s), "max.message.bytes must be at least 131072 and is 150")

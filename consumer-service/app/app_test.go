@@ -9,11 +9,11 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 )
 
@@ -88,11 +88,11 @@ func TestItWaitsForWhatIsAwayAndStopsWhenTold(t *testing.T) {
 	}
 	status, _, _ := get("/health")
 	require.Equal(t, http.StatusOK, status)
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		status, body, _ := get("/ready")
 		require.Equal(t, http.StatusServiceUnavailable, status)
 		return strings.Contains(body, "waiting for the database")
-	}, 10*time.Second, 20*time.Millisecond)
+	})
 	status, _, header := get("/api/v1/timestamp/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f")
 	require.Equal(t, http.StatusPermanentRedirect, status)
 	require.Equal(t, "http://reads.example:7082/api/v1/timestamp/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f", header.Get("Location"))

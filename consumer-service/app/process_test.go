@@ -23,6 +23,7 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/timestamps"
 	api "github.com/tidemark/tidemark/shared/api/consumer"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -94,22 +95,8 @@ func install(t *testing.T) *installation {
 func (i *installation) ensure(t *testing.T, of topic.Spec) {
 	t.Helper()
 	i.made = append(i.made, of.Name)
-	await(t, func() error { return i.reader.Ensure(t.Context(), of) })
-	await(t, func() error { _, err := i.reader.StableEnds(t.Context(), of.Name, []int32{0, 1, 2}); return err })
-}
-
-// await repeats ready until it returns nil, in the test's own goroutine.
-func await(t *testing.T, ready func() error) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		err := ready()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			require.NoError(t, err, "after a minute")
-		}
-	}
+	await.NoError(t, func() error { return i.reader.Ensure(t.Context(), of) })
+	await.NoError(t, func() error { _, err := i.reader.StableEnds(t.Context(), of.Name, []int32{0, 1, 2}); return err })
 }
 
 func (i *installation) exec(t *testing.T, query string, args ...any) {
@@ -160,7 +147,7 @@ func (i *installation) puts(t *testing.T, n int) {
 // rows waits until a table has that many.
 func (i *installation) rows(t *testing.T, table string, want int) {
 	t.Helper()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		var n int
 		if err := i.db.GetContext(t.Context(), &n, `SELECT count(*) FROM `+table); err != nil {
 			return err
@@ -241,7 +228,7 @@ func (p *running) must(t *testing.T, status int, method, path string, body, into
 
 func (p *running) ready(t *testing.T) {
 	t.Helper()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		if status, body := p.call(t, http.MethodGet, "/ready", nil); status != http.StatusOK {
 			return fmt.Errorf("unready: %s", body)
 		}
@@ -252,7 +239,7 @@ func (p *running) ready(t *testing.T) {
 // unready waits until the service says so, with these words.
 func (p *running) unready(t *testing.T, words ...string) {
 	t.Helper()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		status, body := p.call(t, http.MethodGet, "/ready", nil)
 		if status == http.StatusOK {
 			return fmt.Errorf("it is ready")
@@ -271,7 +258,7 @@ func generationsOf(name string) string { return "/api/v1/projections/" + name + 
 // becomes waits until a generation has that state.
 func (p *running) becomes(t *testing.T, name string, number int, want api.GenerationState) (g api.Generation) {
 	t.Helper()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		status, raw := p.call(t, http.MethodGet, fmt.Sprint(generationsOf(name), "/", number), nil)
 		if status != http.StatusOK {
 			return fmt.Errorf("%d: %s", status, raw)

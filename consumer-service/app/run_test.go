@@ -15,6 +15,7 @@ import (
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	api "github.com/tidemark/tidemark/shared/api/consumer"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
@@ -73,7 +74,7 @@ func TestTwoProcessesRunTheirOwnProjections(t *testing.T) {
 		require.Equal(t, name, g.Projection)
 		other.becomes(t, name, g.Generation, api.Serving)
 		other.must(t, http.StatusAccepted, http.MethodDelete, fmt.Sprint(generationsOf(name), "/0"), nil, nil)
-		await(t, func() error {
+		await.NoError(t, func() error {
 			if status, _ := other.call(t, http.MethodGet, fmt.Sprint(generationsOf(name), "/0"), nil); status != http.StatusNotFound {
 				return fmt.Errorf("generation 0 of %s is still there: %d", name, status)
 			}
@@ -135,7 +136,7 @@ func TestARefusalIsOfOneProjection(t *testing.T) {
 	require.NotContains(t, string(ready), "endpoints ")
 	i.rows(t, "timestamp_records", 5)
 	var of api.Projection
-	await(t, func() error {
+	await.NoError(t, func() error {
 		p.must(t, http.StatusOK, http.MethodGet, "/api/v1/projections/timestamps", nil, &of)
 		if !strings.Contains(of.Refusal, "is another than the one that was projected") {
 			return fmt.Errorf("the refusal is %q", of.Refusal)
@@ -145,7 +146,7 @@ func TestARefusalIsOfOneProjection(t *testing.T) {
 	p.must(t, http.StatusOK, http.MethodGet, "/api/v1/projections/endpoints", nil, &of)
 	require.Empty(t, of.Refusal)
 	require.True(t, of.Running)
-	await(t, func() error { return i.members(i.config.GroupID, 0) })
+	await.NoError(t, func() error { return i.members(i.config.GroupID, 0) })
 	require.NoError(t, i.members(i.config.GroupID+".endpoints", 1))
 	require.NoError(t, p.stop())
 
@@ -153,7 +154,7 @@ func TestARefusalIsOfOneProjection(t *testing.T) {
 	p = i.run(t)
 	p.ready(t)
 	i.rows(t, "timestamp_records", 10)
-	await(t, func() error {
+	await.NoError(t, func() error {
 		p.must(t, http.StatusOK, http.MethodGet, "/api/v1/projections/timestamps", nil, &of)
 		if of.Refusal != "" {
 			return fmt.Errorf("it still says %q", of.Refusal)
@@ -200,7 +201,7 @@ func TestARebuildOfAllIsAQueue(t *testing.T) {
 	require.NotEqual(t, first.Projection, second.Projection)
 
 	queued := 0
-	await(t, func() error {
+	await.NoError(t, func() error {
 		var states []struct {
 			Number int    `db:"generation"`
 			State  string `db:"state"`
@@ -279,7 +280,7 @@ CREATE TABLE widgets.widgets_now (widget text NOT NULL PRIMARY KEY, orders bigin
 	} {
 		require.True(t, bytes.Contains(metrics, []byte(series)), "%s is not in the metrics:\n%s", series, onlyOf(string(metrics), "widgets"))
 	}
-	await(t, func() error {
+	await.NoError(t, func() error {
 		var covered int64
 		for _, r := range i.told(t) {
 			if r.Topic == of.Name && r.Served && r.Group == i.config.GroupID+".widgets" {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	api "github.com/tidemark/tidemark/shared/api/consumer"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -260,7 +261,7 @@ func TestADatabaseOfTheReleaseBeforeIsMigratedUnderItsWritersAndGoesOn(t *testin
 	require.Equal(t, "timestamps_g5", g.Schema)
 	i.rows(t, "timestamps_g5.timestamp_records", 400+18)
 	p.must(t, http.StatusAccepted, http.MethodPost, generationsOf("timestamps")+"/5/proof", nil, nil)
-	await(t, func() error {
+	await.NoError(t, func() error {
 		if g = p.becomes(t, "timestamps", 5, api.Ready); g.Proof == nil {
 			return fmt.Errorf("no proof yet: %s", g.Progress.Note)
 		}
@@ -409,7 +410,7 @@ func (i *installation) commit(t *testing.T, group string, epoch int64, of string
 	t.Helper()
 	var database uuid.UUID
 	i.get(t, &database, `SELECT database_id FROM database_identity`)
-	await(t, func() error {
+	await.NoError(t, func() error {
 		if err := i.client.RefreshCoordinator(group); err != nil {
 			return fmt.Errorf("find the coordinator: %w", err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // generation is what consumer-service says of one.
@@ -50,11 +51,11 @@ func generations(b *testing.B, service *stack.Service, method, path, body string
 func (s *stage) until(b *testing.B, service *stack.Service, number int, state string) generation {
 	b.Helper()
 	var g generation
-	require.Eventually(b, func() bool {
+	await.UntilWithin(b, 20*time.Minute, func() bool {
 		g = generation{}
 		generations(b, service, http.MethodGet, fmt.Sprint("/", number), "", &g)
 		return g.State == state
-	}, 20*time.Minute, 50*time.Millisecond, "%d %s", number, state)
+	}, "%d %s", number, state)
 	return g
 }
 
@@ -62,9 +63,9 @@ func (s *stage) until(b *testing.B, service *stack.Service, number int, state st
 func (s *stage) gone(b *testing.B, service *stack.Service, number int) {
 	b.Helper()
 	generations(b, service, http.MethodDelete, fmt.Sprint("/", number), "", nil)
-	require.Eventually(b, func() bool {
+	await.Until(b, func() bool {
 		return generations(b, service, http.MethodGet, fmt.Sprint("/", number), "", nil) == http.StatusNotFound
-	}, time.Minute, 50*time.Millisecond)
+	})
 }
 
 // blueGreen rebuilds while another generation serves and returns records a second, from the request to the swap: with the

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
@@ -239,12 +240,12 @@ func TestThreeBrokers(t *testing.T) {
 		if a.kind != "/problems/outcome-unknown" {
 			continue
 		}
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			again, err := h.stamp(a.key)
 			require.NoError(t, err)
 			w.answers[i] = again
 			return again.accepted()
-		}, story.Patience, 50*time.Millisecond)
+		})
 	}
 	log, err := story.OpenLog(cluster.Brokers()) // a client that has seen none of it
 	require.NoError(t, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // users write and read their writes, and look whether anything goes back in time, until they are told to
@@ -210,7 +211,7 @@ func TestNobodyNotices(t *testing.T) {
 
 	op.drop(0)
 	op.untilGone(0)
-	require.Eventually(t, func() bool { return traces(t, s) == "" }, story.Patience, 100*time.Millisecond, "%s", traces(t, s))
+	await.Until(t, func() bool { return traces(t, s) == "" }, "%s", traces(t, s))
 }
 
 func swapsGivenUp(t *testing.T, op api) (n int) {

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/certs/certstest"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -65,7 +66,7 @@ func TestTheDatabaseIsReachedByTLSOrTheRefusalSaysWhyNot(t *testing.T) {
 	}
 	elsewhere := ca.IssueFor(t, early, late, "db.example")
 	require.NoError(t, p.EnableTLS(t.Context(), elsewhere.Cert, elsewhere.Key))
-	require.Eventually(t, func() bool { err = connect(t, by(t, p, full)); return err != nil }, patience, tick)
+	await.Until(t, func() bool { err = connect(t, by(t, p, full)); return err != nil })
 	require.ErrorContains(t, err, "for another host name")
 
 	nonsense := filepath.Join(t.TempDir(), "nonsense.pem")

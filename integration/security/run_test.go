@@ -18,6 +18,7 @@ import (
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
 	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/certs/certstest"
 )
@@ -125,21 +126,21 @@ func TestAWholeRunUnderLockAndKey(t *testing.T) {
 	status, _, _ = send(ctx, t, browser, "GET", query.URL()+"/", "", "", "Accept", "text/html")
 	require.Equal(t, 403, status, "that key only writes")
 	both := newKey(t, file, "read", "write")
-	require.Eventually(t, func() bool { // the services have seen the new key
+	await.Until(t, func() bool { // the services have seen the new key
 		status, _, _ := send(ctx, t, browser, "POST", query.URL()+"/login", "", url.Values{"key": {both}}.Encode(), form...)
 		return status == 303
-	}, patience, tick)
+	})
 	var body string
-	require.Eventually(t, func() bool { // a page waits for the others no longer than a moment, which a first handshake may take
+	await.Until(t, func() bool { // a page waits for the others no longer than a moment, which a first handshake may take
 		status, _, body = send(ctx, t, browser, "GET", query.URL()+"/", "", "", "Accept", "text/html")
 		return status == 200 && !strings.Contains(body, "does not answer")
-	}, patience, tick, "the pages trust the other services by SERVICES_CA_FILE")
+	}, "the pages trust the other services by SERVICES_CA_FILE")
 	var place string
-	require.Eventually(t, func() bool { // the door has seen the new key too
+	await.Until(t, func() bool { // the door has seen the new key too
 		status, header, body = send(ctx, t, browser, "POST", query.URL()+"/stamp", "", url.Values{"event_timestamp": {"2009-09-28T19:03:12Z"}}.Encode(), form...)
 		place = header.Get("Location")
 		return status == 303 && strings.HasPrefix(place, "/tickets/")
-	}, patience, tick, "%s", body)
+	}, "%s", body)
 	status, _, _ = send(ctx, t, browser, "GET", query.URL()+place, "", "", "Accept", "text/html")
 	require.Equal(t, 200, status)
 	status, _, body = send(ctx, t, browser, "GET", query.URL()+"/api/v1"+place+"&wait=20s", "", "")
@@ -159,10 +160,10 @@ func TestAWholeRunUnderLockAndKey(t *testing.T) {
 	_, err := auth.Revoke(file, idOf(both), time.Now())
 	require.NoError(t, err)
 	for _, service := range []*stack.Service{door, query, consumer} {
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			status, _, _ := send(ctx, t, visitor(t, broker.ca.File), "GET", service.URL()+"/metrics", both, "")
 			return status == 401
-		}, patience, tick, "a revoked key ends without a restart")
+		}, "a revoked key ends without a restart")
 	}
 	// Trouble is when libraries talk: the brokers go, the database goes.
 	require.NoError(t, broker.Kill())

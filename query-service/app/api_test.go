@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 var stamp = time.Date(2009, 9, 28, 19, 3, 12, 123456000, time.UTC)
@@ -309,9 +310,9 @@ func TestProjectionStatus(t *testing.T) {
 
 	db.Must(t, `UPDATE projection_audits SET ok = false, finding = 'two rows are missing' WHERE partition = 1`)
 	require.Equal(t, false, s.get(t, "/api/v1/projections/timestamps").object(t)["audit"].(map[string]any)["ok"])
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return s.get(t, "/api/v1/projections/timestamps").object(t)["replay"].(map[string]any)["rate"] != nil
-	}, 15*time.Second, 50*time.Millisecond, "the warm-up is over")
+	}, "the warm-up is over")
 }
 
 func TestAClientThatLeavesIsNoError(t *testing.T) {
@@ -321,7 +322,7 @@ func TestAClientThatLeavesIsNoError(t *testing.T) {
 	_, err := client.Get(s.url + "/api/v1/timestamps?position=timestamp.command.v1/0@0&wait=30s") //nolint:bodyclose // there is none
 	require.Error(t, err)
 	client.CloseIdleConnections()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return strings.Contains(s.get(t, "/metrics").body, `tidemark_query_reads_total{outcome="client_gone",read="records"} 1`)
-	}, 5*time.Second, 20*time.Millisecond)
+	})
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/schema"
 )
@@ -79,7 +80,7 @@ func startWith(t *testing.T, dbURL, others string, environ map[string]string) *r
 
 func (s *running) awaitReady(t *testing.T) {
 	t.Helper()
-	require.Eventually(t, func() bool { return s.get(t, "/ready").status == http.StatusOK }, 5*time.Second, 10*time.Millisecond)
+	await.Until(t, func() bool { return s.get(t, "/ready").status == http.StatusOK })
 }
 
 type answer struct {
@@ -99,6 +100,21 @@ func (s *running) get(t *testing.T, path string, header ...string) answer {
 	t.Helper()
 	a, err := s.do(t.Context(), http.MethodGet, path, "", header...)
 	require.NoError(t, err)
+	return a
+}
+
+// getWhile is get of what is not there yet: do brings it, on the test's goroutine, while the request is under way.
+func (s *running) getWhile(t *testing.T, path string, do func(), header ...string) (a answer) {
+	t.Helper()
+	asked := make(chan error, 1)
+	go func() {
+		var err error
+		a, err = s.do(t.Context(), http.MethodGet, path, "", header...)
+		asked <- err
+	}()
+	time.Sleep(50 * time.Millisecond) // nobody tells that a request waits; the answer is the same where it comes later
+	do()
+	require.NoError(t, <-asked)
 	return a
 }
 
@@ -149,9 +165,9 @@ func TestASchemaThatIsNotThereYetIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	db := testdb.Empty(t)
 	s := start(t, db.URL, nil)
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return strings.Contains(s.get(t, "/ready").body, "has not got schema version")
-	}, 5*time.Second, 10*time.Millisecond)
+	})
 	require.JSONEq(t, `{"status":"UP"}`, s.get(t, "/health").body)
 	a := s.get(t, "/api/v1/timestamps")
 	require.Equal(t, 503, a.status, a.body)
@@ -168,7 +184,7 @@ func TestASchemaThatBecomesNewerTakesTheServiceOutOfRotation(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
 	db.Must(t, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, true)`, schema.Wanted+1)
-	require.Eventually(t, func() bool { return strings.Contains(s.get(t, "/ready").body, "newer than this release") }, 5*time.Second, 10*time.Millisecond)
+	await.Until(t, func() bool { return strings.Contains(s.get(t, "/ready").body, "newer than this release") })
 	require.Equal(t, 200, s.get(t, "/api/v1/timestamps").status)
 }
 
@@ -193,9 +209,9 @@ func TestAStopEndsTheWaits(t *testing.T) {
 		}
 		done <- a
 	}()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return strings.Contains(s.get(t, "/metrics").body, "tidemark_query_waiters{projection=\"timestamps\"} 1")
-	}, 5*time.Second, 10*time.Millisecond)
+	})
 	begin := time.Now()
 	s.stop()
 	require.Equal(t, 503, (<-done).status)

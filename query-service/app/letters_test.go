@@ -5,7 +5,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -159,10 +158,7 @@ func TestAReadWaitsForADecision(t *testing.T) {
 		require.Equal(t, 504, a.status, a.body)
 		require.Equal(t, "none", a.object(t)["reached"])
 	}
-	done := make(chan struct{})
-	time.AfterFunc(50*time.Millisecond, func() { defer close(done); decide(t, db, "1@0", "discard", nil) })
-	o := s.get(t, oneLetter+"1@0?wait=10s"+at).object(t)
-	<-done
+	o := s.getWhile(t, oneLetter+"1@0?wait=10s"+at, func() { decide(t, db, "1@0", "discard", nil) }).object(t)
 	require.Equal(t, "discarded", o["state"])
 	a := s.get(t, "/api/v1/deadletters?wait=0&position=deadletter.command.v1/5@1")
 	require.Equal(t, "deadletter.command.v1/5@0", a.object(t)["reached"])

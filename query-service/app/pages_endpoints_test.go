@@ -5,7 +5,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -116,8 +115,7 @@ func TestThePageOfAnEndpoint(t *testing.T) {
 	require.Equal(t, map[string]any{"url": "https://b.example/", "tags": []any{"eu"}, "interval": "1m", "enabled": false, "retries": map[string]any{"most": 3.0}}, o.sent(t, "PUT /api/v1"+path+" "))
 	saved := a.header.Get("Location")
 	require.Equal(t, path+"?done=saved&ticket="+third+"&position=endpoint.command.v1/0@2", saved)
-	time.AfterFunc(100*time.Millisecond, func() { db.PutEndpoint(t, id, aDocument("b", "", "", "1m"), "cid") })
-	page = s.page(t, saved)
+	page = s.pageWhile(t, saved, func() { db.PutEndpoint(t, id, aDocument("b", "", "", "1m"), "cid") })
 	require.Contains(t, page.body, "The change was saved.", "the page waits for it")
 	require.Contains(t, page.body, "https://b.example/")
 	require.Contains(t, page.body, `href="/tickets/`+third+`?position=endpoint.command.v1`)

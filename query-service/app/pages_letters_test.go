@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -94,8 +93,7 @@ func TestADeadLetterIsPutRight(t *testing.T) {
 	o.was(t, `POST /api/v1/deadletters/discard {"note":"old","positions":["`+at+`"],"readable":true}`)
 	list := a.header.Get("Location")
 	require.Equal(t, "/dead-letters?done=discarded&count=1&position=deadletter.command.v1/5@0", list)
-	time.AfterFunc(100*time.Millisecond, func() { decide(t, db, "1@0", "discard", nil) })
-	page := s.page(t, list)
+	page := s.pageWhile(t, list, func() { decide(t, db, "1@0", "discard", nil) })
 	require.Contains(t, page.body, "1 dead letter was discarded.")
 	require.NotContains(t, page.body, "<article", "the list is of after the decision")
 

@@ -256,7 +256,8 @@ func TestAServiceThatDoesNotAnswerIsShownAsDown(t *testing.T) {
 	require.Equal(t, 2, strings.Count(s.get(t, "/").body, "it does not answer at http://"+nobody.Addr().String()))
 	a := s.post(t, "/stamp", nil)
 	require.Equal(t, 503, a.status)
-	require.Contains(t, a.body, "gave no answer")
+	require.Contains(t, a.body, "command-service does not answer at http://"+nobody.Addr().String()+": start it")
+	require.NotContains(t, a.body, "nobody knows", "nothing was sent")
 
 	s = start(t, db.URL, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	s.awaitReady(t)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // stateOf is what /api/v1/projections says of one.
@@ -107,11 +108,11 @@ func TestAProjectionThatOnlyTheDatabaseKnowsIsShownEverywhere(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []any{want, "widgets"}, []any{name, data["projection"]})
 	}
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		m := s.get(t, "/metrics").body
 		return strings.Contains(m, `tidemark_query_projection_lag{projection="widgets"} 5`) && strings.Contains(m, `tidemark_query_projection_running{projection="widgets"} 1`) &&
 			strings.Contains(m, `tidemark_query_projection_watermark_age_seconds{projection="widgets"} `) && strings.Contains(m, `tidemark_query_projection_running{projection="endpoints"} 0`)
-	}, 10*time.Second, 50*time.Millisecond)
+	})
 	require.Contains(t, s.get(t, "/metrics").body, `tidemark_query_wait_seconds_count{end="passed",projection="widgets"} 1`)
 }
 
@@ -138,10 +139,10 @@ func TestStatesOfAProjection(t *testing.T) {
 	for _, path := range []string{"/", "/projections", "/projections/widgets"} {
 		require.Contains(t, s.page(t, path).body, `consumer lag unknown since <time datetime="2026-11-21T10:00:00Z">`, path)
 	}
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		m := s.get(t, "/metrics").body
 		return strings.Contains(m, `tidemark_query_projection_log_end_age_seconds{projection="widgets"} `) && !strings.Contains(m, `tidemark_query_projection_lag{projection="widgets"}`)
-	}, 10*time.Second, 50*time.Millisecond, "no lag is shown that nobody knows")
+	}, "no lag is shown that nobody knows")
 	db.Must(t, `UPDATE projections SET refusal = 'the log is another one.', refused_at = now() WHERE projection = 'widgets'`)
 	is("refused")
 	page := s.page(t, "/projections/widgets")

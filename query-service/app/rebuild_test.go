@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // theOthers answer as command-service and consumer-service do, and keep what changes they were asked for.
@@ -170,10 +171,10 @@ func TestThePageOfARebuild(t *testing.T) {
 		_, err := db.Exec(`CREATE INDEX ON timestamps_g1.slow (slowly(n))`)
 		built <- err
 	}()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		page = s.page(t, at)
 		return strings.Contains(page.body, "An index of <code>slow</code>: building index")
-	}, 3*time.Second, 20*time.Millisecond)
+	})
 	require.Contains(t, page.body, "This phase began 42 s ago.")
 	require.NotContains(t, page.body, "caught up in about")
 	require.NoError(t, <-built)

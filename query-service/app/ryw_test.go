@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/position"
 )
 
@@ -226,7 +227,7 @@ func TestADatabaseThatIsDownIsReportedAndWaitedFor(t *testing.T) {
 	require.Equal(t, "application/problem+json", a.header.Get("Content-Type"))
 	require.Equal(t, "/problems/database-down", a.object(t)["type"])
 	require.NotContains(t, a.body, "127.0.0.1", "no internal text")
-	require.Eventually(t, func() bool { return s.get(t, "/ready").status == 503 }, 5*time.Second, 10*time.Millisecond)
+	await.Until(t, func() bool { return s.get(t, "/ready").status == 503 })
 	require.Equal(t, 200, s.get(t, "/health").status)
 	page := s.get(t, "/")
 	require.Equal(t, 200, page.status)

@@ -21,6 +21,13 @@ func (s *running) page(t *testing.T, path string) answer {
 	return a
 }
 
+func (s *running) pageWhile(t *testing.T, path string, do func()) answer {
+	t.Helper()
+	a := s.getWhile(t, path, do, "Accept", browser)
+	requireSound(t, path, a)
+	return a
+}
+
 func requireSound(t *testing.T, what string, a answer) {
 	t.Helper()
 	require.Equal(t, "text/html; charset=utf-8", a.header.Get("Content-Type"), what)

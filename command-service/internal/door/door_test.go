@@ -93,20 +93,20 @@ func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
 		log := &fakeLog{takes: 10 * time.Millisecond}
 		d, registry := setup(t, Options{Log: log, MaxGroup: 50})
 		var callers sync.WaitGroup
-		for i := range 121 {
-			callers.Go(func() {
-				at, err := accept(t.Context(), d, fmt.Sprint(i))
-				require.NoError(t, err)
-				_, keys := log.seen()
-				require.Equal(t, fmt.Sprint(i), keys[at.Offset], "each caller gets the position of its own record")
-			})
+		answers := make([]Outcome, 121)
+		for i := range answers {
+			callers.Go(func() { answers[i].Position, answers[i].Err = accept(t.Context(), d, fmt.Sprint(i)) })
 			if i == 0 {
 				synctest.Wait() // the first one leaves alone
 			}
 		}
 		callers.Wait()
-		groups, _ := log.seen()
+		groups, keys := log.seen()
 		require.Equal(t, []int{1, 50, 50, 20}, groups)
+		for i, a := range answers {
+			require.NoError(t, a.Err)
+			require.Equal(t, fmt.Sprint(i), keys[a.Position.Offset], "each caller gets the position of its own record")
+		}
 		require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP tidemark_commands_total Commands at the door by outcome: accepted; unknown (handed over, no answer); down, busy, shut (refused, nothing written).
 # TYPE tidemark_commands_total counter
@@ -195,22 +195,24 @@ func TestEveryMessageOfAGroupHasItsOwnOutcome(t *testing.T) {
 		}}
 		d, _ := setup(t, Options{Log: log})
 		var callers sync.WaitGroup
-		for _, key := range []string{"a0", "n1", "u2", "a3", "n4", "u5"} {
-			callers.Go(func() {
-				_, err := accept(t.Context(), d, key)
-				switch key[0] {
-				case 'a':
-					require.NoError(t, err)
-				case 'n':
-					require.ErrorIs(t, err, ErrDown)
-					require.NotErrorIs(t, err, ErrUnknown)
-				case 'u':
-					require.ErrorIs(t, err, ErrUnknown)
-					require.NotErrorIs(t, err, ErrDown)
-				}
-			})
+		keys := []string{"a0", "n1", "u2", "a3", "n4", "u5"}
+		errs := make([]error, len(keys))
+		for i, key := range keys {
+			callers.Go(func() { _, errs[i] = accept(t.Context(), d, key) })
 		}
 		callers.Wait()
+		for i, key := range keys {
+			switch err := errs[i]; key[0] {
+			case 'a':
+				require.NoError(t, err)
+			case 'n':
+				require.ErrorIs(t, err, ErrDown)
+				require.NotErrorIs(t, err, ErrUnknown)
+			case 'u':
+				require.ErrorIs(t, err, ErrUnknown)
+				require.NotErrorIs(t, err, ErrDown)
+			}
+		}
 	})
 }
 
@@ -221,11 +223,9 @@ func TestAFullQueueRefuses(t *testing.T) {
 		var callers sync.WaitGroup
 		callers.Go(func() { _, _ = accept(t.Context(), d, "in flight") })
 		synctest.Wait()
-		for range 3 {
-			callers.Go(func() {
-				_, err := accept(t.Context(), d, "waiting")
-				require.NoError(t, err)
-			})
+		waiting := make([]error, 3)
+		for i := range waiting {
+			callers.Go(func() { _, waiting[i] = accept(t.Context(), d, "waiting") })
 		}
 		synctest.Wait()
 		start := time.Now()
@@ -233,6 +233,7 @@ func TestAFullQueueRefuses(t *testing.T) {
 		require.ErrorIs(t, err, ErrBusy)
 		require.Zero(t, time.Since(start))
 		callers.Wait()
+		require.Equal(t, make([]error, 3), waiting)
 	})
 }
 
@@ -273,15 +274,14 @@ func TestCloseFinishesWhatIsInHand(t *testing.T) {
 		log := &fakeLog{takes: time.Second}
 		d, _ := setup(t, Options{Log: log, MaxGroup: 2})
 		var callers sync.WaitGroup
-		for i := range 5 {
-			callers.Go(func() {
-				_, err := accept(t.Context(), d, fmt.Sprint(i))
-				require.NoError(t, err)
-			})
+		errs := make([]error, 5)
+		for i := range errs {
+			callers.Go(func() { _, errs[i] = accept(t.Context(), d, fmt.Sprint(i)) })
 		}
 		synctest.Wait()
 		require.NoError(t, d.Close(t.Context()))
 		callers.Wait()
+		require.Equal(t, make([]error, 5), errs)
 		_, keys := log.seen()
 		require.Len(t, keys, 5)
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -267,7 +268,7 @@ func TestOneProcessAtATimeEmptiesTheOutboxOfItsProjection(t *testing.T) {
 			p.Kick()
 		}
 	}
-	require.Eventually(t, func() bool { return left(t, db, "timestamps") == 0 }, 20*time.Second, 5*time.Millisecond)
+	await.Until(t, func() bool { return left(t, db, "timestamps") == 0 })
 	require.Len(t, log.got(), 100)
 	candidate := 0
 	for _, v := range log.got() {
@@ -310,7 +311,7 @@ VALUES ('timestamps', 'g', 0, 1, true, 't', 3, 17, 17, '[]', '2026-01-02T03:04:0
 	require.NoError(t, err)
 	log := &heldLog{}
 	start(t, &Postgres{db, "timestamps"}, log)
-	require.Eventually(t, func() bool { return left(t, db, "timestamps") == 0 }, 20*time.Second, 5*time.Millisecond)
+	await.Until(t, func() bool { return left(t, db, "timestamps") == 0 })
 	require.Len(t, log.got(), 1)
 	r, err := event.DecodeReceipt([]byte(log.got()[0]))
 	require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/kafka"
 )
 
@@ -51,7 +52,7 @@ func newWriter(t *testing.T, brokers []string, topic string, partitions int32, t
 	client, err := sarama.NewClient(brokers, c)
 	require.NoError(t, err)
 	var producer sarama.SyncProducer
-	await(t, func() (err error) { // a broker that has just started may still be loading what it knows of transactions
+	await.NoError(t, func() (err error) { // a broker that has just started may still be loading what it knows of transactions
 		producer, err = sarama.NewSyncProducerFromClient(client)
 		return err
 	})
@@ -171,7 +172,7 @@ func timedByTheWriter(t *testing.T, brokers []string, topic string, partitions i
 // reset commits offsets for a group that has no members, as kafka-consumer-groups --reset-offsets does.
 func (w *writer) reset(t *testing.T, group string, offsets map[int32]int64) {
 	t.Helper()
-	await(t, func() error { // the group may still have a member for a moment
+	await.NoError(t, func() error { // the group may still have a member for a moment
 		if err := w.client.RefreshCoordinator(group); err != nil {
 			return fmt.Errorf("find the coordinator: %w", err)
 		}

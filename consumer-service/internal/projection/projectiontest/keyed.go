@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
@@ -177,7 +178,7 @@ func retentionByDay(t *testing.T, s *stage) {
 	for range 2 {
 		p := s.start(t, settings{pace: s.stopped(2)})
 		s.inSession(t, p)
-		await(t, func() error {
+		await.NoError(t, func() error {
 			var behind int
 			s.get(t, &behind, `SELECT count(*) FROM `+s.table(schema.Progress)+` WHERE partition <> 2 AND caught_up_at IS NULL`)
 			return errWhere(behind > 0, "%d partitions are not read yet", behind)
@@ -190,7 +191,7 @@ func retentionByDay(t *testing.T, s *stage) {
 	stop := s.keepSending(t, time.Millisecond)
 	p := s.start(t, settings{rebuilds: true})
 	s.inSession(t, p)
-	await(t, func() error {
+	await.NoError(t, func() error {
 		first := s.days(t)[0]
 		return errWhere(first < day(time.Now().Add(-keep-48*time.Hour)), "day %s is still there", first)
 	})
@@ -234,7 +235,7 @@ func retentionByDay(t *testing.T, s *stage) {
 	s.caughtUp(t)
 	p.stop()
 	p = s.start(t, settings{})
-	await(t, func() error {
+	await.NoError(t, func() error {
 		return errWhere(s.dump(t) != served, "the days of the generation that serves now are still there")
 	})
 	s.holds(t)

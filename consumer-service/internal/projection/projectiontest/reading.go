@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/schema"
 )
@@ -59,7 +60,7 @@ func aWriterThatSlept(t *testing.T, s *stage) {
 	before, receipts := s.dump(t), s.written(t)
 	slept.gate.open()
 	slept.watch()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		if n := metric(t, slept, "tidemark_projection_fenced_total"); n < partitions {
 			return fmt.Errorf("%v writers were fenced", n)
 		}
@@ -214,7 +215,7 @@ func oneKeyInTwoRecords(t *testing.T, s *stage) {
 		p := s.startHeld(t, settings{group: fmt.Sprint(s.group, "-", round)}, held...)
 		if len(held) > 0 {
 			p.gate.awaitHeld(t, held...)
-			await(t, func() error {
+			await.NoError(t, func() error {
 				var behind int
 				s.get(t, &behind, `SELECT count(*) FROM `+s.table(schema.Progress)+` WHERE partition <> $1 AND caught_up_at IS NULL`, held[0])
 				return errWhere(behind > 0, "%d partitions are not read yet", behind)
@@ -254,5 +255,5 @@ func errWhere(wrong bool, format string, args ...any) error {
 // inSession waits until a process has begun a session, so that what it starts over is started over.
 func (s *stage) inSession(t *testing.T, p *process) {
 	t.Helper()
-	await(t, func() error { return errWhere(!p.InSession(), "no session has begun") })
+	await.NoError(t, func() error { return errWhere(!p.InSession(), "no session has begun") })
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/generation"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
 )
@@ -28,7 +29,7 @@ func (s *stage) rebuilt(t *testing.T, p *process, swap bool) generation.Generati
 // runs waits until the database knows that a process runs the projection.
 func (s *stage) runs(t *testing.T, p *process) {
 	t.Helper()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		running, err := p.rebuilds.Running(t.Context())
 		if err == nil && !running {
 			err = fmt.Errorf("nobody runs %s", s.def.Name)
@@ -39,7 +40,7 @@ func (s *stage) runs(t *testing.T, p *process) {
 
 func (s *stage) becomes(t *testing.T, p *process, number int, want generation.State) (g generation.Generation) {
 	t.Helper()
-	await(t, func() (err error) {
+	await.NoError(t, func() (err error) {
 		if g, err = p.rebuilds.Get(t.Context(), number); err != nil {
 			return err
 		}
@@ -53,7 +54,7 @@ func (s *stage) proved(t *testing.T, p *process, g generation.Generation) genera
 	t.Helper()
 	_, err := p.rebuilds.Prove(t.Context(), g.Number)
 	require.NoError(t, err)
-	await(t, func() (err error) {
+	await.NoError(t, func() (err error) {
 		if g, err = p.rebuilds.Get(t.Context(), g.Number); err != nil {
 			return err
 		}

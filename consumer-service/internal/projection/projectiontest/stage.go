@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidemark/tidemark/consumer-service/internal/generation"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/httpapi"
@@ -26,25 +27,7 @@ import (
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
-const (
-	partitions = 3
-	patience   = time.Minute // with what must come: a busy machine is no failure
-	tick       = 15 * time.Millisecond
-)
-
-// await repeats ready until it returns nil, in the test's own goroutine.
-func await(t *testing.T, ready func() error) {
-	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(tick) {
-		err := ready()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			require.NoError(t, err, "after %s", patience)
-		}
-	}
-}
+const partitions = 3
 
 // stage is one contract's topic and database.
 type stage struct {
@@ -92,7 +75,7 @@ func newStage(t *testing.T, def func(topic.Spec) *projection.Definition, samples
 	if samples.At != nil && s.def.Retention > 0 && strings.HasSuffix(t.Name(), timedContract) {
 		timedByTheWriter(t, s.kafka.Brokers, of.Name, partitions)
 	}
-	await(t, func() error { return s.reader.Ensure(t.Context(), of) })
+	await.NoError(t, func() error { return s.reader.Ensure(t.Context(), of) })
 	s.mustEnd(t)
 	s.writer = newWriter(t, s.kafka.Brokers, of.Name, partitions, of.Transactional)
 	return s
@@ -109,7 +92,7 @@ func (s *stage) ends(ctx context.Context) (map[int32]int64, error) {
 // mustEnd is ends, as soon as the brokers answer: on a busy machine a partition may be without a leader for a moment.
 func (s *stage) mustEnd(t *testing.T) (ends map[int32]int64) {
 	t.Helper()
-	await(t, func() (err error) { ends, err = s.ends(t.Context()); return err })
+	await.NoError(t, func() (err error) { ends, err = s.ends(t.Context()); return err })
 	return ends
 }
 
@@ -331,7 +314,7 @@ func (g *gate) waiting() map[int32]bool {
 // awaitHeld waits until a writer of each of these partitions waits.
 func (g *gate) awaitHeld(t *testing.T, of ...int32) {
 	t.Helper()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		waiting := g.waiting()
 		for _, p := range of {
 			if !waiting[p] {

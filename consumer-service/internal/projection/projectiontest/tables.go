@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
@@ -43,7 +44,7 @@ func (s *stage) count(t *testing.T, table string) (n int) {
 // caughtUp waits until the serving generation has everything that is in the log.
 func (s *stage) caughtUp(t *testing.T) {
 	t.Helper()
-	await(t, func() error {
+	await.NoError(t, func() error {
 		ends, err := s.ends(t.Context())
 		if err != nil {
 			return err
@@ -182,7 +183,7 @@ func (s *stage) findings(t *testing.T) []string {
 	auditor := projection.NewAuditor(s.db, s.def, slog.New(slog.DiscardHandler))
 	var found []projection.Audited
 	// A swap keeps audits out until its connection is closed, a moment after it is seen to be done.
-	await(t, func() (err error) {
+	await.NoError(t, func() (err error) {
 		var ran bool
 		if found, ran, err = auditor.Audit(t.Context()); err == nil && !ran {
 			err = errors.New("an audit or a swap is under way")
