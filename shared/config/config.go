@@ -126,7 +126,8 @@ func Secrets(src any) []string {
 		switch f.Secret {
 		case "":
 		case "url":
-			if u, err := url.Parse(text); err == nil {
+			rest, _, _ := cutHosts(text)
+			if u, err := url.Parse(rest); err == nil {
 				if password, ok := u.User.Password(); ok && password != "" {
 					secrets = append(secrets, password)
 				}
@@ -149,22 +150,6 @@ func Environ(lines []string) map[string]string {
 		}
 	}
 	return m
-}
-
-// MaskURL replaces the password in a URL; a text that is no URL with a host is masked whole.
-func MaskURL(s string) string {
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" {
-		return "***"
-	}
-	q := u.Query()
-	for _, name := range []string{"password", "sslpassword"} {
-		if q.Has(name) {
-			q.Set(name, "***")
-			u.RawQuery = q.Encode()
-		}
-	}
-	return strings.ReplaceAll(u.Redacted(), ":xxxxx@", ":***@")
 }
 
 func masked(f field) string {

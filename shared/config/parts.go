@@ -185,7 +185,7 @@ func (k Kafka) security() []error {
 
 // Postgres says where the database is and how many connections to keep.
 type Postgres struct {
-	URL             string        `env:"DB_URL" desc:"postgres://user:password@host:port/database?sslmode=…" secret:"url"`
+	URL             string        `env:"DB_URL" desc:"postgres://user:password@host:port/database?sslmode=…; several servers as host:port,host:port" secret:"url"`
 	MaxOpenConns    int           `env:"DB_MAX_OPEN_CONNS" desc:"most connections at once"`
 	MaxIdleConns    int           `env:"DB_MAX_IDLE_CONNS" desc:"connections kept while idle, at most DB_MAX_OPEN_CONNS"`
 	ConnMaxLifetime time.Duration `env:"DB_CONN_MAX_LIFETIME" desc:"age at which a connection is replaced; 0 is never"`
@@ -199,13 +199,11 @@ func DefaultPostgres() Postgres {
 	}
 }
 
-// Validate checks the URL's form and the pool's bounds. It never repeats the URL, which holds a password.
+// Validate checks the URL and the pool's bounds. It never repeats the URL, which holds a password.
 func (p Postgres) Validate() error {
 	var errs []error
-	if u, err := url.Parse(p.URL); err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || u.Host == "" || strings.Trim(u.Path, "/") == "" {
-		errs = append(errs, errors.New("DB_URL is no URL of the form postgres://user:password@host:port/database?sslmode=disable"))
-	} else {
-		errs = append(errs, sslFiles(u.Query())...)
+	if _, err := p.Database(); err != nil {
+		errs = append(errs, split(err)...)
 	}
 	if p.MaxOpenConns < 4 {
 		errs = append(errs, fmt.Errorf("DB_MAX_OPEN_CONNS=%d is too few: at least 4", p.MaxOpenConns))
@@ -221,14 +219,14 @@ func (p Postgres) Validate() error {
 
 // sslFiles checks the files that the URL names, so that a missing or expired one is reported at the start and not
 // by a connection that fails.
-func sslFiles(q url.Values) []error {
+func sslFiles(connection map[string]string) []error {
 	var errs []error
-	if root := q.Get("sslrootcert"); root != "" && root != "system" {
+	if root := connection["sslrootcert"]; root != "" && root != "system" {
 		if _, err := certs.Authorities("sslrootcert of DB_URL", root); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	pair := certs.Files{CertName: "sslcert of DB_URL", Cert: q.Get("sslcert"), KeyName: "sslkey of DB_URL", Key: q.Get("sslkey")}
+	pair := certs.Files{CertName: "sslcert of DB_URL", Cert: connection["sslcert"], KeyName: "sslkey of DB_URL", Key: connection["sslkey"]}
 	if pair.Set() {
 		if _, err := pair.Load(time.Now()); err != nil {
 			errs = append(errs, split(err)...)

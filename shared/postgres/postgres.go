@@ -5,28 +5,26 @@ package postgres
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 
-	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
 )
 
-// Limits end what a stopped or stuck client would hold for ever: a process that is stopped inside an open
-// transaction keeps its locks, and so blocks its successor, until the server closes its connection. A limit of
-// 0 leaves the server's own setting.
+// Limits say what a session may do, and end what a stopped or stuck client would hold for ever: a process that is stopped
+// inside an open transaction keeps its locks, and so blocks its successor, until the server closes its connection. A
+// limit of 0 is none, whatever is set for the server, the database or the role.
 type Limits struct {
 	IdleInTransaction time.Duration // how long a transaction may wait for its client's next statement
 	Lock              time.Duration // how long a statement may wait for a lock
 	Statement         time.Duration // how long a statement may run
+	ReadOnly          bool          // whether the sessions only read, so that a server that takes no writes will do
 }
 
 // WriterLimits are those of every process that writes projections.
@@ -34,21 +32,21 @@ var WriterLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 10 * time.Se
 
 // ReaderLimits are those of a process that only reads. Its lists are bounded, so a statement that takes longer is
 // stuck, and where a lock is not given soon the answer "try again" is better than the wait.
-var ReaderLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 3 * time.Second, Statement: 10 * time.Second}
+var ReaderLimits = Limits{IdleInTransaction: 5 * time.Second, Lock: 3 * time.Second, Statement: 10 * time.Second, ReadOnly: true}
 
 // Open returns a pool for c. It does not connect, so it succeeds while the database is down, and whoever uses
 // the pool waits. Arguments travel in binary, []byte as they are. So an array is one parameter, which is
 // neither printed nor parsed.
 func Open(c config.Postgres, application string, limits Limits) (*sqlx.DB, error) {
-	dsn, err := dsn(c.URL, application, limits)
+	d, err := c.Database()
 	if err != nil {
 		return nil, err
 	}
-	inner, err := pq.NewConnector(dsn)
+	connector, err := newConnector(d, application, limits)
 	if err != nil {
-		return nil, errors.New("DB_URL: lib/pq cannot read it") // its own words may hold the password
+		return nil, err
 	}
-	db := sqlx.NewDb(sql.OpenDB(connector{inner, rootOf(c.URL)}), "postgres")
+	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	db.SetMaxOpenConns(c.MaxOpenConns)
 	db.SetMaxIdleConns(c.MaxIdleConns)
 	db.SetConnMaxLifetime(c.ConnMaxLifetime)
@@ -85,57 +83,6 @@ func Tx(ctx context.Context, db Beginner, do func(*sqlx.Tx) error) error {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
-}
-
-// connector says which setting a connection that fails over its certificate points at.
-type connector struct {
-	driver.Connector
-	root string // sslrootcert of DB_URL
-}
-
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
-	switch {
-	case err == nil:
-		return conn, nil
-	case errors.Is(err, pq.ErrSSLNotSupported):
-		return nil, fmt.Errorf("the database does not speak TLS, which sslmode of DB_URL asks for: %w", err)
-	}
-	return nil, certs.Untrusted(err, "sslrootcert of DB_URL", c.root)
-}
-
-func rootOf(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil { // it was read before
-		return ""
-	}
-	return u.Query().Get("sslrootcert")
-}
-
-func dsn(raw, application string, l Limits) (string, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "", errors.New("DB_URL is no URL")
-	}
-	q := u.Query()
-	set := func(name, value string) {
-		if !q.Has(name) { // what the operator says in the URL wins
-			q.Set(name, value)
-		}
-	}
-	q.Set("binary_parameters", "yes")
-	set("application_name", application)
-	set("connect_timeout", "5")
-	q.Set("timezone", "UTC")
-	for name, d := range map[string]time.Duration{
-		"idle_in_transaction_session_timeout": l.IdleInTransaction, "lock_timeout": l.Lock, "statement_timeout": l.Statement,
-	} {
-		if d > 0 {
-			set(name, fmt.Sprint(d.Milliseconds()))
-		}
-	}
-	u.RawQuery = q.Encode()
-	return u.String(), nil
 }
 
 // State returns the SQLSTATE of err, or "" where the server said none.
