@@ -211,7 +211,8 @@ func (w *wiring) migrate(ctx context.Context) error {
 		}
 		if err != nil && !errors.Is(err, schema.ErrNewer) {
 			w.Log.Warn("cannot migrate yet", "err", err)
-			w.Ready.Unready(partSchema, "waiting for the database: "+err.Error())
+			cause, _ := postgres.CauseIn(db, err) // nothing else is asked here
+			w.Ready.Unready(partSchema, cause.Found)
 		}
 		return errors.Is(err, schema.ErrNewer), err
 	})

@@ -177,12 +177,17 @@ func checkDatabase(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, pa
 	case errors.Is(err, schema.ErrNewer):
 		return "the database's schema is newer than this release: run the release that migrated it", err
 	case err != nil:
-		return "the database does not answer", err
+		return causeOf(db, err), err
 	case !current:
 		return fmt.Sprintf("the database has not got schema version %d yet: consumer-service brings it there", schema.Wanted), nil
 	}
 	if err := pacer.Sample(ctx); err != nil {
-		return "the database does not answer", err
+		return causeOf(db, err), err
 	}
 	return "", nil
+}
+
+func causeOf(db *sqlx.DB, err error) string {
+	cause, _ := postgres.CauseIn(db, err) // whatever was asked here was asked of the database
+	return cause.Found
 }

@@ -64,7 +64,7 @@ func TestAStreamTellsOfTheProjection(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Equal(t, "trouble", name)
-	require.Contains(t, data["detail"], "the database does not answer")
+	require.Contains(t, data["detail"], "the database has not got Tidemark's tables")
 	db.Must(t, `ALTER TABLE gone RENAME TO projection_progress`)
 	name, _, err = next()
 	require.NoError(t, err)

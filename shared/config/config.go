@@ -38,8 +38,18 @@ type field struct {
 }
 
 // Load overrides dst, a pointer to a struct filled with defaults, by environ, and validates it. An
-// empty variable counts as unset. The error names every mistake found, one a line.
+// empty variable counts as unset. The error names every mistake found, one a line. Older names and near misses of any
+// service's settings are mistakes too.
 func Load(dst any, environ map[string]string) error {
+	return load(dst, environ, misnamed(environ))
+}
+
+// LoadOwn is Load for a client, which ignores every variable that it does not read: the environment is its caller's.
+func LoadOwn(dst any, environ map[string]string) error {
+	return load(dst, environ, nil)
+}
+
+func load(dst any, environ map[string]string, misnamed []error) error {
 	fields := walk(reflect.ValueOf(dst).Elem())
 	given := make(map[string]string, len(environ))
 	var mistakes []error
@@ -71,7 +81,7 @@ func Load(dst any, environ map[string]string) error {
 			given[f.Name] = value
 		}
 	}
-	mistakes = append(mistakes, misnamed(environ)...)
+	mistakes = append(mistakes, misnamed...)
 	if err := env.ParseWithOptions(dst, env.Options{Environment: given}); err != nil {
 		mistakes = append(mistakes, readable(err, fields, given)...)
 	}

@@ -123,14 +123,14 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	generation := c.generation.Load()
 	conn, err := c.Connector.Connect(ctx)
 	if err != nil {
-		return nil, certs.Untrusted(err, "sslrootcert of DB_URL", c.root)
+		return nil, failureOf(certs.Untrusted(err, "sslrootcert of DB_URL", c.root))
 	}
 	inner, ok := conn.(session)
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("the driver's connection, a %T, lacks a method that is needed", conn), conn.Close())
 	}
 	if _, err := inner.ExecContext(ctx, c.setUp, nil); err != nil {
-		return nil, errors.Join(fmt.Errorf("set up the session: %w", err), conn.Close())
+		return nil, failureOf(errors.Join(fmt.Errorf("set up the session: %w", err), conn.Close()))
 	}
 	return &watched{inner, c, generation}, nil
 }
@@ -148,6 +148,19 @@ type session interface {
 	driver.Validator
 }
 
+// failure is an error that the database gave, or the way to it. A type of its own tells it from an error of the broker, which
+// may be the same one of the network.
+type failure struct{ error }
+
+func (f *failure) Unwrap() error { return f.error }
+
+func failureOf(err error) error {
+	if err == nil || errors.Is(err, driver.ErrSkip) { // which is no error, and compared by database/sql
+		return err
+	}
+	return &failure{err}
+}
+
 // watched is a session whose errors are looked at for a sign that it is on the wrong server.
 type watched struct {
 	session
@@ -160,7 +173,7 @@ func (w *watched) look(err error) error {
 	if State(err) == "25006" { // read_only_sql_transaction: a statement that writes
 		w.pool.generation.CompareAndSwap(w.generation, w.generation+1)
 	}
-	return err
+	return failureOf(err)
 }
 
 // BeginTx begins a transaction. A server that cannot even do that, such as a standby for a transaction that may write,
@@ -170,7 +183,7 @@ func (w *watched) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, e
 	if State(err) != "" {
 		w.pool.generation.CompareAndSwap(w.generation, w.generation+1)
 	}
-	return tx, err
+	return tx, failureOf(err)
 }
 
 // ExecContext runs a statement.

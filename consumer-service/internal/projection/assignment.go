@@ -49,7 +49,7 @@ func (p *Projector) reread(ctx context.Context, partition int32, a *assignment) 
 			return 0, errGone
 		case err != nil:
 			p.Logger.Error("cannot read the projection's state", "topic", p.topic(), "partition", partition, "err", err)
-			p.troubled(partition, reason(err))
+			p.troubled(partition, p.reason(err))
 			if err := wait.Sleep(ctx); err != nil {
 				return 0, err
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -208,7 +209,7 @@ func (p *Projector) SetUp(s kafka.Session) error {
 			continue
 		}
 		p.Logger.Warn("cannot set up yet", "projection", p.Definition.Name, "err", err)
-		p.unready(PartAssignment, "waiting to set up: "+reason(err))
+		p.unready(PartAssignment, "waiting to set up: "+p.reason(err))
 		if wait.Sleep(ctx) != nil {
 			return nil
 		}
@@ -524,7 +525,7 @@ func (p *Projector) project(ctx context.Context, partition int32, a *assignment,
 // holdOn tells of an error that waiting may mend, and waits.
 func (p *Projector) holdOn(ctx context.Context, partition int32, a *assignment, err error, wait *loop.Backoff) error {
 	p.Logger.Error("cannot write", "topic", p.topic(), "partition", partition, "offset", a.next, "err", err)
-	p.troubled(partition, reason(err))
+	p.troubled(partition, p.reason(err))
 	return wait.Sleep(ctx)
 }
 
@@ -632,10 +633,13 @@ func (p *Projector) logRows(ctx context.Context, b batch) {
 	}
 }
 
-// reason words an error for an operator.
-func reason(err error) string {
+// reason words an error for whoever reads /ready, who may be anybody: the log has the error itself.
+func (p *Projector) reason(err error) string {
 	if errors.Is(err, errBrokenDeploy) {
 		return err.Error() + "; mend the tables or go back to the release before, it goes on by itself"
 	}
-	return "the database or the log does not answer as it should: " + err.Error()
+	if cause, ok := postgres.CauseIn(p.DB, err); ok {
+		return cause.Found
+	}
+	return "the database or Kafka does not do as it should; the service's log says more"
 }

@@ -51,7 +51,7 @@ func (p *Projector) Watch(ctx context.Context) {
 			p.Logger.Debug("cannot note the watermark", "projection", p.Definition.Name, "err", err)
 			p.Metrics.lagUnknown()
 			if w.failed++; w.failed == 2 {
-				p.unready(PartWatermark, reason(err))
+				p.unready(PartWatermark, p.reason(err))
 			}
 		default:
 			if w.failed >= 2 {

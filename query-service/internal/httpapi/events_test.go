@@ -118,7 +118,7 @@ func TestAStreamOutlivesTheServersBoundsAndBeats(t *testing.T) {
 	s.db.Must(t, `ALTER TABLE projection_audits RENAME TO gone`)
 	next(t, r, "event: trouble")
 	data, _ = next(t, r, "data: ")
-	require.Contains(t, data, "the database does not answer, or has no schema yet")
+	require.Contains(t, data, "the database has not got Tidemark's tables")
 	s.db.Must(t, `ALTER TABLE gone RENAME TO projection_audits`)
 	next(t, r, "event: generations") // the end of the trouble is told, though nothing else has changed
 }

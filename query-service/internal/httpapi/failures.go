@@ -108,7 +108,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	f.warn(ctx, "down", err)
 	return Failure{problem.Problem{
 		Type: "/problems/database-down", Title: "Database down", Status: http.StatusServiceUnavailable,
-		Detail: "the database does not answer, or has no schema yet; the service goes on by itself once it does: ask again",
+		Detail: postgres.CauseOf(err).Found + "; the service goes on by itself once that has passed: ask again",
 	}, "down", "2"}
 }
 

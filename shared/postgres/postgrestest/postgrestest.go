@@ -42,6 +42,19 @@ func Migrated(t testing.TB) string {
 	return address
 }
 
+// SetReadOnly makes a test's database refuse writes, or take them again, and ends its sessions, as an operator does it.
+func SetReadOnly(t testing.TB, address string, on bool) {
+	t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	name := strings.TrimPrefix(u.Path, "/")
+	admin := connect(t)
+	_, err = admin.ExecContext(t.Context(), fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = %t", name, on))
+	require.NoError(t, err)
+	_, err = admin.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, name)
+	require.NoError(t, err)
+}
+
 // server is the URL that tests are given.
 func server(t testing.TB) string {
 	t.Helper()

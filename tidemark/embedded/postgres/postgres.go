@@ -13,7 +13,6 @@ package postgres
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,10 +25,10 @@ import (
 	"sync"
 	"time"
 
-	_ "github.com/lib/pq" // the driver that waits for the server and makes its database
-
+	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/lockfile"
 	"github.com/tidemark/tidemark/shared/loop"
+	database "github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
 
@@ -300,7 +299,9 @@ func (s *Server) ready() bool {
 }
 
 func (s *Server) createDatabase(ctx context.Context) error {
-	db, err := sql.Open("postgres", s.url("postgres"))
+	c := config.DefaultPostgres()
+	c.URL = s.url("postgres")
+	db, err := database.Open(c, name, database.Limits{})
 	if err != nil {
 		return err
 	}

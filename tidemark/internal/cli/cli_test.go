@@ -55,8 +55,11 @@ func run(t *testing.T, s services, args ...string) (status int, out, errOut stri
 	defer server.Close()
 	var stdout, stderr bytes.Buffer
 	status = cli.Run(t.Context(), args, cli.Surroundings{
-		Environ: map[string]string{"COMMAND_URL": server.URL, "CONSUMER_URL": server.URL, "QUERY_URL": server.URL + "/", "HOME": t.TempDir()},
-		Out:     &stdout, Err: &stderr,
+		Environ: map[string]string{
+			"COMMAND_URL": server.URL, "CONSUMER_URL": server.URL, "QUERY_URL": server.URL + "/", "HOME": t.TempDir(),
+			"DB_USER": "me", "KAFKA_BROKER": "none", "SERVER_PORTS": "1", // of another program: a client ignores what it does not read
+		},
+		Out: &stdout, Err: &stderr,
 	})
 	return status, stdout.String(), stderr.String()
 }

@@ -43,7 +43,7 @@ func LoadServices(environ map[string]string) (Services, error) {
 			s.URLs[spec.Name] = url
 		}
 	}
-	return s, config.Load(&s, environ)
+	return s, config.LoadOwn(&s, environ)
 }
 
 // Settings lists the variables that LoadServices reads, with their defaults.

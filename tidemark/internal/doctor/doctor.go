@@ -205,7 +205,8 @@ func database(ctx context.Context, c config.Postgres, cluster string, got func(F
 	}
 	asked := time.Now()
 	if err := db.GetContext(ctx, &now, `SELECT clock_timestamp() AS clock, current_setting('server_version') AS version, current_setting('fsync') AS fsync`); err != nil {
-		got(Finding{"database", Fail, fmt.Sprintf("%s does not answer: %v", where, err), databaseAdvice(err)})
+		cause := postgres.CauseOf(err)
+		got(Finding{"database", Fail, fmt.Sprintf("%s: %s (%v)", where, cause.Found, err), cause.Do})
 		return
 	}
 	half := time.Since(asked) / 2
@@ -215,18 +216,6 @@ func database(ctx context.Context, c config.Postgres, cluster string, got func(F
 		got(Finding{"database fsync", Warn, "it is off: a power cut may break the database", "set fsync = on, unless losing it is nothing (the log has everything: tidemark rebuild)"})
 	}
 	tables(ctx, db, cluster, got)
-}
-
-func databaseAdvice(err error) string {
-	switch state := postgres.State(err); {
-	case strings.HasPrefix(state, "28"):
-		return "correct user and password in DB_URL (or DB_URL_FILE), or let them in by pg_hba.conf"
-	case state == "3D000":
-		return "create the database, or correct its name in DB_URL"
-	case state == "53300":
-		return "raise max_connections, or lower DB_MAX_OPEN_CONNS of the services"
-	}
-	return "start PostgreSQL, or set DB_URL to where it is (eval \"$(tidemark env)\" names that of a running tidemark up)"
 }
 
 // tables looks at the schema, and whether it was filled from the cluster that answers.
