@@ -3,10 +3,15 @@ package bench
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"os"
+	"runtime/pprof"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,19 +21,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// load sends request over and over, on so many connections at once and for so long, and returns how
-// many answers a second began with the wanted status. Each connection waits for its answer. It reads
-// just enough HTTP to find where an answer ends: a full client would cost more than the server.
-func load(b *testing.B, address, request, status string, connections int, during time.Duration) float64 {
+// load sends the requests over and over, on so many connections at once and for so long, and returns how
+// many answers a second began with the wanted status. Each connection waits for its answer, and begins at another
+// request. It reads just enough HTTP to find where an answer ends: a full client would cost more than the server.
+func load(b *testing.B, address string, requests []string, status string, connections int, during time.Duration) float64 {
 	b.Helper()
 	var answered atomic.Int64
 	var callers sync.WaitGroup
 	errs := make(chan error, connections)
 	start := time.Now()
 	end := start.Add(during)
-	for range connections {
+	for i := range connections {
 		callers.Go(func() {
-			if err := call(address, request, status, end, &answered); err != nil {
+			first := i * len(requests) / connections
+			if err := call(address, slices.Concat(requests[first:], requests[:first]), status, end, &answered); err != nil {
 				errs <- err
 			}
 		})
@@ -40,16 +46,15 @@ func load(b *testing.B, address, request, status string, connections int, during
 	return float64(answered.Load()) / took.Seconds()
 }
 
-func call(address, request, status string, end time.Time, answered *atomic.Int64) error {
+func call(address string, requests []string, status string, end time.Time, answered *atomic.Int64) error {
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	in := bufio.NewReaderSize(conn, 4096)
-	out := []byte(request)
-	for time.Now().Before(end) {
-		if _, err := conn.Write(out); err != nil {
+	for i := 0; time.Now().Before(end); i++ {
+		if _, err := io.WriteString(conn, requests[i%len(requests)]); err != nil {
 			return err
 		}
 		line, err := in.ReadSlice('\n')
@@ -84,4 +89,41 @@ func call(address, request, status string, end time.Time, answered *atomic.Int64
 		answered.Add(1)
 	}
 	return nil
+}
+
+// start runs a service in this process until the benchmark ends, waits until it is ready, and returns its address.
+func start(b *testing.B, run func(ctx context.Context, listening func(address string)) error) string {
+	b.Helper()
+	listening, ended := make(chan string, 1), make(chan error, 1)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() { ended <- run(ctx, func(address string) { listening <- address }) }()
+	b.Cleanup(func() {
+		stop()
+		require.NoError(b, <-ended)
+	})
+	address := <-listening
+	require.Eventually(b, func() bool {
+		res, err := http.Get("http://" + address + "/ready")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	}, time.Minute, 50*time.Millisecond)
+	return address
+}
+
+// profiled writes a profile of what run does to the file that BENCH_PROFILE names, where it names one.
+func profiled(b *testing.B, run func() (perSecond float64)) {
+	b.Helper()
+	file := os.Getenv("BENCH_PROFILE")
+	if file == "" {
+		return
+	}
+	f, err := os.Create(file)
+	require.NoError(b, err)
+	require.NoError(b, pprof.StartCPUProfile(f))
+	b.Logf("%.0f/s under the profile", run())
+	pprof.StopCPUProfile()
+	require.NoError(b, f.Close())
 }

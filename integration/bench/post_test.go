@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
-	"runtime/pprof"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +26,9 @@ const (
 	postConnections = 64
 	postRuns        = 5
 	postDuring      = 1 * time.Second
-	postRequest     = "POST /api/v1/timestamp/2009-09-28T19:03:12Z HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"
 )
+
+var postRequest = []string{"POST /api/v1/timestamp/2009-09-28T19:03:12Z HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"}
 
 // BenchmarkPost compares a POST that is acknowledged by all replicas with the same gin stack answering a
 // constant, both with Kafka, the service and the load on this machine.
@@ -41,26 +42,45 @@ func BenchmarkPost(b *testing.B) {
 	if !testing.Short() {
 		load(b, door, postRequest, "202", postConnections, 5*time.Second)
 	}
-	if profile := os.Getenv("BENCH_PROFILE"); profile != "" {
-		f, err := os.Create(profile)
-		require.NoError(b, err)
-		require.NoError(b, pprof.StartCPUProfile(f))
-		b.Logf("%.0f/s under the profile", load(b, door, postRequest, "202", postConnections, 5*time.Second))
-		pprof.StopCPUProfile()
-		require.NoError(b, f.Close())
-	}
+	profiled(b, func() float64 { return load(b, door, postRequest, "202", postConnections, 5*time.Second) })
 	times := postRuns
 	if testing.Short() {
 		times = 1
 	}
 	for b.Loop() {
-		runs := make([]run, times)
+		runs, sizes := make([]run, times), make([]run, times)
 		for i := range runs {
 			runs[i].Reference = load(b, constant, postRequest, "202", postConnections, postDuring)
+			groups, commands := groupsOf(b, door)
 			runs[i].Value = load(b, door, postRequest, "202", postConnections, postDuring)
+			laterGroups, laterCommands := groupsOf(b, door)
+			sizes[i].Value = (laterCommands - commands) / (laterGroups - groups)
 		}
 		report(b, "post", "posts/s", runs)
+		report(b, "post-mean-group", "commands", sizes)
 	}
+}
+
+// groupsOf reads from a door's metrics how many groups it has sent, and how many commands in them.
+func groupsOf(b *testing.B, door string) (groups, commands float64) {
+	b.Helper()
+	shown, err := ask(b.Context(), http.DefaultClient, http.MethodGet, "http://"+door+"/metrics", "")
+	require.NoError(b, err)
+	for line := range strings.Lines(shown.body) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
+		of := &groups
+		switch {
+		case strings.HasPrefix(name, "tidemark_command_group_size_count"):
+		case strings.HasPrefix(name, "tidemark_command_group_size_sum"):
+			of = &commands
+		default:
+			continue
+		}
+		n, err := strconv.ParseFloat(value, 64)
+		require.NoError(b, err)
+		*of += n // the doors of other topics are idle
+	}
+	return groups, commands
 }
 
 // startDoor runs the command-service on a topic of its own and waits until it is ready.
@@ -68,28 +88,9 @@ func startDoor(b *testing.B, brokers []string) string {
 	b.Helper()
 	c := app.DefaultConfig()
 	c.ServerPort, c.Brokers = 0, brokers
-	listening, ended := make(chan string, 1), make(chan error, 1)
-	ctx, stop := context.WithCancel(context.Background())
-	go func() {
-		ended <- app.Run(ctx, app.Options{
-			Config: c, Log: quiet(), Topic: "bench-" + uuid.NewString(),
-			Listening: func(address string) { listening <- address },
-		})
-	}()
-	b.Cleanup(func() {
-		stop()
-		require.NoError(b, <-ended)
+	return start(b, func(ctx context.Context, listening func(string)) error {
+		return app.Run(ctx, app.Options{Config: c, Log: quiet(), Topic: "bench-" + uuid.NewString(), Listening: listening})
 	})
-	address := <-listening
-	require.Eventually(b, func() bool {
-		res, err := http.Get("http://" + address + "/ready")
-		if err != nil {
-			return false
-		}
-		_ = res.Body.Close()
-		return res.StatusCode == http.StatusOK
-	}, 20*time.Second, 50*time.Millisecond)
-	return address
 }
 
 // startConstant serves a constant answer behind the same engine, middleware and validation.

@@ -114,7 +114,7 @@ func (e *Engine) Watch(ctx context.Context) {
 	both.Wait()
 }
 
-func newGin(o Options, a *access, all operations) (*gin.Engine, error) {
+func newGin(o Options, a *access, all *operations) (*gin.Engine, error) {
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.ContextWithFallback = true // else a handler's context never ends
@@ -229,7 +229,7 @@ func recovered(log *slog.Logger) gin.HandlerFunc {
 }
 
 // bounded stands before the access check, since the answer to a form that is not let in may hold the form.
-func bounded(most int64, routes map[string]int64, all operations, refuse func(*gin.Context, problem.Problem)) gin.HandlerFunc {
+func bounded(most int64, routes map[string]int64, all *operations, refuse func(*gin.Context, problem.Problem)) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if op := all.of(c); op != nil && op.stream {
 			c.Next()
@@ -253,7 +253,7 @@ func bounded(most int64, routes map[string]int64, all operations, refuse func(*g
 
 // endless has the answer of a stream go out at once, whatever it is: net/http would else wait for the rest of a body
 // that its client keeps open while it waits for the answer.
-func endless(all operations) gin.HandlerFunc {
+func endless(all *operations) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if op := all.of(c); op == nil || !op.stream {
 			c.Next()

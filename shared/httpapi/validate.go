@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -33,11 +34,19 @@ type operation struct {
 	page       bool            // it is asked for by browsers, whose forms send their empty fields too
 }
 
-// operations are those of a specification, by method and shape of the path. A HEAD is validated as a GET.
-type operations map[string]*operation
+// operations are those of a specification. A HEAD is validated as a GET.
+type operations struct {
+	byShape map[string]*operation // by method and shape of the path
 
-func readOperations(doc *openapi3.T) operations {
-	found := operations{}
+	mu      sync.RWMutex
+	byRoute map[ginRoute]*operation // what of has found, since a shape is dear to make for every request
+}
+
+// ginRoute is one route of the engine, so that there are no more of them than routes.
+type ginRoute struct{ method, pattern string }
+
+func readOperations(doc *openapi3.T) *operations {
+	found := map[string]*operation{}
 	for path, item := range doc.Paths.Map() {
 		for method, o := range item.Operations() {
 			op := &operation{
@@ -63,12 +72,25 @@ func readOperations(doc *openapi3.T) operations {
 			found[method+" "+shape(path)] = op
 		}
 	}
-	return found
+	return &operations{byShape: found, byRoute: map[ginRoute]*operation{}}
 }
 
 // of returns the operation of gin's route, or nil.
-func (o operations) of(c *gin.Context) *operation {
-	return o[specMethod(c.Request.Method)+" "+shape(specPath(c.FullPath()))]
+func (o *operations) of(c *gin.Context) *operation {
+	at := ginRoute{c.Request.Method, c.FullPath()}
+	if at.pattern == "" { // no route, and a method that may be anything
+		return nil
+	}
+	o.mu.RLock()
+	op, known := o.byRoute[at]
+	o.mu.RUnlock()
+	if !known {
+		op = o.byShape[specMethod(at.method)+" "+shape(specPath(at.pattern))]
+		o.mu.Lock()
+		o.byRoute[at] = op
+		o.mu.Unlock()
+	}
+	return op
 }
 
 // validated answers 400 to a request that the specification does not allow: the generated server checks neither required
@@ -76,7 +98,7 @@ func (o operations) of(c *gin.Context) *operation {
 // something by it. Two kinds of bodies are left to their handlers: those of streams, and those that the handler can say
 // more about (see bodyExtension), forms among them. Gin has found the route already, so it is looked up by its pattern and
 // not matched a second time. Routes that the specification does not list pass; Listen refuses to serve those.
-func validated(all operations, refuse func(*gin.Context, problem.Problem)) gin.HandlerFunc {
+func validated(all *operations, refuse func(*gin.Context, problem.Problem)) gin.HandlerFunc {
 	whole := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
 	unread := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, ExcludeRequestBody: true}
 	return func(c *gin.Context) {

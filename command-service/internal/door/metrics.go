@@ -74,10 +74,11 @@ func (m *topicMetrics) count(outcomes []Outcome) {
 
 // outcomeOf names what became of a command.
 func outcomeOf(err error) string {
+	if err == nil {
+		return "accepted"
+	}
 	var shut *ShutError
 	switch {
-	case err == nil:
-		return "accepted"
 	case errors.Is(err, ErrUnknown):
 		return "unknown"
 	case errors.Is(err, ErrBusy):
