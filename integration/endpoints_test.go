@@ -190,7 +190,7 @@ func TestAListOfEndpointsThatIsSentAgainMakesNothingTwice(t *testing.T) {
 }
 
 // Records of endpoints that nobody can read are listed with those of timestamps, each under its projection; one is put
-// right and issued again, one discarded. A rebuild by name gives the same bytes.
+// right and redriven, one discarded. A rebuild by name gives the same bytes.
 func TestDeadLettersOfEndpointsAreDealtWith(t *testing.T) {
 	e := startEndpoints(t)
 	l := letters{e.Story, t, e.stack.command, e.stack.query}
@@ -222,7 +222,7 @@ func TestDeadLettersOfEndpointsAreDealtWith(t *testing.T) {
 	require.Contains(t, reasons[written[1].Position()], "misplaced: ")
 	e.read(http.StatusNotFound, "/api/v1/deadletters?projection=checks", "")
 
-	redriven, _ := l.decide("redrive", map[string]any{"letters": []any{map[string]any{"position": written[0].Position(), "payload": value(`"30s"`)}}, "note": "a number"})
+	redriven, _ := l.decide("redrive", "", map[string]any{"letters": []any{map[string]any{"position": written[0].Position(), "payload": value(`"30s"`)}}, "note": "a number"})
 	require.Len(t, redriven, 1)
 	require.Equal(t, command, redriven[0].Ticket, "under the ticket that its client has")
 	require.True(t, strings.HasPrefix(redriven[0].Command, story.EndpointTopic+"/"), redriven[0].Command)
@@ -230,7 +230,7 @@ func TestDeadLettersOfEndpointsAreDealtWith(t *testing.T) {
 	require.Equal(t, "30s", at["interval"])
 	ticket := e.read(http.StatusOK, "/api/v1/tickets/"+command, redriven[0].Command)
 	require.Equal(t, "applied", ticket["state"])
-	_, last := l.decide("discard", map[string]any{"positions": []string{written[1].Position()}, "note": "misplaced", "readable": true})
+	_, last := l.decide("discard", "", map[string]any{"positions": []string{written[1].Position()}, "note": "misplaced", "readable": true})
 	require.Len(t, l.list("state=redriven&projection=endpoints", redriven[0].Decision), 1)
 	require.Len(t, l.list("state=discarded", last), 1)
 	require.Empty(t, l.list("state=open&projection=endpoints", ""))

@@ -121,7 +121,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 		letters := deadletter.New(deadletter.Options{
 			Topics:    append([]deadletter.Topic{deadletter.Timestamps(stamps, doors.Timestamps), deadletter.Endpoints(endpoints, doors.Endpoints)}, foreign(o.Config.Kafka)...),
-			Decisions: decisions, Log: reader, Deadline: o.Config.ProduceDeadline,
+			Decisions: decisions, DecisionTopic: decided, Log: reader, Deadline: o.Config.ProduceDeadline,
 		})
 		httpapi.Mount(ctx, s.Engine.Engine, doors, letters, strings.TrimSuffix(o.Config.QueryURL, "/"), o.Log)
 		return s.Listen(ctx, longestDeadline+15*time.Second)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -437,14 +438,15 @@ func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
 	defer func() { require.NoError(t, r.Close()) }()
 	ends, err := r.StableEnds(t.Context(), o.Topic, []int32{0, 1, 2})
 	require.NoError(t, err)
-	var letter position.Position
+	var written []position.Position
 	for p, end := range ends {
-		if end > 0 {
-			letter = position.Position{Topic: o.Topic, Partition: p}
+		for offset := range end {
+			written = append(written, position.Position{Topic: o.Topic, Partition: p, Offset: offset})
 		}
 	}
-	post := func(what, body string) (int, http.Header, map[string]any) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/api/v1/deadletters/"+what, strings.NewReader(body))
+	letter, other := written[0], written[1]
+	post := func(url, what, body string) (int, http.Header, map[string]any) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/api/v1/deadletters/"+what, strings.NewReader(body))
 		require.NoError(t, err)
 		req.Header.Set("Content-Type", "application/json")
 		req.Close = true
@@ -465,10 +467,10 @@ func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
 	}
 
 	id := uuid.NewString()
-	status, _, body := post("discard", `{"positions":["`+letter.String()+`"]}`)
+	status, _, body := post(s.url, "discard", `{"positions":["`+letter.String()+`"]}`)
 	require.Equal(t, 422, status, body)
 	require.Contains(t, body["errors"].([]any)[0].(map[string]any)["reason"], "can be read")
-	status, header, body := post("redrive", `{"letters":[{"position":"`+letter.String()+`","payload":"{\"command_id\":\"`+id+`\",\"event_timestamp\":\"2009-09-28T21:03:12+02:00\"}"}],"note":"a <typo>","readable":true}`)
+	status, header, body := post(s.url, "redrive", `{"letters":[{"position":"`+letter.String()+`","payload":"{\"command_id\":\"`+id+`\",\"event_timestamp\":\"2009-09-28T21:03:12+02:00\"}"}],"note":"a <typo>","readable":true}`)
 	require.Equal(t, 200, status, body)
 	result := body["results"].([]any)[0].(map[string]any)
 	require.Equal(t, letter.String(), result["position"])
@@ -485,18 +487,30 @@ func TestDecisionsOnDeadLettersAreRecordsOfTheLog(t *testing.T) {
 	require.Equal(t, result["decision"], header.Get(position.Header))
 	decision := at(result["decision"].(string))
 	require.Equal(t, letter.String(), string(decision.Key))
-	require.Equal(t, `{"position":"`+letter.String()+`","decision":"redrive","command_id":"`+id+`","note":"a <typo>","by":""}`, string(decision.Value))
+	require.Regexp(t, `^{"position":"`+regexp.QuoteMeta(letter.String())+`","decision":"redrive","command_id":"`+id+`","request_id":"[0-9a-f-]{36}","note":"a <typo>","by":""}$`, string(decision.Value))
 
-	status, _, body = post("discard", `{"positions":["`+letter.String()+`"],"readable":true}`)
+	// It is decided, also for a service that was not there then.
+	another := start(t, o)
+	another.ready(t)
+	for _, url := range []string{s.url, another.url} {
+		status, _, body = post(url, "discard", `{"positions":["`+letter.String()+`"],"readable":true}`)
+		require.Equal(t, 409, status, body)
+		require.Contains(t, body["errors"].([]any)[0].(map[string]any)["reason"], "as ticket "+id+", in "+result["decision"].(string))
+	}
+	decidedOn, err := r.StableEnds(t.Context(), o.Decisions, []int32{0, 1, 2})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, decidedOn[0]+decidedOn[1]+decidedOn[2])
+	letter = other
+	status, _, body = post(another.url, "discard", `{"positions":["`+letter.String()+`"],"readable":true}`)
 	require.Equal(t, 200, status, body)
 	result = body["results"].([]any)[0].(map[string]any)
 	require.NotContains(t, result, "ticket")
-	require.Equal(t, `{"position":"`+letter.String()+`","decision":"discard","note":"","by":""}`, string(at(result["decision"].(string)).Value))
+	require.Regexp(t, `^{"position":"`+regexp.QuoteMeta(letter.String())+`","decision":"discard","request_id":"[0-9a-f-]{36}","note":"","by":""}$`, string(at(result["decision"].(string)).Value))
 
 	before, err := r.StableEnds(t.Context(), o.Topic, []int32{0, 1, 2})
 	require.NoError(t, err)
 	letter.Offset = before[letter.Partition]
-	status, _, body = post("discard", `{"positions":["`+letter.String()+`"]}`)
+	status, _, body = post(s.url, "discard", `{"positions":["`+letter.String()+`"]}`)
 	require.Equal(t, 422, status, body)
 	require.Contains(t, fmt.Sprint(body["errors"]), "ends at offset")
 }

@@ -164,7 +164,7 @@ func TestAReadWaitsForADecision(t *testing.T) {
 	require.Equal(t, "deadletter.command.v1/5@0", a.object(t)["reached"])
 }
 
-func TestTheTicketOfADeadLetterThatWasIssuedAgain(t *testing.T) {
+func TestTheTicketOfADeadLetterThatWasRedriven(t *testing.T) {
 	t.Parallel()
 	db, s := setup(t)
 	db.Reject(t, 1, []byte("{"), `[]`, "broken")
@@ -185,7 +185,7 @@ func TestTheTicketOfADeadLetterThatWasIssuedAgain(t *testing.T) {
 	require.NoError(t, db.Project(t.Context(), 2, testdb.Row{ID: same, Stamp: stamp}))
 	o := ticket()
 	require.Equal(t, []any{"applied", "timestamp.command.v1/2@0", "2009-09-28T19:03:12.123456Z"}, []any{o["state"], o["position"], o["event_timestamp"]})
-	require.Contains(t, o["reason"], "issued again")
+	require.Contains(t, o["reason"], "has been redriven")
 
 	db.Must(t, `UPDATE dead_letter_decisions SET decision = 'discard', command_id = NULL`)
 	require.Equal(t, []any{"rejected", "discarded", nil}, []any{ticket()["state"], ticket()["dead_letter"], ticket()["redriven_as"]})

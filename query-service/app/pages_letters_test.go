@@ -64,7 +64,7 @@ func TestThePagesOfDeadLetters(t *testing.T) {
 	require.Contains(t, s.page(t, "/tickets/"+uuid.NewString()+"?position=timestamp.command.v1/1@1").body, "redriven as <a")
 }
 
-func TestADeadLetterIsPutRight(t *testing.T) {
+func TestADeadLetterIsRedrivenOrDiscarded(t *testing.T) {
 	t.Parallel()
 	db, s, o := withOthers(t)
 	db.Reject(t, 1, []byte(broken), `[]`, "no instant")
@@ -92,7 +92,7 @@ func TestADeadLetterIsPutRight(t *testing.T) {
 	require.Equal(t, 303, a.status, a.body)
 	o.was(t, `POST /api/v1/deadletters/discard {"note":"old","positions":["`+at+`"],"readable":true}`)
 	list := a.header.Get("Location")
-	require.Equal(t, "/dead-letters?done=discarded&count=1&position=deadletter.command.v1/5@0", list)
+	require.Equal(t, "/dead-letters?count=1&done=discarded&position=deadletter.command.v1/5@0", list)
 	page := s.pageWhile(t, list, func() { decide(t, db, "1@0", "discard", nil) })
 	require.Contains(t, page.body, "1 dead letter was discarded.")
 	require.NotContains(t, page.body, "<article", "the list is of after the decision")
@@ -104,14 +104,15 @@ func TestADeadLetterIsPutRight(t *testing.T) {
 	require.Contains(t, a.body, "it is decided already.")
 }
 
-func TestDeadLettersArePutRightInBulk(t *testing.T) {
+func TestDeadLettersAreRedrivenInBulk(t *testing.T) {
 	t.Parallel()
 	db, s, o := withOthers(t)
 	for range 30 {
 		db.Reject(t, 1, []byte(broken), `[]`, "no instant")
 	}
 	db.Reject(t, 1, []byte("other"), `[]`, "no JSON") // 1@30
-	o.will(200, `{"results":[]}`)
+	two := `{"results":[{"position":"timestamp.command.v1/1@0","decision":"deadletter.command.v1/5@0"},{"position":"timestamp.command.v1/1@30","decision":"deadletter.command.v1/7@0"}]}`
+	o.will(200, two)
 
 	// Few: each can be edited.
 	few := url.Values{"position": {"timestamp.command.v1/1@0", "timestamp.command.v1/1@30"}}
@@ -122,7 +123,7 @@ func TestDeadLettersArePutRightInBulk(t *testing.T) {
 	few["payload"] = []string{"first\r\nline", "second"}
 	a = s.post(t, "/dead-letters/redrive", few)
 	require.Equal(t, 303, a.status, a.body)
-	require.Contains(t, a.header.Get("Location"), "/dead-letters?done=redriven&count=2")
+	require.Contains(t, a.header.Get("Location"), "/dead-letters?count=2&done=redriven&position=deadletter.command.v1/5@0&position=deadletter.command.v1/7@0", "the last decision of each partition")
 	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"payload":"first\nline","position":"timestamp.command.v1/1@0"},{"payload":"second","position":"timestamp.command.v1/1@30"}],"note":"","readable":true}`)
 	o.will(422, `{"status":422,"detail":"1 of 2 payloads is still broken","errors":[{"position":"timestamp.command.v1/1@30","reason":"no JSON"}]}`)
 	a = s.post(t, "/dead-letters/redrive", few)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -29,6 +30,7 @@ type DeadLetterCommand struct {
 	Position  position.Position // of the dead letter
 	Decision  Decision          // what is done about it
 	CommandID uuid.UUID         // of the new command, where it is a redrive
+	RequestID uuid.UUID         // the same in each try of one request; Nil where that came without an Idempotency-Key
 	Note      string            // an operator's words
 	By        string            // the id of the API key; empty without keys
 }
@@ -37,19 +39,23 @@ type deadLetterCommand struct {
 	Position  *string `json:"position"`
 	Decision  *string `json:"decision"`
 	CommandID *string `json:"command_id,omitempty"`
+	RequestID any     `json:"request_id,omitempty"` // whatever else than a UUID it is, the record decides
 	Note      string  `json:"note"`
 	By        string  `json:"by"`
 }
 
 // AppendDeadLetterCommand appends the record value of c:
 // {"position":"<topic/partition@offset>","decision":"redrive","command_id":"<uuid>","note":"…","by":"…"},
-// without command_id where it is a discard.
+// without command_id where it is a discard, and with "request_id":"<uuid>" behind it where there is one.
 func AppendDeadLetterCommand(dst []byte, c DeadLetterCommand) []byte {
 	at, decision := c.Position.String(), string(c.Decision)
 	raw := deadLetterCommand{Position: &at, Decision: &decision, Note: c.Note, By: c.By}
 	if c.Decision == Redrive {
 		id := c.CommandID.String()
 		raw.CommandID = &id
+	}
+	if c.RequestID != uuid.Nil {
+		raw.RequestID = c.RequestID.String()
 	}
 	return appendJSON(dst, raw)
 }
@@ -72,6 +78,11 @@ func DecodeDeadLetterCommand(value []byte) (DeadLetterCommand, error) {
 	}
 	c := DeadLetterCommand{Decision: Decision(*raw.Decision), Note: raw.Note, By: raw.By}
 	var err error
+	if text, ok := raw.RequestID.(string); ok {
+		if c.RequestID, err = ticket.Parse(text); err != nil {
+			c.RequestID = uuid.Nil
+		}
+	}
 	if c.Position, err = position.Parse(*raw.Position); err != nil {
 		return DeadLetterCommand{}, fmt.Errorf("position: %w", err)
 	}
@@ -89,4 +100,24 @@ func DecodeDeadLetterCommand(value []byte) (DeadLetterCommand, error) {
 		return DeadLetterCommand{}, fmt.Errorf("command_id: %w", err)
 	}
 	return c, nil
+}
+
+// DecisionRecord is a decision and its place in topic.DeadLetterCommand.
+type DecisionRecord struct {
+	DeadLetterCommand
+	At        time.Time // the log's own
+	Partition int32
+	Offset    int64
+}
+
+// Before reports whether d, of two decisions on one position, is the one that holds: that with the lowest
+// (log time, partition, offset).
+func (d DecisionRecord) Before(other DecisionRecord) bool {
+	if c := d.At.Compare(other.At); c != 0 {
+		return c < 0
+	}
+	if d.Partition != other.Partition {
+		return d.Partition < other.Partition
+	}
+	return d.Offset < other.Offset
 }

@@ -31,6 +31,7 @@ func TestDeadLetterCommandGolden(t *testing.T) {
 		{Position: at(3, 17), Decision: Redrive, CommandID: uuid.MustParse("01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"), Note: "typo in the year", By: "ops-1"},
 		{Position: at(0, 0), Decision: Discard},
 		{Position: at(11, 9223372036854775807), Decision: Discard, Note: "<\"é\u2028\n>", By: "a&b"},
+		{Position: at(3, 18), Decision: Redrive, CommandID: uuid.MustParse("01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"), RequestID: uuid.MustParse("6f2b8a0e-58cf-8d63-9a0d-0d1f3c1f3a55")},
 	}
 	lines := golden(t, topic.DeadLetterCommand.Name)
 	require.Len(t, lines, len(commands))
@@ -122,7 +123,7 @@ func TestDecodeReceiptRefuses(t *testing.T) {
 
 func FuzzDecodeDeadLetterCommand(f *testing.F) {
 	f.Add([]byte(`{"position":"timestamp.command.v1/3@17","decision":"redrive","command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","note":"\ud800","by":""}`))
-	f.Add([]byte(`{"position":"timestamp.command.v1/3@17","decision":"discard","command_id":"7"}`))
+	f.Add([]byte(`{"position":"timestamp.command.v1/3@17","decision":"discard","command_id":"7","request_id":7}`))
 	f.Fuzz(func(t *testing.T, value []byte) {
 		c, err := DecodeDeadLetterCommand(value)
 		if err != nil {

@@ -4,8 +4,13 @@
 // Promises: nothing is written unless every letter of a request can be; a new command is in the log
 // before the decision that names it, so a decision never names a command that is not there. A request
 // that ends in an UndecidedError may be sent again as it is: a letter's ticket is always the same, so its
-// second command counts as a duplicate, and of two decisions the first one holds. Every caller is answered
-// within the deadline.
+// second command counts as a duplicate. Every caller is answered within the deadline.
+//
+// A letter is decided once. The desk reads the log of decisions to its end before it decides, one request at a time, and refuses a
+// request that has a decided letter, with what was decided and when (DecidedError). A decision that bears the same request id was
+// made by an earlier try of the same request (same Idempotency-Key): it counts as done and is not written again. Two processes that
+// decide within the same milliseconds may both write; then the first decision in the log holds, and the read side shows it. The
+// command of a redrive that lost so is in the log all the same.
 //
 // The letters of every projection are decided on here. A redrive is a new command, so only letters of topics that
 // command-service writes can be redriven; those of others can be discarded.
@@ -32,29 +37,38 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
-// Log says where the log ends and which record is at an offset; *kafka.Reader implements it.
+// Log says where the log ends and which records it holds; *kafka.Reader implements it.
 type Log interface {
 	StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error)
 	RecordAt(ctx context.Context, topic string, partition int32, offset int64) (rec kafka.Record, found bool, err error)
+	ReadFrom(ctx context.Context, topic string, partition int32, offset int64) (records []kafka.Record, next int64, err error)
 }
 
 var _ Log = (*kafka.Reader)(nil)
 
 // Options of a desk. All are required.
 type Options struct {
-	Topics    []Topic       // the topics that may have dead letters
-	Decisions *door.Door    // the door to deadletter.command.v1
-	Log       Log           // where the records of dead letters are read
-	Deadline  time.Duration // the longest a caller waits for an answer
+	Topics        []Topic       // the topics that may have dead letters
+	Decisions     *door.Door    // the door to deadletter.command.v1
+	DecisionTopic topic.Spec    // that topic, with the count of its partitions
+	Log           Log           // where the records of dead letters, and decisions, are read
+	Deadline      time.Duration // the longest a caller waits for an answer
 }
 
 // Desk is where decisions are made. It is safe for concurrent use.
-type Desk struct{ options Options }
+type Desk struct {
+	options Options
+	turn    chan struct{} // holds a token while somebody decides
+	decided decisions     // of whoever has the turn
+}
 
 // New returns a desk.
-func New(o Options) *Desk { return &Desk{o} }
+func New(o Options) *Desk {
+	return &Desk{options: o, turn: make(chan struct{}, 1), decided: decisions{log: o.Log, topic: o.DecisionTopic}}
+}
 
 // Letter is a dead letter and what its new command shall be.
 type Letter struct {
@@ -68,13 +82,16 @@ type Request struct {
 	By       string // id of the API key; empty without keys
 	ByName   string // name of the API key, for new commands that say who sent them; empty without keys
 	Readable bool   // whether records that this release can read may be decided on
+	// ID names one decision of this request, from what it is about and what it decides: the same in each try of the request.
+	// Required.
+	ID func(letter position.Position, wanted string) uuid.UUID
 }
 
 // Result is what was written for one letter.
 type Result struct {
 	Letter   position.Position
 	Ticket   uuid.UUID         // of a redrive
-	Command  position.Position // of a redrive
+	Command  position.Position // of a redrive; none where an earlier try of the request wrote it
 	Decision position.Position
 }
 
@@ -106,18 +123,20 @@ type job struct {
 	topic   Topic
 	broken  string
 	command *door.Command // nil where there is none
+	id      uuid.UUID     // of the decision, the same in each try
+	done    bool          // an earlier try of the request decided it
 	err     error         // why it has no decision
 }
 
-// Redrive writes a new command for each letter, then the decisions. The error is a *BrokenError, an
-// *UndecidedError, or one of the door's after which nothing was written.
+// Redrive writes a new command for each letter, then the decisions. The error is a *BrokenError, a
+// *DecidedError, an *UndecidedError, or one of the door's after which nothing was written.
 func (d *Desk) Redrive(ctx context.Context, letters []Letter, r Request) ([]Result, error) {
 	jobs := make([]*job, len(letters))
 	given := make([]string, len(letters))
 	for i, l := range letters {
 		jobs[i], given[i] = d.job(l.Position), l.Position
 		if jobs[i].broken == "" {
-			jobs[i].reissue(l.Payload, r.ByName)
+			jobs[i].redrive(l.Payload, r.ByName)
 		}
 	}
 	return d.decide(ctx, jobs, given, event.Redrive, r)
@@ -157,13 +176,13 @@ func (d *Desk) names() string {
 	return strings.Join(names, ", ")
 }
 
-// reissue reads what the new command shall be.
-func (j *job) reissue(payload, sentBy string) {
+// redrive reads what the new command shall be.
+func (j *job) redrive(payload, sentBy string) {
 	if j.topic.Commands == nil {
 		j.broken = "command-service does not write " + j.topic.Spec.Name + ", so it cannot write a new record in this one's place: discard the letter"
 		return
 	}
-	id, command, err := j.topic.reissue(j.Letter, payload, sentBy)
+	id, command, err := j.topic.redrive(j.Letter, payload, sentBy)
 	if err != nil {
 		j.broken = "the payload is not accepted: " + err.Error()
 		return
@@ -178,22 +197,90 @@ func (d *Desk) decide(ctx context.Context, jobs []*job, given []string, decision
 	if err := d.options.Decisions.State(); err != nil { // a command without its decision would be half a redrive
 		return nil, err
 	}
+	release, err := d.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := d.refuseDecided(jobs, decision, r); err != nil {
+		return nil, err
+	}
 	if err := d.check(ctx, jobs, given, r.Readable); err != nil {
 		return nil, err
 	}
 	for _, t := range d.options.Topics {
 		accept(ctx, t.Commands, jobs, func(j *job) (*door.Command, *position.Position) {
-			if j.topic.Spec.Name != t.Spec.Name {
+			if j.done || j.topic.Spec.Name != t.Spec.Name {
 				return nil, nil
 			}
 			return j.command, &j.Command
 		})
 	}
 	accept(ctx, d.options.Decisions, jobs, func(j *job) (*door.Command, *position.Position) {
-		value := event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: j.Letter, Decision: decision, CommandID: j.Ticket, Note: r.Note, By: r.By})
+		if j.done {
+			return nil, nil
+		}
+		value := event.AppendDeadLetterCommand(nil, event.DeadLetterCommand{Position: j.Letter, Decision: decision, CommandID: j.Ticket, RequestID: j.id, Note: r.Note, By: r.By})
 		return &door.Command{Key: j.Letter.String(), Value: value}, &j.Decision
 	})
 	return results(jobs)
+}
+
+// takeTurn waits for the turn and reads the decisions that were made so far. A broker that hangs keeps the turn until it answers,
+// but not its caller.
+func (d *Desk) takeTurn(ctx context.Context) (release func(), err error) {
+	select {
+	case d.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", door.ErrBusy, ctx.Err())
+	}
+	release = func() { <-d.turn }
+	read := make(chan error, 1)
+	go func() { read <- d.decided.catchUp(ctx) }()
+	select {
+	case err = <-read:
+		if err != nil {
+			release()
+		}
+	case <-ctx.Done():
+		err = ctx.Err()
+		go func() {
+			<-read
+			release()
+		}()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", door.ErrDown, err)
+	}
+	return release, nil
+}
+
+// refuseDecided finds the letters that were decided on before: those that an earlier try of this request decided are done, any
+// other is refused.
+func (d *Desk) refuseDecided(jobs []*job, decision event.Decision, r Request) error {
+	var refused []Decided
+	for _, j := range jobs {
+		if j.Letter.Topic == "" {
+			continue
+		}
+		wanted := string(decision)
+		if j.command != nil {
+			wanted += " " + j.Ticket.String()
+		}
+		j.id = r.ID(j.Letter, wanted)
+		made, decided := d.decided.made[j.Letter]
+		switch {
+		case !decided:
+		case made.RequestID == j.id:
+			j.done, j.Ticket, j.Decision = true, made.CommandID, d.decided.place(made)
+		default:
+			refused = append(refused, Decided{made, d.decided.place(made)})
+		}
+	}
+	if len(refused) > 0 {
+		return &DecidedError{refused}
+	}
+	return nil
 }
 
 // accept writes the command of each job that has one and did not fail before, all of them together.

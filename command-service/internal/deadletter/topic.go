@@ -21,7 +21,7 @@ type Topic struct {
 	Commands *door.Door // to it; nil where command-service does not write it
 
 	decode  func(value []byte) error // whether this release can read a record; nil where nobody here can tell
-	reissue func(letter position.Position, payload, sentBy string) (uuid.UUID, door.Command, error)
+	redrive func(letter position.Position, payload, sentBy string) (uuid.UUID, door.Command, error)
 }
 
 // Timestamps is topic.TimestampCommand.
@@ -29,7 +29,7 @@ func Timestamps(s topic.Spec, commands *door.Door) Topic {
 	return Topic{s, commands, func(value []byte) error {
 		_, err := event.DecodeTimestampCommand(value)
 		return err
-	}, reissueTimestamp}
+	}, redriveTimestamp}
 }
 
 // Endpoints is topic.EndpointCommand.
@@ -37,15 +37,15 @@ func Endpoints(s topic.Spec, commands *door.Door) Topic {
 	return Topic{s, commands, func(value []byte) error {
 		_, err := event.DecodeEndpointCommand(value)
 		return err
-	}, reissueEndpoint}
+	}, redriveEndpoint}
 }
 
 // Foreign is a topic that another service writes.
 func Foreign(s topic.Spec) Topic { return Topic{Spec: s} }
 
-// reissueTimestamp reads {"command_id":…,"event_timestamp":…}. A ticket that the payload has is kept, so that the first
+// redriveTimestamp reads {"command_id":…,"event_timestamp":…}. A ticket that the payload has is kept, so that the first
 // client's becomes valid; else it is made of the letter's position and the instant.
-func reissueTimestamp(letter position.Position, payload, _ string) (uuid.UUID, door.Command, error) {
+func redriveTimestamp(letter position.Position, payload, _ string) (uuid.UUID, door.Command, error) {
 	var raw struct {
 		CommandID      any     `json:"command_id"`
 		EventTimestamp *string `json:"event_timestamp"`
@@ -68,9 +68,9 @@ func reissueTimestamp(letter position.Position, payload, _ string) (uuid.UUID, d
 	return id, door.Command{Key: id.String(), Value: event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: id, EventTimestamp: at})}, nil
 }
 
-// reissueEndpoint reads an endpoint command. Its ticket is kept as that of a timestamp is; who sends it is the caller.
-func reissueEndpoint(letter position.Position, payload, sentBy string) (uuid.UUID, door.Command, error) {
-	c, err := endpoint.Reissue([]byte(payload), sentBy)
+// redriveEndpoint reads an endpoint command. Its ticket is kept as that of a timestamp is; who sends it is the caller.
+func redriveEndpoint(letter position.Position, payload, sentBy string) (uuid.UUID, door.Command, error) {
+	c, err := endpoint.ReadRedriven([]byte(payload), sentBy)
 	if err != nil {
 		return uuid.Nil, door.Command{}, err
 	}

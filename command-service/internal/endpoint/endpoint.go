@@ -210,10 +210,10 @@ func nameOf(document []byte) string {
 	return string(name[:min(len(name), longestName)])
 }
 
-// Reissue reads the value of a record that takes the place of a dead letter: an endpoint command with nothing left out but
+// ReadRedriven reads the value of a record that takes the place of a dead letter: an endpoint command with nothing left out but
 // its command_id, which is uuid.Nil where the payload has none that is a ticket. Who sends it is sentBy, whatever the
 // payload says. The error names every path that is wrong.
-func Reissue(payload []byte, sentBy string) (event.EndpointCommand, error) {
+func ReadRedriven(payload []byte, sentBy string) (event.EndpointCommand, error) {
 	raw, err := sound(payload)
 	if err != nil {
 		return event.EndpointCommand{}, err

@@ -153,7 +153,7 @@ func TestAPayloadOfADeadLetterNeedsAllButItsTicketAndSender(t *testing.T) {
 		`{"command_id":7,"endpoint_id":"` + endpoint + `","kind":"put","endpoint":` + document + `}`:                                 uuid.Nil,
 		`{"endpoint_id":"` + endpoint + `","kind":"put","endpoint":` + document + `,"sent_by":7}`:                                    uuid.Nil,
 	} {
-		c, err := Reissue([]byte(payload), "ops")
+		c, err := ReadRedriven([]byte(payload), "ops")
 		require.NoError(t, err)
 		require.Equal(t, command, c.CommandID)
 		require.Equal(t, endpoint, c.EndpointID.String())
@@ -165,7 +165,7 @@ func TestAPayloadOfADeadLetterNeedsAllButItsTicketAndSender(t *testing.T) {
 		`{"endpoint_id":"` + endpoint + `","kind":"put","endpoint":{"url":7}}`:                                                       "endpoint.url: expected",
 		`{"endpoint_id":"` + endpoint + `","kind":"put","endpoint":{"x":"` + strings.Repeat("x", 64<<10) + `",` + document[1:] + `}`: fmt.Sprintf("at most %d bytes", 63<<10),
 	} {
-		_, err := Reissue([]byte(payload), "ops")
+		_, err := ReadRedriven([]byte(payload), "ops")
 		require.ErrorContains(t, err, reason)
 	}
 }

@@ -283,6 +283,7 @@ func TestLettersOfEndpointsAreRedrivenToTheirTopic(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, id, d.CommandID)
 	}
+	b.forgetDecisions()
 	require.Equal(t, 200, b.post(redrive, letters(t, "endpoint.command.v1/47@3", payload)).Code)
 	require.Equal(t, sent[1].Payload, b.messages()[4].Payload, "a retry is the same command")
 
@@ -297,6 +298,7 @@ func TestLettersOfEndpointsAreRedrivenToTheirTopic(t *testing.T) {
 	for i, reason := range []string{"endpoint_id: expected a UUID, found nothing", "has 48 partitions", "command-service does not write projection.receipt.v1", "there are no dead letters in this topic"} {
 		require.Contains(t, decode(t, w)["errors"].([]any)[i].(map[string]any)["reason"], reason)
 	}
+	b.forgetDecisions()
 	require.Len(t, b.messages(), n)
 	w = b.post(discard, `{"positions":["projection.receipt.v1/3@4","endpoint.command.v1/47@3"]}`)
 	require.Equal(t, 200, w.Code, w.Body)

@@ -49,7 +49,8 @@ type bundle struct {
 	err    error
 	topics map[string]error // of one topic only
 	sent   []*message.Message
-	sound  map[int64]bool // offsets whose records can be read
+	log    map[string][]kafka.Record // of partition 3 of each topic: what was sent and did not fail
+	sound  map[int64]bool            // offsets whose records can be read
 }
 
 func (b *bundle) PublishAll(topic string, msgs ...*message.Message) []kafka.Result {
@@ -57,8 +58,12 @@ func (b *bundle) PublishAll(topic string, msgs ...*message.Message) []kafka.Resu
 	defer b.mu.Unlock()
 	results := make([]kafka.Result, len(msgs))
 	for i, m := range msgs {
-		results[i] = kafka.Result{Position: position.Position{Topic: topic, Partition: 3, Offset: int64(len(b.sent))}, Err: errors.Join(b.err, b.topics[topic])}
+		at := position.Position{Topic: topic, Partition: 3, Offset: int64(len(b.log[topic]))}
+		results[i] = kafka.Result{Position: at, Err: errors.Join(b.err, b.topics[topic])}
 		b.sent = append(b.sent, m)
+		if results[i].Err == nil {
+			b.log[topic] = append(b.log[topic], kafka.Record{Offset: at.Offset, Value: m.Payload, Timestamp: time.Now()})
+		}
 	}
 	return results
 }
@@ -75,15 +80,32 @@ func (b *bundle) failTopics(topics map[string]error) {
 	b.topics = topics
 }
 
-// StableEnds says that each partition has 100 records.
-func (b *bundle) StableEnds(_ context.Context, _ string, partitions []int32) (map[int32]int64, error) {
+// StableEnds says that each partition has 100 records; the topic of decisions has what was sent to it.
+func (b *bundle) StableEnds(_ context.Context, name string, partitions []int32) (map[int32]int64, error) {
 	ends := map[int32]int64{}
 	for _, p := range partitions {
 		ends[p] = 100
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if name == topic.DeadLetterCommand.Name {
+		clear(ends)
+		ends[3] = int64(len(b.log[name]))
+	}
 	return ends, b.err
+}
+
+func (b *bundle) ReadFrom(_ context.Context, name string, _ int32, offset int64) ([]kafka.Record, int64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.log[name][offset:], int64(len(b.log[name])), b.err
+}
+
+// forgetDecisions is a topic of decisions that was made anew.
+func (b *bundle) forgetDecisions() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.log, topic.DeadLetterCommand.Name)
 }
 
 func (b *bundle) RecordAt(_ context.Context, _ string, _ int32, offset int64) (kafka.Record, bool, error) {
@@ -114,7 +136,7 @@ func (b *bundle) last(t *testing.T) event.TimestampCommand {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{}
+	b := &bundle{log: map[string][]kafka.Record{}}
 	quiet := slog.New(slog.DiscardHandler)
 	registry := prometheus.NewRegistry()
 	var err error
@@ -136,7 +158,7 @@ func setup(t *testing.T) *bundle {
 			deadletter.Timestamps(topic.TimestampCommand.Sized(k), b.doors.Timestamps), deadletter.Endpoints(topic.EndpointCommand.Sized(k), b.doors.Endpoints),
 			deadletter.Foreign(topic.ProjectionReceipt.Sized(k)),
 		},
-		Decisions: b.decisions, Log: b, Deadline: 5 * time.Second,
+		Decisions: b.decisions, DecisionTopic: topic.DeadLetterCommand.Sized(k), Log: b, Deadline: 5 * time.Second,
 	})
 	b.server = &Server{
 		doors: b.doors, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -75,6 +76,7 @@ func TestATicketThatIsOneIsKeptAndAnyOtherIsMadeTheSameEachTime(t *testing.T) {
 		c, err := event.DecodeTimestampCommand(sent[len(sent)-2].Payload)
 		require.NoError(t, err)
 		require.Equal(t, got, c.CommandID)
+		b.forgetDecisions()
 		return got
 	}
 	require.Equal(t, id, ticket(at, `{"command_id":"`+strings.ToUpper(id)+`","event_timestamp":"2009-09-28T19:03:12Z"}`).String())
@@ -178,6 +180,7 @@ func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
 		p := decode(t, w)
 		require.Equal(t, "/problems/outcome-unknown", p["type"], failing)
 		require.Contains(t, p["detail"], "0 of 1 letters are decided on")
+		require.Contains(t, p["detail"], "Idempotency-Key "+p["retry_key"].(string))
 		require.NotEmpty(t, w.Header().Get("Retry-After"))
 	}
 	b.failTopics(map[string]error{topic.DeadLetterCommand.Name: kafka.ErrNotSent})
@@ -189,4 +192,70 @@ func TestARedriveTellsTheTruthAboutALogThatDoesNotAnswer(t *testing.T) {
 	p := decode(t, b.post(redrive, body))
 	require.Equal(t, "/problems/log-unsafe", p["type"])
 	require.Len(t, b.messages(), n, "no command without its decision")
+}
+
+// A letter is decided once: whoever comes later, by whichever route, is told what was decided and when, and nothing is written. Who
+// sends the very same request again, since its answer was lost, is answered as before.
+func TestALetterIsDecidedOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const key, otherKey = "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", "01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"
+	const payload = `{"event_timestamp":"2009-09-28T19:03:12Z"}`
+	const first, second, third = "timestamp.command.v1/3@1", "timestamp.command.v1/5@2", "timestamp.command.v1/3@3"
+	both := letters(t, first, payload, second, payload)
+	w := b.post(redrive, both, "Idempotency-Key", key)
+	require.Equal(t, 200, w.Code, w.Body)
+	results := decode(t, w)["results"].([]any)
+	id := results[0].(map[string]any)["ticket"].(string)
+	require.Len(t, b.messages(), 4)
+
+	w = b.post(redrive, both, "Idempotency-Key", key)
+	require.Equal(t, 200, w.Code, w.Body)
+	for i, r := range decode(t, w)["results"].([]any) {
+		want := results[i].(map[string]any)
+		delete(want, "command") // it is in the log, and its place was in the answer that was lost
+		require.Equal(t, want, r)
+	}
+	require.Len(t, b.messages(), 4, "nothing is written again")
+
+	for what, again := range map[string]func() *httptest.ResponseRecorder{
+		"without a key": func() *httptest.ResponseRecorder { return b.post(redrive, both) },
+		"another key":   func() *httptest.ResponseRecorder { return b.post(redrive, both, "Idempotency-Key", otherKey) },
+		"another payload": func() *httptest.ResponseRecorder {
+			return b.post(redrive, letters(t, first, `{"event_timestamp":"2009-09-28T19:03:13Z"}`), "Idempotency-Key", key)
+		},
+		"the other decision": func() *httptest.ResponseRecorder {
+			return b.post(discard, `{"positions":["`+first+`"]}`, "Idempotency-Key", key)
+		},
+		"one of several": func() *httptest.ResponseRecorder { return b.post(redrive, letters(t, third, payload, first, payload)) },
+	} {
+		w := again()
+		require.Equal(t, 409, w.Code, "%s: %s", what, w.Body)
+		p := decode(t, w)
+		require.Equal(t, "/problems/already-decided", p["type"], what)
+		require.Contains(t, p["detail"], "nothing was written", what)
+		errs := p["errors"].([]any)
+		e := errs[0].(map[string]any)
+		require.Equal(t, first, e["position"], what)
+		require.Contains(t, e["reason"], "it was redriven at 20", what)
+		require.Contains(t, e["reason"], "as ticket "+id, what)
+		decided := e["decided"].(map[string]any)
+		require.Equal(t, "redrive", decided["decision"], what)
+		require.Equal(t, id, decided["ticket"], what)
+		require.Equal(t, results[0].(map[string]any)["decision"], decided["position"], what)
+		require.NotEmpty(t, decided["decided_at"], what)
+		require.Len(t, b.messages(), 4, "%s: nothing is written", what)
+	}
+
+	// A retry decides the letters that its first try did not come to.
+	b.failTopics(map[string]error{topic.DeadLetterCommand.Name: fmt.Errorf("no answer")})
+	w = b.post(redrive, letters(t, third, payload))
+	require.Equal(t, 503, w.Code)
+	retry := decode(t, w)["retry_key"].(string)
+	b.failTopics(nil)
+	w = b.post(redrive, letters(t, third, payload), "Idempotency-Key", retry)
+	require.Equal(t, 200, w.Code, w.Body)
+	require.Equal(t, 200, b.post(redrive, letters(t, third, payload), "Idempotency-Key", retry).Code)
+	w = b.post(discard, `{"positions":["`+third+`"]}`, "Idempotency-Key", "no key")
+	require.Equal(t, "/problems/bad-idempotency-key", decode(t, w)["type"])
 }

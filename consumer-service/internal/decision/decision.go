@@ -48,23 +48,7 @@ type Store interface {
 }
 
 // Decision is one record of the log of decisions.
-type Decision struct {
-	event.DeadLetterCommand
-	At        time.Time // the log's own
-	Partition int32     // of the decision, as is Offset
-	Offset    int64
-}
-
-// before is the rule: the lowest (log time, partition, offset) is the decision.
-func (d Decision) before(other Decision) bool {
-	if c := d.At.Compare(other.At); c != 0 {
-		return c < 0
-	}
-	if d.Partition != other.Partition {
-		return d.Partition < other.Partition
-	}
-	return d.Offset < other.Offset
-}
+type Decision = event.DecisionRecord
 
 // Options of a book. All are required but Every.
 type Options struct {
@@ -298,7 +282,7 @@ func (b *Book) take(ctx context.Context, partition int32, next int64, records []
 		if b.positions[at] == nil {
 			b.positions[at] = map[int64]Decision{}
 		}
-		if had, ok := b.positions[at][d.Position.Offset]; !ok || d.before(had) {
+		if had, ok := b.positions[at][d.Position.Offset]; !ok || d.Before(had) {
 			d.Note, d.By = "", "" // the tables have the words
 			b.positions[at][d.Position.Offset] = d
 		}

@@ -298,7 +298,7 @@ func TestTheTablesHaveTheFirstDecision(t *testing.T) {
 	decision := func(value []byte, at time.Time, partition int32, offset int64) Decision {
 		c, err := event.DecodeDeadLetterCommand(value)
 		require.NoError(t, err)
-		return Decision{c, at, partition, offset}
+		return Decision{DeadLetterCommand: c, At: at, Partition: partition, Offset: offset}
 	}
 	all := []Decision{
 		decision(redrive(7, 0, id, "first\x00"), day, 1, 5),

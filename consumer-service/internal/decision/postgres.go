@@ -55,7 +55,7 @@ func first(decisions []Decision) []Decision {
 		switch {
 		case c != 0:
 			return c
-		case a.before(b):
+		case a.Before(b):
 			return -1
 		}
 		return 1

@@ -64,7 +64,7 @@ func (b *batch) decide(decided map[int64]event.Decision) {
 }
 
 var decisions = map[event.Decision]string{
-	event.Redrive: "the record was issued again as a new command",
+	event.Redrive: "the record was redriven as a new command",
 	event.Discard: "the record was discarded",
 }
 

@@ -192,7 +192,7 @@ func TestADecidedRecordIsRejectedWhicheverWayItGoes(t *testing.T) {
 	}
 	require.NoError(t, b.DB.SelectContext(t.Context(), &letters, `SELECT "offset", reason_code AS code, reason FROM public.dead_letters ORDER BY 1`))
 	require.Len(t, letters, 2)
-	require.Equal(t, []any{int64(0), "decided", "the record was issued again as a new command"}, []any{letters[0].Offset, letters[0].Code, letters[0].Reason})
+	require.Equal(t, []any{int64(0), "decided", "the record was redriven as a new command"}, []any{letters[0].Offset, letters[0].Code, letters[0].Reason})
 	require.Equal(t, "decode", letters[1].Code, "what still cannot be read says why")
 	require.Equal(t, 2, b.count(t, "timestamp_records"))
 	b.clean(t)

@@ -76,34 +76,34 @@ func (c *Client) accept(ctx context.Context, key uuid.UUID, send func(context.Co
 }
 
 // Decision is the answer to a redrive or a discard.
-type Decision struct {
-	command.Decisions
-	Position string // of the last record written
-}
+type Decision = command.Decisions
 
-// Redrive re-issues up to 1,000 dead letters as new commands. Where one is still broken nothing is
-// written, and the Refusal names each. They come from this service's tables, so their records may be readable.
-func (c *Client) Redrive(ctx context.Context, letters []command.Letter, note string) (Decision, error) {
+// Redrive writes new commands for up to 1,000 dead letters. Where one is still broken or decided on nothing is
+// written, and the Refusal names each. What an earlier try under key decided counts as done. They come from this service's tables, so their records may be readable.
+func (c *Client) Redrive(ctx context.Context, letters []command.Letter, note string, key uuid.UUID) (Decision, error) {
 	readable := true
-	return c.decide(ctx, func(ctx context.Context) (*http.Response, error) {
-		return c.command.RedriveDeadLetters(ctx, command.Redrive{Letters: letters, Note: &note, Readable: &readable})
+	return c.decide(ctx, key, func(ctx context.Context, key string) (*http.Response, error) {
+		return c.command.RedriveDeadLetters(ctx, &command.RedriveDeadLettersParams{IdempotencyKey: &key}, command.Redrive{Letters: letters, Note: &note, Readable: &readable})
 	})
 }
 
-// Discard closes up to 1,000 dead letters without a command.
-func (c *Client) Discard(ctx context.Context, positions []string, note string) (Decision, error) {
+// Discard closes up to 1,000 dead letters without a command, all or none, under key as Redrive does.
+func (c *Client) Discard(ctx context.Context, positions []string, note string, key uuid.UUID) (Decision, error) {
 	readable := true
-	return c.decide(ctx, func(ctx context.Context) (*http.Response, error) {
-		return c.command.DiscardDeadLetters(ctx, command.Discard{Positions: positions, Note: &note, Readable: &readable})
+	return c.decide(ctx, key, func(ctx context.Context, key string) (*http.Response, error) {
+		return c.command.DiscardDeadLetters(ctx, &command.DiscardDeadLettersParams{IdempotencyKey: &key}, command.Discard{Positions: positions, Note: &note, Readable: &readable})
 	})
 }
 
-func (c *Client) decide(ctx context.Context, send func(context.Context) (*http.Response, error)) (Decision, error) {
+func (c *Client) decide(ctx context.Context, key uuid.UUID, send func(context.Context, string) (*http.Response, error)) (Decision, error) {
 	var d Decision
-	header, err := c.call(ctx, CommandService, &d.Decisions, send)
-	if err != nil {
-		return Decision{}, err
+	_, err := c.call(ctx, CommandService, &d, func(ctx context.Context) (*http.Response, error) { return send(ctx, key.String()) })
+	var refused *Refusal
+	if errors.As(err, &refused) && refused.Sent {
+		return Decision{}, &Refusal{
+			Status: http.StatusServiceUnavailable, Down: true, Sent: true, Key: key.String(),
+			Detail: fmt.Sprintf("command-service at %s gave no answer, so nobody knows what is decided; sent again from here each letter counts once", c.CommandURL),
+		}
 	}
-	d.Position = header.Get(position.Header)
-	return d, nil
+	return d, err
 }

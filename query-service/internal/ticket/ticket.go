@@ -172,11 +172,11 @@ func (t *Ticket) decide(ctx context.Context, s *projection.Snapshot, rows []Row)
 	return nil
 }
 
-// reject is for a record that is a dead letter. One that was issued again under the same ticket, and has
+// reject is for a record that is a dead letter. One that was redriven under the same ticket, and has
 // come through, is what the client wanted.
 func (t *Ticket) reject(letter deadletter.DeadLetter) {
 	if d := letter.Decision; d != nil && d.Ticket != nil && *d.Ticket == t.ID && t.Row != nil {
-		t.State, t.Reason = Applied, fmt.Sprintf("the record at %s was a dead letter and has been issued again", letter.Position)
+		t.State, t.Reason = Applied, fmt.Sprintf("the record at %s was a dead letter and has been redriven", letter.Position)
 		t.Position = &t.Row.Position
 		return
 	}

@@ -172,17 +172,26 @@ func (p *Pages) addEndpointAgain(c *gin.Context, refused *peer.Refusal) {
 	p.showEndpoints(c, refused.Status, f)
 }
 
-// send gives a command its key: that of the attempt before, where the form has it, so that it cannot end up
-// twice.
+// send gives a command its key.
 func (p *Pages) send(c *gin.Context, do func(key uuid.UUID) (peer.Accepted, error)) (peer.Accepted, error) {
+	key, err := retryKey(c)
+	if err != nil {
+		return peer.Accepted{}, err
+	}
+	return do(key)
+}
+
+// retryKey is the key of the attempt before, where the form has it, so that nothing ends up twice; else a fresh one. The error is
+// a *peer.Refusal.
+func retryKey(c *gin.Context) (uuid.UUID, error) {
 	key, err := ids.New()
 	if retry := c.PostForm("key"); retry != "" {
 		key, err = ids.Parse(retry)
 	}
 	if err != nil {
-		return peer.Accepted{}, &peer.Refusal{Status: http.StatusBadRequest, Detail: err.Error()}
+		return uuid.Nil, &peer.Refusal{Status: http.StatusBadRequest, Detail: err.Error()}
 	}
-	return do(key)
+	return key, nil
 }
 
 // endpointPath is the endpoint's page once the command is in it.
@@ -238,7 +247,7 @@ func (p *Pages) showEndpoint(c *gin.Context, status int, v endpointView, form *e
 	if !ok {
 		return
 	}
-	want := p.wantDecision(c)
+	want := p.wantPosition(c)
 	below := int64(math.MaxInt64)
 	if n, err := strconv.ParseInt(c.Query("before"), 10, 64); err == nil {
 		below = n

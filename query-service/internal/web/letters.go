@@ -5,11 +5,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -132,9 +134,9 @@ func (l letterView) Example() string {
 // Editable reports whether what is shown is the whole payload, as text.
 func (l letterView) Editable() bool { return l.Encoding == "text" && !l.Truncated() }
 
-// reissued is the payload after a replacement; empty where the old one is not shown as it is, which
+// corrected is the payload after a replacement; empty where the old one is not shown as it is, which
 // command-service refuses: it has to be written anew.
-func (l letterView) reissued(find, replace string) string {
+func (l letterView) corrected(find, replace string) string {
 	switch {
 	case !l.Editable():
 		return ""
@@ -196,7 +198,11 @@ func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
 			return
 		}
 	}
-	letters, next, err := p.listLetters(c.Request.Context(), p.wantDecision(c), v.Filter, after, pageLimit)
+	want, err := p.awaitDecisions(c)
+	if p.failed(c, err) {
+		return
+	}
+	letters, next, err := p.listLetters(c.Request.Context(), want, v.Filter, after, pageLimit)
 	if p.failed(c, err) {
 		return
 	}
@@ -229,7 +235,11 @@ func (p *Pages) showLetter(c *gin.Context, status int, at string, v deadLetterVi
 		p.refuse(c, err.Error())
 		return
 	}
-	letter, err := p.readLetter(c.Request.Context(), p.wantDecision(c), place)
+	want, err := p.awaitDecisions(c)
+	if p.failed(c, err) {
+		return
+	}
+	letter, err := p.readLetter(c.Request.Context(), want, place)
 	var unknown *projection.UnknownError
 	if errors.Is(err, deadletter.ErrNotFound) || errors.As(err, &unknown) {
 		p.fail(c, problem.Problem{Status: http.StatusNotFound, Title: "No dead letter is there", Detail: fmt.Sprintf("the record at %s was not rejected, or has not been read yet; the list of dead letters has all that were", place)})
@@ -304,7 +314,7 @@ func (p *Pages) showReview(c *gin.Context, status int, v reviewView, edited map[
 	v.Each = len(letters) <= mostEditable
 	for _, l := range letters {
 		v.Overrides = v.Overrides || l.Overrides()
-		r := reviewLetter{letterView: l, New: l.reissued(v.Find, v.Replace), Wrong: wrong[l.Position.String()]}
+		r := reviewLetter{letterView: l, New: l.corrected(v.Find, v.Replace), Wrong: wrong[l.Position.String()]}
 		if l.Editable() && r.New != l.Shown {
 			v.Changed++
 		}
@@ -373,7 +383,7 @@ func (p *Pages) read(c *gin.Context, positions []string) ([]letterView, bool) {
 	return views, !p.failed(c, err)
 }
 
-// redrive issues dead letters again as new commands, with the payloads of the form or, where it has none
+// redrive writes new commands in the place of dead letters, with the payloads of the form or, where it has none
 // for a position, the letter's own after the replacement. One letter leads to its ticket, several to
 // the list.
 func (p *Pages) redrive(c *gin.Context) {
@@ -402,14 +412,18 @@ func (p *Pages) redrive(c *gin.Context) {
 			return
 		}
 		for _, l := range views {
-			letters = append(letters, command.Letter{Position: l.Position.String(), Payload: l.reissued(find, replace)})
+			letters = append(letters, command.Letter{Position: l.Position.String(), Payload: l.corrected(find, replace)})
 		}
 	} else {
 		for _, at := range positions {
 			letters = append(letters, command.Letter{Position: at, Payload: edited[at]})
 		}
 	}
-	done, err := p.Peers.Redrive(ctx, letters, note)
+	key, err := retryKey(c)
+	var done peer.Decision
+	if err == nil {
+		done, err = p.Peers.Redrive(ctx, letters, note, key)
+	}
 	if refused := p.refusal(ctx, err); refused != nil {
 		if single {
 			p.showLetter(c, refused.Status, positions[0], deadLetterView{Payload: letters[0].Payload, Note: note, Refused: refused})
@@ -423,7 +437,7 @@ func (p *Pages) redrive(c *gin.Context) {
 		c.Redirect(http.StatusSeeOther, "/tickets/"+url.PathEscape(*r.Ticket)+"?position="+*r.Command)
 		return
 	}
-	c.Redirect(http.StatusSeeOther, afterDecision("redriven", len(letters), done.Position))
+	c.Redirect(http.StatusSeeOther, afterDecision("redriven", done.Results))
 }
 
 // discard closes dead letters without a command.
@@ -434,7 +448,11 @@ func (p *Pages) discard(c *gin.Context) {
 		return
 	}
 	note := strings.TrimSpace(c.PostForm("note"))
-	done, err := p.Peers.Discard(ctx, positions, note)
+	key, err := retryKey(c)
+	var done peer.Decision
+	if err == nil {
+		done, err = p.Peers.Discard(ctx, positions, note, key)
+	}
 	if refused := p.refusal(ctx, err); refused != nil {
 		if c.PostForm("single") != "" {
 			p.showLetter(c, refused.Status, positions[0], deadLetterView{Note: note, Refused: refused})
@@ -443,7 +461,7 @@ func (p *Pages) discard(c *gin.Context) {
 		p.showLetters(c, refused.Status, deadLettersView{Refused: refused})
 		return
 	}
-	c.Redirect(http.StatusSeeOther, afterDecision("discarded", len(positions), done.Position))
+	c.Redirect(http.StatusSeeOther, afterDecision("discarded", done.Results))
 }
 
 // lettersAgain shows what was refused on the page that the form was on.
@@ -455,17 +473,42 @@ func (p *Pages) lettersAgain(c *gin.Context, refused *peer.Refusal) {
 	p.showLetters(c, refused.Status, deadLettersView{Refused: refused})
 }
 
-// afterDecision is the list, once it has the decision in it.
-func afterDecision(done string, count int, at string) string {
-	q := "/dead-letters?done=" + done + "&count=" + strconv.Itoa(count)
-	if at != "" {
-		q += "&position=" + readable.Replace(url.QueryEscape(at))
+// afterDecision is the list, once it has every one of the decisions in it. They lie in several partitions: the last one of each
+// says enough.
+func afterDecision(done string, decided []command.DecisionResult) string {
+	last := map[int32]position.Position{}
+	for _, d := range decided {
+		if at, err := position.Parse(d.Decision); err == nil && at.Offset >= last[at.Partition].Offset {
+			last[at.Partition] = at
+		}
 	}
-	return q
+	q := url.Values{"done": {done}, "count": {strconv.Itoa(len(decided))}}
+	for _, partition := range slices.Sorted(maps.Keys(last)) {
+		q.Add("position", last[partition].String())
+	}
+	return lettersPath(q)
 }
 
-// wantDecision is the position of a decision that the page should show, and how long to wait for it.
-func (p *Pages) wantDecision(c *gin.Context) projection.Want {
+// awaitDecisions waits until readers see every decision that the address names, and returns the last one as what the page itself
+// waits for. What is no position is passed over: the page then shows what there is now.
+func (p *Pages) awaitDecisions(c *gin.Context) (want projection.Want, err error) {
+	ctx := c.Request.Context()
+	until := time.Now().Add(projection.DefaultWait)
+	for _, at := range c.QueryArray("position") {
+		if want.Asked() {
+			if err := p.Reader.Read(ctx, want, projection.Scope{}, func(context.Context, *projection.Snapshot) error { return nil }); err != nil {
+				return want, err
+			}
+		}
+		if want, err = p.Reader.Want(ctx, "", at, "", max(0, time.Until(until))); err != nil {
+			want = projection.Want{}
+		}
+	}
+	return want, nil
+}
+
+// wantPosition is the position that the address names, and how long to wait for it.
+func (p *Pages) wantPosition(c *gin.Context) projection.Want {
 	want, err := p.Reader.Want(c.Request.Context(), "", c.Query("position"), "", projection.DefaultWait)
 	if err != nil {
 		return projection.Want{} // the page then shows what there is now

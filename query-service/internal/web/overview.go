@@ -14,7 +14,6 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
-	ids "github.com/tidemark/tidemark/shared/ticket"
 )
 
 const latestRecords = 8
@@ -68,17 +67,8 @@ func (p *Pages) parts() []peer.Part {
 // that a script that posts the form can tell.
 func (p *Pages) stamp(c *gin.Context) {
 	ctx := c.Request.Context()
-	at, retry := strings.TrimSpace(c.PostForm("event_timestamp")), c.PostForm("key")
-	key, err := ids.New()
-	if retry != "" {
-		key, err = ids.Parse(retry)
-	}
-	if err != nil {
-		p.stampAgain(c, &peer.Refusal{Status: http.StatusBadRequest, Detail: err.Error()})
-		return
-	}
-	sent := time.Now()
-	got, err := p.Peers.Stamp(ctx, at, key)
+	at, sent := strings.TrimSpace(c.PostForm("event_timestamp")), time.Now()
+	got, err := p.send(c, func(key uuid.UUID) (peer.Accepted, error) { return p.Peers.Stamp(ctx, at, key) })
 	if refused := p.refusal(ctx, err); refused != nil {
 		p.stampAgain(c, refused)
 		return

@@ -17,6 +17,24 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for EarlierDecisionDecision.
+const (
+	EarlierDecisionDecisionDiscard EarlierDecisionDecision = "discard"
+	EarlierDecisionDecisionRedrive EarlierDecisionDecision = "redrive"
+)
+
+// Valid indicates whether the value is a known member of the EarlierDecisionDecision enum.
+func (e EarlierDecisionDecision) Valid() bool {
+	switch e {
+	case EarlierDecisionDecisionDiscard:
+		return true
+	case EarlierDecisionDecisionRedrive:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for StatusStatus.
 const (
 	DOWN StatusStatus = "DOWN"
@@ -43,7 +61,7 @@ type DecisionResult struct {
 	// Ticket The new command's. Of a redrive only.
 	Ticket *string `json:"ticket,omitempty"`
 
-	// Command The new command's place in the log. Of a redrive only.
+	// Command The new command's place in the log. Of a redrive only, and not where an earlier try of the request has written it.
 	Command *string `json:"command,omitempty"`
 
 	// Decision The decision's place in the log.
@@ -69,6 +87,23 @@ type Discard struct {
 	// have refused the record, or an older release could not read it).
 	Readable *bool `json:"readable,omitempty"`
 }
+
+// EarlierDecision On a 409: what was decided on the letter.
+type EarlierDecision struct {
+	Decision EarlierDecisionDecision `json:"decision"`
+
+	// Ticket The new command's. Of a redrive only.
+	Ticket *string `json:"ticket,omitempty"`
+
+	// DecidedAt The log's time.
+	DecidedAt string `json:"decided_at"`
+
+	// Position The decision's place in the log.
+	Position string `json:"position"`
+}
+
+// EarlierDecisionDecision defines model for EarlierDecision.Decision.
+type EarlierDecisionDecision string
 
 // Endpoint defines model for Endpoint.
 type Endpoint struct {
@@ -164,6 +199,9 @@ type Letter struct {
 type LetterError struct {
 	Position string `json:"position"`
 	Reason   string `json:"reason"`
+
+	// Decided On a 409: what was decided on the letter.
+	Decided *EarlierDecision `json:"decided,omitempty"`
 }
 
 // NewEndpoint defines model for NewEndpoint.
@@ -217,7 +255,7 @@ type Problem struct {
 	// RetryKey On an unknown outcome: the Idempotency-Key to send it again with.
 	RetryKey *string `json:"retry_key,omitempty"`
 
-	// Errors On a 422, what is wrong with each letter that is.
+	// Errors On a 422, what is wrong with each letter that is; on a 409, what was decided on each letter that was.
 	Errors *[]LetterError `json:"errors,omitempty"`
 }
 
@@ -260,11 +298,17 @@ type Ticket struct {
 	Id string `json:"id"`
 }
 
+// DecisionKey defines model for DecisionKey.
+type DecisionKey = string
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
 // Accepted defines model for Accepted.
 type Accepted = Ticket
+
+// AlreadyDecided RFC 9457.
+type AlreadyDecided = Problem
 
 // BadEndpoint RFC 9457.
 type BadEndpoint = EndpointProblem
@@ -301,6 +345,22 @@ type Undecided = Problem
 
 // WrongType RFC 9457.
 type WrongType = Problem
+
+// DiscardDeadLettersParams defines parameters for DiscardDeadLetters.
+type DiscardDeadLettersParams struct {
+	// IdempotencyKey A UUID (from a caller with an API key, any text of 1 to 255 printable ASCII characters) that each try of one request bears.
+	// What an earlier try with the same key decided counts as done, and is answered as it was. Without one the service makes
+	// one, and names it as `retry_key` where the outcome is unknown.
+	IdempotencyKey *DecisionKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RedriveDeadLettersParams defines parameters for RedriveDeadLetters.
+type RedriveDeadLettersParams struct {
+	// IdempotencyKey A UUID (from a caller with an API key, any text of 1 to 255 printable ASCII characters) that each try of one request bears.
+	// What an earlier try with the same key decided counts as done, and is answered as it was. Without one the service makes
+	// one, and names it as `retry_key` where the outcome is unknown.
+	IdempotencyKey *DecisionKey `json:"Idempotency-Key,omitempty"`
+}
 
 // PostEndpointsParams defines parameters for PostEndpoints.
 type PostEndpointsParams struct {
@@ -891,23 +951,23 @@ type ClientInterface interface {
 
 	// DiscardDeadLettersWithBody Decide that nothing more will be done about some dead letters
 	//
-	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-	// decision on a position counts.
+	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+	// where one of them was decided on before (409).
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-	DiscardDeadLettersWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DiscardDeadLettersWithBody(ctx context.Context, params *DiscardDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DiscardDeadLetters Decide that nothing more will be done about some dead letters
 	//
-	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-	// decision on a position counts.
+	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+	// where one of them was decided on before (409).
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-	DiscardDeadLetters(ctx context.Context, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DiscardDeadLetters(ctx context.Context, params *DiscardDeadLettersParams, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RedriveDeadLettersWithBody Write a new command in the place of each dead letter
 	//
@@ -919,13 +979,14 @@ type ClientInterface interface {
 	//
 	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
-	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-	// letter's ticket is the same every time, and only the first decision on a position counts.
+	// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+	// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+	// is the same every time.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-	RedriveDeadLettersWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RedriveDeadLettersWithBody(ctx context.Context, params *RedriveDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RedriveDeadLetters Write a new command in the place of each dead letter
 	//
@@ -937,13 +998,14 @@ type ClientInterface interface {
 	//
 	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
-	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-	// letter's ticket is the same every time, and only the first decision on a position counts.
+	// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+	// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+	// is the same every time.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-	RedriveDeadLetters(ctx context.Context, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RedriveDeadLetters(ctx context.Context, params *RedriveDeadLettersParams, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PostEndpointsWithBody Add an endpoint, or up to 1,000 of them
 	//
@@ -1075,14 +1137,14 @@ type ClientInterface interface {
 
 // DiscardDeadLettersWithBody Decide that nothing more will be done about some dead letters
 //
-// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-// decision on a position counts.
+// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+// where one of them was decided on before (409).
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-func (c *Client) DiscardDeadLettersWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDiscardDeadLettersRequestWithBody(c.Server, contentType, body)
+func (c *Client) DiscardDeadLettersWithBody(ctx context.Context, params *DiscardDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDiscardDeadLettersRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1095,14 +1157,14 @@ func (c *Client) DiscardDeadLettersWithBody(ctx context.Context, contentType str
 
 // DiscardDeadLetters Decide that nothing more will be done about some dead letters
 //
-// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-// decision on a position counts.
+// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+// where one of them was decided on before (409).
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-func (c *Client) DiscardDeadLetters(ctx context.Context, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDiscardDeadLettersRequest(c.Server, body)
+func (c *Client) DiscardDeadLetters(ctx context.Context, params *DiscardDeadLettersParams, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDiscardDeadLettersRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1123,14 +1185,15 @@ func (c *Client) DiscardDeadLetters(ctx context.Context, body DiscardDeadLetters
 //
 // Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
-// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-// letter's ticket is the same every time, and only the first decision on a position counts.
+// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+// is the same every time.
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-func (c *Client) RedriveDeadLettersWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRedriveDeadLettersRequestWithBody(c.Server, contentType, body)
+func (c *Client) RedriveDeadLettersWithBody(ctx context.Context, params *RedriveDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRedriveDeadLettersRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1151,14 +1214,15 @@ func (c *Client) RedriveDeadLettersWithBody(ctx context.Context, contentType str
 //
 // Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
-// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-// letter's ticket is the same every time, and only the first decision on a position counts.
+// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+// is the same every time.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-func (c *Client) RedriveDeadLetters(ctx context.Context, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRedriveDeadLettersRequest(c.Server, body)
+func (c *Client) RedriveDeadLetters(ctx context.Context, params *RedriveDeadLettersParams, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRedriveDeadLettersRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1407,18 +1471,18 @@ func (c *Client) StampApp(ctx context.Context, params *StampAppParams, body Stam
 }
 
 // NewDiscardDeadLettersRequest calls the generic DiscardDeadLetters builder with application/json body
-func NewDiscardDeadLettersRequest(server string, body DiscardDeadLettersJSONRequestBody) (*http.Request, error) {
+func NewDiscardDeadLettersRequest(server string, params *DiscardDeadLettersParams, body DiscardDeadLettersJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewDiscardDeadLettersRequestWithBody(server, "application/json", bodyReader)
+	return NewDiscardDeadLettersRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewDiscardDeadLettersRequestWithBody constructs an http.Request for the DiscardDeadLetters method, with any body, and a specified content type
-func NewDiscardDeadLettersRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewDiscardDeadLettersRequestWithBody(server string, params *DiscardDeadLettersParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1443,22 +1507,37 @@ func NewDiscardDeadLettersRequestWithBody(server string, contentType string, bod
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewRedriveDeadLettersRequest calls the generic RedriveDeadLetters builder with application/json body
-func NewRedriveDeadLettersRequest(server string, body RedriveDeadLettersJSONRequestBody) (*http.Request, error) {
+func NewRedriveDeadLettersRequest(server string, params *RedriveDeadLettersParams, body RedriveDeadLettersJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewRedriveDeadLettersRequestWithBody(server, "application/json", bodyReader)
+	return NewRedriveDeadLettersRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewRedriveDeadLettersRequestWithBody constructs an http.Request for the RedriveDeadLetters method, with any body, and a specified content type
-func NewRedriveDeadLettersRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewRedriveDeadLettersRequestWithBody(server string, params *RedriveDeadLettersParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1482,6 +1561,21 @@ func NewRedriveDeadLettersRequestWithBody(server string, contentType string, bod
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -1928,23 +2022,23 @@ type ClientWithResponsesInterface interface {
 
 	// DiscardDeadLettersWithBodyWithResponse Decide that nothing more will be done about some dead letters
 	//
-	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-	// decision on a position counts.
+	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+	// where one of them was decided on before (409).
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-	DiscardDeadLettersWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error)
+	DiscardDeadLettersWithBodyWithResponse(ctx context.Context, params *DiscardDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error)
 
 	// DiscardDeadLettersWithResponse Decide that nothing more will be done about some dead letters
 	//
-	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-	// decision on a position counts.
+	// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+	// where one of them was decided on before (409).
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-	DiscardDeadLettersWithResponse(ctx context.Context, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error)
+	DiscardDeadLettersWithResponse(ctx context.Context, params *DiscardDeadLettersParams, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error)
 
 	// RedriveDeadLettersWithBodyWithResponse Write a new command in the place of each dead letter
 	//
@@ -1956,13 +2050,14 @@ type ClientWithResponsesInterface interface {
 	//
 	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
-	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-	// letter's ticket is the same every time, and only the first decision on a position counts.
+	// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+	// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+	// is the same every time.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-	RedriveDeadLettersWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error)
+	RedriveDeadLettersWithBodyWithResponse(ctx context.Context, params *RedriveDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error)
 
 	// RedriveDeadLettersWithResponse Write a new command in the place of each dead letter
 	//
@@ -1974,13 +2069,14 @@ type ClientWithResponsesInterface interface {
 	//
 	// Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 	//
-	// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-	// letter's ticket is the same every time, and only the first decision on a position counts.
+	// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+	// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+	// is the same every time.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-	RedriveDeadLettersWithResponse(ctx context.Context, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error)
+	RedriveDeadLettersWithResponse(ctx context.Context, params *RedriveDeadLettersParams, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error)
 
 	// PostEndpointsWithBodyWithResponse Add an endpoint, or up to 1,000 of them
 	//
@@ -2145,6 +2241,8 @@ type DiscardDeadLettersResponse struct {
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *AlreadyDecided
 	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
 	ApplicationproblemJSON413 *TooLarge
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
@@ -2181,6 +2279,11 @@ func (r DiscardDeadLettersResponse) GetApplicationproblemJSON401() *NoKey {
 // GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
 func (r DiscardDeadLettersResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r DiscardDeadLettersResponse) GetApplicationproblemJSON409() *AlreadyDecided {
+	return r.ApplicationproblemJSON409
 }
 
 // GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
@@ -2263,6 +2366,8 @@ type RedriveDeadLettersResponse struct {
 	ApplicationproblemJSON401 *NoKey
 	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
 	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *AlreadyDecided
 	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
 	ApplicationproblemJSON413 *TooLarge
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
@@ -2299,6 +2404,11 @@ func (r RedriveDeadLettersResponse) GetApplicationproblemJSON401() *NoKey {
 // GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
 func (r RedriveDeadLettersResponse) GetApplicationproblemJSON403() *NotAllowed {
 	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r RedriveDeadLettersResponse) GetApplicationproblemJSON409() *AlreadyDecided {
+	return r.ApplicationproblemJSON409
 }
 
 // GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
@@ -3149,14 +3259,14 @@ func (r StampAppResponse) ContentType() string {
 
 // DiscardDeadLettersWithBodyWithResponse Decide that nothing more will be done about some dead letters
 //
-// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-// decision on a position counts.
+// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+// where one of them was decided on before (409).
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-func (c *ClientWithResponses) DiscardDeadLettersWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error) {
-	rsp, err := c.DiscardDeadLettersWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) DiscardDeadLettersWithBodyWithResponse(ctx context.Context, params *DiscardDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error) {
+	rsp, err := c.DiscardDeadLettersWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3165,14 +3275,14 @@ func (c *ClientWithResponses) DiscardDeadLettersWithBodyWithResponse(ctx context
 
 // DiscardDeadLettersWithResponse Decide that nothing more will be done about some dead letters
 //
-// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Only the first
-// decision on a position counts.
+// The letters stay where they are, rejected, in every rebuild, whatever a later release could read. Nothing is written
+// where one of them was decided on before (409).
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/deadletters/discard (the `DiscardDeadLetters` operationId).
-func (c *ClientWithResponses) DiscardDeadLettersWithResponse(ctx context.Context, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error) {
-	rsp, err := c.DiscardDeadLetters(ctx, body, reqEditors...)
+func (c *ClientWithResponses) DiscardDeadLettersWithResponse(ctx context.Context, params *DiscardDeadLettersParams, body DiscardDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*DiscardDeadLettersResponse, error) {
+	rsp, err := c.DiscardDeadLetters(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3189,14 +3299,15 @@ func (c *ClientWithResponses) DiscardDeadLettersWithResponse(ctx context.Context
 //
 // Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
-// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-// letter's ticket is the same every time, and only the first decision on a position counts.
+// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+// is the same every time.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-func (c *ClientWithResponses) RedriveDeadLettersWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error) {
-	rsp, err := c.RedriveDeadLettersWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) RedriveDeadLettersWithBodyWithResponse(ctx context.Context, params *RedriveDeadLettersParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error) {
+	rsp, err := c.RedriveDeadLettersWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3213,14 +3324,15 @@ func (c *ClientWithResponses) RedriveDeadLettersWithBodyWithResponse(ctx context
 //
 // Only letters of topics that command-service writes can be redriven; those of others can be discarded.
 //
-// Nothing is written unless every payload can be read. After a 503 the very same request may be sent again: each
-// letter's ticket is the same every time, and only the first decision on a position counts.
+// Nothing is written unless every payload can be read and no letter was decided on before (409). After a 503 send the very
+// same request again with the same `Idempotency-Key`: what its first try decided counts as done, and each letter's ticket
+// is the same every time.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/deadletters/redrive (the `RedriveDeadLetters` operationId).
-func (c *ClientWithResponses) RedriveDeadLettersWithResponse(ctx context.Context, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error) {
-	rsp, err := c.RedriveDeadLetters(ctx, body, reqEditors...)
+func (c *ClientWithResponses) RedriveDeadLettersWithResponse(ctx context.Context, params *RedriveDeadLettersParams, body RedriveDeadLettersJSONRequestBody, reqEditors ...RequestEditorFn) (*RedriveDeadLettersResponse, error) {
+	rsp, err := c.RedriveDeadLetters(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -3466,6 +3578,13 @@ func ParseDiscardDeadLettersResponse(rsp *http.Response) (*DiscardDeadLettersRes
 		}
 		response.ApplicationproblemJSON403 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest AlreadyDecided
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
 		var dest TooLarge
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -3583,6 +3702,13 @@ func ParseRedriveDeadLettersResponse(rsp *http.Response) (*RedriveDeadLettersRes
 			return nil, err
 		}
 		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest AlreadyDecided
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
 		var dest TooLarge
@@ -4494,10 +4620,10 @@ func ParseStampAppResponse(rsp *http.Response) (*StampAppResponse, error) {
 type ServerInterface interface {
 	// DiscardDeadLetters Decide that nothing more will be done about some dead letters
 	// (POST /api/v1/deadletters/discard)
-	DiscardDeadLetters(c *gin.Context)
+	DiscardDeadLetters(c *gin.Context, params DiscardDeadLettersParams)
 	// RedriveDeadLetters Write a new command in the place of each dead letter
 	// (POST /api/v1/deadletters/redrive)
-	RedriveDeadLetters(c *gin.Context)
+	RedriveDeadLetters(c *gin.Context, params RedriveDeadLettersParams)
 	// PostEndpoints Add an endpoint, or up to 1,000 of them
 	// (POST /api/v1/endpoints)
 	PostEndpoints(c *gin.Context, params PostEndpointsParams)
@@ -4533,6 +4659,33 @@ type MiddlewareFunc func(c *gin.Context)
 // DiscardDeadLetters operation middleware
 func (siw *ServerInterfaceWrapper) DiscardDeadLetters(c *gin.Context) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DiscardDeadLettersParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey DecisionKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
 		if c.IsAborted() {
@@ -4540,12 +4693,39 @@ func (siw *ServerInterfaceWrapper) DiscardDeadLetters(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.DiscardDeadLetters(c)
+	siw.Handler.DiscardDeadLetters(c, params)
 }
 
 // RedriveDeadLetters operation middleware
 func (siw *ServerInterfaceWrapper) RedriveDeadLetters(c *gin.Context) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RedriveDeadLettersParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey DecisionKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Idempotency-Key, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Idempotency-Key: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
 		if c.IsAborted() {
@@ -4553,7 +4733,7 @@ func (siw *ServerInterfaceWrapper) RedriveDeadLetters(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.RedriveDeadLetters(c)
+	siw.Handler.RedriveDeadLetters(c, params)
 }
 
 // PostEndpoints operation middleware

@@ -960,7 +960,7 @@ type Unavailable = Problem
 
 // SearchDeadLettersParams defines parameters for SearchDeadLetters.
 type SearchDeadLettersParams struct {
-	// State Letters that nobody has decided on yet, that were discarded, that were issued again, or all of them.
+	// State Letters that nobody has decided on yet, that were discarded, that were redriven, or all of them.
 	State *SearchDeadLettersParamsState `form:"state,omitempty" json:"state,omitempty"`
 
 	// Q A text in the payload (as it is) or in the reason (in any case).

@@ -18,6 +18,7 @@ import (
 
 	door "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/api/query"
+	"github.com/tidemark/tidemark/shared/ticket"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -41,10 +42,12 @@ type exported struct {
 func (c *command) deadletters() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deadletters",
-		Short: "List, show, discard and re-issue records that could not be projected",
-		Long: `List, show, discard and re-issue dead letters: records that could not be projected.
+		Short: "List, show, discard and redrive dead letters",
+		Long: `List, show, discard and redrive dead letters: records that could not be projected.
 
-A decision is an event in the log, so that a rebuild keeps it. The first decision on a dead letter is the one that counts.
+A decision is an event in the log, so that a rebuild keeps it. A dead letter is decided once: a second decision is refused with
+what was decided and when, and nothing is written. A run that was cut, or whose outcome is unknown, goes on with the key that it
+printed first: tidemark deadletters … --key KEY. What it decided before then counts as done.
 ` + exitStatuses,
 	}
 	cmd.AddCommand(c.lettersList(), c.lettersShow(), c.lettersDiscard(), c.lettersRedrive(), c.lettersExport())
@@ -190,12 +193,12 @@ func headers(came any) string {
 
 func (c *command) lettersDiscard() *cobra.Command {
 	var s client.LetterSearch
-	var note string
+	var note, key string
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "discard [POSITION… | --all]",
-		Short: "Give dead letters up",
-		Long: `Give dead letters up: those that are named, or with --all every open one of a search.
+		Short: "Discard dead letters: nothing more will be done about them",
+		Long: `Discard dead letters: those that are named, or with --all every open one of a search.
 ` + exitStatuses,
 		Example: "  tidemark deadletters discard timestamp.command.v1/3@17 --note 'a test of last week'\n  tidemark deadletters discard --all -q load-test",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -218,13 +221,14 @@ func (c *command) lettersDiscard() *cobra.Command {
 					return err
 				}
 			}
-			return c.decide(cmd.Context(), services, len(args), "discard", func(int) int { return 0 }, func(from, to int) ([]door.DecisionResult, string, error) {
-				return services.Discard(cmd.Context(), args[from:to], note)
-			})
+			return c.decide(cmd.Context(), services, decision{len(args), "discarded", key, func(int) int { return 0 }, func(from, to int, key string) ([]door.DecisionResult, string, error) {
+				return services.Discard(cmd.Context(), args[from:to], note, key)
+			}})
 		},
 	}
 	c.searchedOpen(cmd, &s)
 	cmd.Flags().BoolVar(&all, "all", false, "every open one that the search finds")
+	keyFlag(cmd, &key)
 	cmd.Flags().StringVar(&note, "note", "", "why, for those who look later")
 	return c.withOutput(cmd)
 }
@@ -250,13 +254,13 @@ func openPositions(ctx context.Context, services *client.Client, s client.Letter
 }
 
 func (c *command) lettersRedrive() *cobra.Command {
-	var file, payload, note string
+	var file, payload, note, key string
 	cmd := &cobra.Command{
 		Use:   "redrive (POSITION --payload JSON | --file FILE)",
-		Short: "Issue dead letters again, corrected, as new commands",
-		Long: `Issue dead letters again as new commands: one with its new payload, or with --file all lines of a file as export writes them,
+		Short: "Redrive dead letters: write a corrected command in the place of each",
+		Long: `Redrive dead letters: write a new command in the place of each, one with its new payload, or with --file all lines of a file as export writes them,
 after any editing. Only position and payload of a line are read. A payload that is still broken is refused with its reason,
-and nothing of its batch of up to 1,000 lines is written. The same file can be sent again: what was decided stays decided.
+and so is a letter that was decided on before; nothing of its batch of up to 1,000 lines is written then.
 ` + exitStatuses,
 		Example: "  tidemark deadletters export -q 2026-13-01 > letters.ndjson\n  sed -i 's/2026-13-01/2026-12-01/' letters.ndjson\n  tidemark deadletters redrive --file letters.ndjson --note 'month 13'",
 		Args:    cobra.MaximumNArgs(1),
@@ -281,12 +285,13 @@ and nothing of its batch of up to 1,000 lines is written. The same file can be s
 			if err := areLetters(cmd.Context(), services, args); err != nil {
 				return err
 			}
-			return c.decide(cmd.Context(), services, len(letters), "redrive", func(i int) int { return len(letters[i].Payload) }, func(from, to int) ([]door.DecisionResult, string, error) {
-				return services.Redrive(cmd.Context(), letters[from:to], note)
-			})
+			return c.decide(cmd.Context(), services, decision{len(letters), "redriven", key, func(i int) int { return len(letters[i].Payload) }, func(from, to int, key string) ([]door.DecisionResult, string, error) {
+				return services.Redrive(cmd.Context(), letters[from:to], note, key)
+			}})
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "re-issue each line of a file that export wrote; - is the standard input")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "redrive each line of a file that export wrote; - is the standard input")
+	keyFlag(cmd, &key)
 	cmd.Flags().StringVar(&payload, "payload", "", `the command in its place, such as {"command_id":"…","event_timestamp":"…"}`)
 	cmd.Flags().StringVar(&note, "note", "", "why, for those who look later")
 	return c.withOutput(cmd)
@@ -328,9 +333,33 @@ func (c *command) readLetters(file string) ([]door.Letter, error) {
 	return letters, errors.Join(broken...)
 }
 
-// decide sends n decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints
-// what became of them once readers see it. A batch that is refused does not keep the others.
-func (c *command) decide(ctx context.Context, services *client.Client, n int, what string, weight func(i int) int, send func(from, to int) ([]door.DecisionResult, string, error)) error {
+// keyFlag adds the flag that makes a run the repetition of an earlier one.
+func keyFlag(cmd *cobra.Command, key *string) {
+	cmd.Flags().StringVar(key, "key", "", "key of an earlier run (a UUID), which this one repeats or continues; a fresh one where none is given")
+}
+
+// decision is what one run decides.
+type decision struct {
+	n      int    // letters
+	what   string // becomes of them: redriven or discarded
+	key    string // of the run that this one repeats; empty for none
+	weight func(i int) int
+	send   func(from, to int, key string) ([]door.DecisionResult, string, error)
+}
+
+// decide sends the decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints
+// what became of them once readers see it. A batch that is refused does not keep the others. The key is printed before anything
+// is sent, so that a run which is cut in any way can be repeated.
+func (c *command) decide(ctx context.Context, services *client.Client, d decision) error {
+	n, what, weight := d.n, d.what, d.weight
+	if d.key == "" {
+		id, err := ticket.New()
+		if err != nil {
+			return err
+		}
+		d.key = id.String()
+		fmt.Fprintf(c.Err, "tidemark: the key of this run is %s; with --key it is repeated, and what it decided counts as done\n", d.key)
+	}
 	shown := c.progress(what, int64(n))
 	decided := []door.DecisionResult{}
 	var last string
@@ -341,11 +370,11 @@ func (c *command) decide(ctx context.Context, services *client.Client, n int, wh
 			size += weight(to)
 			to++
 		}
-		results, at, err := send(from, to)
+		results, at, err := d.send(from, to, d.key)
 		var refusal *client.Problem
 		if err != nil {
 			failures = append(failures, err)
-			if !errors.As(err, &refusal) || refusal.Status != 422 || ctx.Err() != nil {
+			if !errors.As(err, &refusal) || (refusal.Status != 422 && refusal.Status != 409) || ctx.Err() != nil {
 				break
 			}
 			continue
@@ -360,10 +389,10 @@ func (c *command) decide(ctx context.Context, services *client.Client, n int, wh
 		c.print(map[string]any{"results": decided, "position": last})
 	} else {
 		if len(decided) == 1 {
-			d := decided[0]
-			c.print(nil, [2]string{"position", d.Position}, [2]string{"ticket", text(d.Ticket)}, [2]string{"command", text(d.Command)}, [2]string{"decision", d.Decision})
+			one := decided[0]
+			c.print(nil, [2]string{"position", one.Position}, [2]string{"ticket", text(one.Ticket)}, [2]string{"command", text(one.Command)}, [2]string{"decision", one.Decision})
 		} else {
-			c.print(nil, [2]string{"decided", strconv.Itoa(len(decided)) + " of " + strconv.Itoa(n)}, [2]string{"last decision", last})
+			c.print(nil, [2]string{what, strconv.Itoa(len(decided)) + " of " + strconv.Itoa(n)}, [2]string{"last decision", last})
 		}
 	}
 	if len(failures) == 0 {
@@ -379,7 +408,7 @@ func (c *command) decide(ctx context.Context, services *client.Client, n int, wh
 	if errors.As(err, &unreachable) && unreachable.Unknown() {
 		status = uncertain
 	}
-	return end(status, "%w\nWhat was decided stays. Send the rest, or all of it, again: the first decision on a letter is the one that counts", err)
+	return end(status, "%w\n%d of %d were %s. Send the others again with --key %s: what this run decided counts as done", err, len(decided), n, what, d.key)
 }
 
 func (c *command) lettersExport() *cobra.Command {
@@ -387,7 +416,7 @@ func (c *command) lettersExport() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "Write dead letters as NDJSON, to be edited and re-issued",
+		Short: "Write dead letters as NDJSON, to be edited and redriven",
 		Long: `Write dead letters as NDJSON, one a line: position, payload and reason. Edit the payloads and hand the file to
 tidemark deadletters redrive --file. A payload that is no text cannot be edited so, and is left out with a warning.
 ` + exitStatuses,

@@ -86,22 +86,22 @@ func (c *Client) AwaitDecisions(ctx context.Context, decided []command.DecisionR
 	return nil
 }
 
-// Redrive issues the letters again, all or none; 1 to 1,000 of them. It also returns the position of the last decision,
-// to read it back with. They must be dead letters that query-service lists: their records may be readable, so the door does not check that.
-func (c *Client) Redrive(ctx context.Context, letters []command.Letter, note string) ([]command.DecisionResult, string, error) {
+// Redrive writes new commands in the place of the letters, all or none; 1 to 1,000 of them. What an earlier try with the same key decided counts as done.
+// It also returns the position of the last decision, to read it back with. They must be dead letters that query-service lists: their records may be readable, so the door does not check that.
+func (c *Client) Redrive(ctx context.Context, letters []command.Letter, note, key string) ([]command.DecisionResult, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	readable := true
-	resp, err := c.command.RedriveDeadLetters(ctx, command.Redrive{Letters: letters, Note: &note, Readable: &readable})
+	resp, err := c.command.RedriveDeadLetters(ctx, &command.RedriveDeadLettersParams{IdempotencyKey: &key}, command.Redrive{Letters: letters, Note: &note, Readable: &readable})
 	return decisions(resp, err)
 }
 
-// Discard gives the letters up; 1 to 1,000 of them.
-func (c *Client) Discard(ctx context.Context, positions []string, note string) ([]command.DecisionResult, string, error) {
+// Discard decides that nothing more is done about the letters, all or none; 1 to 1,000 of them. The key is as for Redrive.
+func (c *Client) Discard(ctx context.Context, positions []string, note, key string) ([]command.DecisionResult, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	readable := true
-	resp, err := c.command.DiscardDeadLetters(ctx, command.Discard{Positions: positions, Note: &note, Readable: &readable})
+	resp, err := c.command.DiscardDeadLetters(ctx, &command.DiscardDeadLettersParams{IdempotencyKey: &key}, command.Discard{Positions: positions, Note: &note, Readable: &readable})
 	return decisions(resp, err)
 }
 
