@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,6 +18,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
@@ -26,68 +26,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// heldLog is a log of decisions in memory. Two records are given at a time.
-type heldLog struct {
-	mu      sync.Mutex
-	start   int64
-	records map[int32][]kafka.Record
-	away    error
-	asked   int
-}
-
-func (l *heldLog) add(partition int32, at time.Time, value []byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.records == nil {
-		l.records = map[int32][]kafka.Record{}
-	}
-	l.records[partition] = append(l.records[partition], kafka.Record{Offset: int64(len(l.records[partition])), Timestamp: at, Value: value})
-}
-
-// mark adds a transaction's marker, which nobody is given.
-func (l *heldLog) mark(partition int32) {
-	l.add(partition, day, nil)
-	l.records[partition][len(l.records[partition])-1].Key = []byte("marker")
-}
-
-func (l *heldLog) fail(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.away = err
-}
-
-func (l *heldLog) Bounds(_ context.Context, _ string, partitions []int32) (map[int32]kafka.Bounds, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := map[int32]kafka.Bounds{}
-	for _, p := range partitions {
-		out[p] = kafka.Bounds{Start: l.start, Stable: int64(len(l.records[p]))}
-	}
-	return out, l.away
-}
-
-func (l *heldLog) StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error) {
-	bounds, err := l.Bounds(ctx, topic, partitions)
-	out := map[int32]int64{}
-	for p, b := range bounds {
-		out[p] = b.Stable
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.asked++
-	return out, err
-}
-
-func (l *heldLog) ReadFrom(_ context.Context, _ string, p int32, offset int64) ([]kafka.Record, int64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	rest := l.records[p][min(offset, int64(len(l.records[p]))):]
-	rest = rest[:min(2, len(rest))]
-	next := offset + int64(len(rest))
-	rest = slices.DeleteFunc(slices.Clone(rest), func(r kafka.Record) bool { return r.Key != nil })
-	return rest, next, l.away
-}
 
 // heldStore remembers how far it was saved.
 type heldStore struct {
@@ -161,8 +99,8 @@ func run(t *testing.T, log Log, store Store) (*Book, chan string) {
 func TestNothingIsSavedBeforeSomebodyAsks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log, store := &heldLog{}, &heldStore{}
-		log.add(1, day, discard(0, 5))
+		log, store := kafkatest.NewLog(3), &heldStore{}
+		log.Add(1, day, string(discard(0, 5)))
 		b := New(Options{Log: log, Store: store, Topic: topic.DeadLetterCommand.Name, Partitions: 3, Logger: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -182,13 +120,13 @@ func TestNothingIsSavedBeforeSomebodyAsks(t *testing.T) {
 func TestWhoCatchesUpKnowsEverythingThatWasThere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log, store := &heldLog{}, &heldStore{}
+		log, store := kafkatest.NewLog(3), &heldStore{}
 		for i := range int64(101) {
-			log.add(int32(i%3), day, discard(7, i))
+			log.Add(int32(i%3), day, string(discard(7, i)))
 		}
-		log.add(1, day, []byte("no decision"))
+		log.Add(1, day, string([]byte("no decision")))
 		for p := range int32(3) {
-			log.mark(p)
+			log.Pass(p, kafka.Gap{Markers: 1})
 		}
 		b, _ := run(t, log, store)
 		require.NoError(t, b.CatchUp(t.Context()))
@@ -201,11 +139,11 @@ func TestWhoCatchesUpKnowsEverythingThatWasThere(t *testing.T) {
 		require.Equal(t, 101, store.saved)
 
 		for i := range int64(10) {
-			log.add(2, day, discard(8, i))
+			log.Add(2, day, string(discard(8, i)))
 		}
 		require.NoError(t, b.CatchUp(t.Context()), "not only what was there at the start")
 		require.Len(t, b.Of(topic.TimestampCommand.Name, 8, 0, 1000), 10)
-		log.add(0, day, discard(9, 0))
+		log.Add(0, day, string(discard(9, 0)))
 		time.Sleep(time.Second) // it follows the log, though nobody asks
 		synctest.Wait()
 		require.Len(t, b.Of(topic.TimestampCommand.Name, 9, 0, 1), 1)
@@ -215,8 +153,8 @@ func TestWhoCatchesUpKnowsEverythingThatWasThere(t *testing.T) {
 func TestNobodyIsCaughtUpWhileSomethingIsAway(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log, store := &heldLog{}, &heldStore{}
-		log.add(0, day, discard(7, 0))
+		log, store := kafkatest.NewLog(3), &heldStore{}
+		log.Add(0, day, string(discard(7, 0)))
 		store.fail(errors.New("no database"))
 		b, _ := run(t, log, store)
 		behind := func() error {
@@ -226,12 +164,12 @@ func TestNobodyIsCaughtUpWhileSomethingIsAway(t *testing.T) {
 		}
 		require.ErrorIs(t, behind(), context.DeadlineExceeded)
 		store.fail(nil)
-		log.fail(errors.New("no broker"))
+		log.Fail(errors.New("no broker"))
 		require.ErrorContains(t, behind(), "no broker")
-		before := log.asked
+		before := log.Asked()
 		time.Sleep(20 * time.Second)
-		require.Less(t, log.asked-before, 15, "it waits longer and longer")
-		log.fail(nil)
+		require.Less(t, log.Asked()-before, 15, "it waits longer and longer")
+		log.Fail(nil)
 		require.NoError(t, behind())
 		require.Len(t, b.Of(topic.TimestampCommand.Name, 7, 0, 1), 1)
 	})
@@ -240,14 +178,14 @@ func TestNobodyIsCaughtUpWhileSomethingIsAway(t *testing.T) {
 func TestTheFirstDecisionHoldsInWhateverOrderTheyAreRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &heldLog{}
+		log := kafkatest.NewLog(3)
 		id := uuid.New()
-		log.add(0, day.Add(2), redrive(7, 0, id, ""))
-		log.add(1, day.Add(1), discard(7, 0)) // the first by time
-		log.add(2, day.Add(3), redrive(7, 0, id, ""))
-		log.add(2, day, discard(7, 1)) // the same time: the partition decides
-		log.add(0, day, redrive(7, 1, id, ""))
-		log.add(0, day, discard(7, 1)) // the same partition: the offset does
+		log.Add(0, day.Add(2), string(redrive(7, 0, id, "")))
+		log.Add(1, day.Add(1), string(discard(7, 0))) // the first by time
+		log.Add(2, day.Add(3), string(redrive(7, 0, id, "")))
+		log.Add(2, day, string(discard(7, 1))) // the same time: the partition decides
+		log.Add(0, day, string(redrive(7, 1, id, "")))
+		log.Add(0, day, string(discard(7, 1))) // the same partition: the offset does
 		b, _ := run(t, log, &heldStore{})
 		require.NoError(t, b.CatchUp(t.Context()))
 		require.Equal(t, map[int64]event.Decision{0: event.Discard, 1: event.Redrive}, b.Of(topic.TimestampCommand.Name, 7, 0, 10))
@@ -266,9 +204,10 @@ func TestAnotherLogIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				log, store := &heldLog{start: tc.start}, &heldStore{next: map[int32]int64{0: tc.saved}}
-				log.add(0, day, discard(7, 0))
-				log.add(0, day, discard(7, 1))
+				log, store := kafkatest.NewLog(3), &heldStore{next: map[int32]int64{0: tc.saved}}
+				log.Start = tc.start
+				log.Add(0, day, string(discard(7, 0)))
+				log.Add(0, day, string(discard(7, 1)))
 				b, refused := run(t, log, store)
 				require.Contains(t, <-refused, tc.words)
 				require.Zero(t, store.saved)

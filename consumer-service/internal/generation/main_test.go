@@ -1,10 +1,8 @@
 package generation
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,10 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/timestamps"
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 	topics "github.com/tidemark/tidemark/shared/topic"
@@ -27,52 +24,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var topic = topics.TimestampCommand.Name
 
-// heldLog is a log of which only times and offsets matter. What a projector would ask it is left out.
-type heldLog struct {
-	projection.Log
-	times map[int32][]time.Time // by partition, the log time of each offset
-
-	mu      sync.Mutex
-	members map[string]bool // groups that cannot be deleted yet
-	deleted []string
-}
-
-func (l *heldLog) Bounds(context.Context, string, []int32) (map[int32]kafka.Bounds, error) {
-	out := map[int32]kafka.Bounds{}
-	for p, times := range l.times {
-		out[p] = kafka.Bounds{Stable: int64(len(times))}
-	}
-	return out, nil
-}
-
-func (l *heldLog) RecordAt(_ context.Context, _ string, p int32, offset int64) (kafka.Record, bool, error) {
-	return kafka.Record{Offset: offset, Timestamp: l.times[p][offset]}, true, nil
-}
-
-func (l *heldLog) OffsetsAt(_ context.Context, _ string, _ []int32, at time.Time) (map[int32]int64, error) {
-	out := map[int32]int64{}
-	for p, times := range l.times {
-		for out[p] < int64(len(times)) && times[out[p]].Before(at) {
-			out[p]++
-		}
-	}
-	return out, nil
-}
-
-func (l *heldLog) DeleteGroup(_ context.Context, group string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.members[group] {
-		return kafka.ErrGroupInUse
-	}
-	l.deleted = append(l.deleted, group)
-	return nil
-}
-
 // bundle is a service on a database of its own. Nothing feeds its generations but copied.
 type bundle struct {
 	*Service
-	log *heldLog
+	log *kafkatest.Log
 	url string
 }
 
@@ -102,7 +57,7 @@ func setup(t *testing.T) *bundle {
 		return db
 	}
 	db, long := open(postgres.WriterLimits), open(postgres.Limits{})
-	log := &heldLog{times: map[int32][]time.Time{}, members: map[string]bool{}}
+	log := kafkatest.NewLog(partitions)
 	b := &bundle{log: log, url: c.URL, Service: New(Options{
 		DB: db, Long: long, Log: log, Definition: timestamps.Definition(sized()), Group: "group-1",
 		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -111,13 +66,13 @@ func setup(t *testing.T) *bundle {
 	b.exec(t, `UPDATE projections SET run_at = now() + interval '1 day'`)
 	for p := range int32(partitions) {
 		for o := range perEach {
-			log.times[p] = append(log.times[p], day.Add(time.Duration(o)*time.Second))
+			at := log.Add(p, day.Add(time.Duration(o)*time.Second), "").Timestamp
 			if o < perEach-dead {
 				b.exec(t, `INSERT INTO timestamp_records (id, event_timestamp, created_at, partition, "offset") VALUES ($1, $2, $2, $3, $4)`,
-					uuid.NewSHA1(uuid.Nil, fmt.Append(nil, p, o)), log.times[p][o], p, o)
+					uuid.NewSHA1(uuid.Nil, fmt.Append(nil, p, o)), at, p, o)
 			} else {
 				b.exec(t, `INSERT INTO dead_letters (topic, partition, "offset", payload, headers, reason_code, reason, first_seen_at) VALUES ($1, $2, $3, 'x', '[]', 'decode', 'no', $4)`,
-					topic, p, o, log.times[p][o])
+					topic, p, o, at)
 			}
 		}
 		b.exec(t, `INSERT INTO projection_progress (topic, partition, epoch, first_offset, next_offset, applied, rejected, log_end, caught_up_at)

@@ -349,17 +349,17 @@ func TestCancellingLeavesNoTrace(t *testing.T) {
 	g := b.ready(t, Request{})
 	require.NoError(t, b.note(t.Context(), g.Number, "some trouble"))
 	require.Equal(t, "some trouble", b.get(t, g.Number).Progress.Note)
-	b.log.members[CandidateGroup("group-1", g.Number)] = true
+	b.log.Members[CandidateGroup("group-1", g.Number)] = true
 	_, err := b.Drop(t.Context(), g.Number)
 	require.NoError(t, err)
 	b.drive(t)
 	require.Equal(t, Dropping, b.get(t, g.Number).State, "its workers have not gone yet")
-	b.log.members = map[string]bool{}
+	b.log.Members = map[string]bool{}
 	b.tries = map[int]*try{}
 	b.drive(t)
 	_, err = b.Get(t.Context(), g.Number)
 	require.ErrorIs(t, err, ErrNotFound)
-	require.Contains(t, b.log.deleted, CandidateGroup("group-1", g.Number))
+	require.Contains(t, b.log.Deleted, CandidateGroup("group-1", g.Number))
 	for _, query := range []string{
 		`SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'timestamps\_g%'`,
 		`SELECT count(*) FROM generation_progress`, `SELECT count(*) FROM generation_workers`, `SELECT count(*) - 1 FROM public.projection_generations WHERE projection = 'timestamps'`,
@@ -377,7 +377,7 @@ func TestCancellingLeavesNoTrace(t *testing.T) {
 func TestAPointIsInsideTheLog(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.log.times[1][20] = day.Add(20*time.Second + 500*time.Millisecond)
+	b.log.Records[1][20].Timestamp = day.Add(20*time.Second + 500*time.Millisecond)
 	at := func(d time.Duration) *Point {
 		t := day.Add(d)
 		return &Point{Time: &t}

@@ -22,6 +22,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 	"github.com/tidemark/tidemark/shared/topic"
@@ -46,99 +47,10 @@ func stamps(partitions int) *Definition {
 	}
 }
 
-// heldLog is a log in memory, for what a real one cannot be made to do on demand.
-type heldLog struct {
-	mu        sync.Mutex
-	cluster   string
-	start     int64
-	records   map[int32][]kafka.Record
-	markers   map[int32]int64 // transaction markers after the last record
-	committed map[int32]kafka.Committed
-	away      error
-}
-
-var _ Log = (*heldLog)(nil)
-
-func newLog(partitions int) *heldLog {
-	l := &heldLog{cluster: "cluster-1", records: map[int32][]kafka.Record{}, markers: map[int32]int64{}, committed: map[int32]kafka.Committed{}}
-	for p := range int32(partitions) {
-		l.records[p], l.committed[p] = nil, kafka.Committed{Offset: -1}
-	}
-	return l
-}
-
-func (l *heldLog) add(partition int32, created time.Time, value string) kafka.Record {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r := kafka.Record{Offset: int64(len(l.records[partition])), Timestamp: created, Key: []byte("k"), Value: []byte(value)}
-	l.records[partition] = append(l.records[partition], r)
-	return r
-}
-
-func (l *heldLog) stable(p int32) int64 {
-	end := l.markers[p]
-	if n := len(l.records[p]); n > 0 {
-		end += l.records[p][n-1].Offset + 1
-	}
-	return end
-}
-
-func (l *heldLog) ClusterID(context.Context) (string, error) { return l.cluster, l.away }
-
-func (l *heldLog) Bounds(_ context.Context, _ string, partitions []int32) (map[int32]kafka.Bounds, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := map[int32]kafka.Bounds{}
-	for _, p := range partitions {
-		out[p] = kafka.Bounds{Start: l.start, Stable: l.stable(p)}
-	}
-	return out, l.away
-}
-
-func (l *heldLog) StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error) {
-	bounds, err := l.Bounds(ctx, topic, partitions)
-	out := map[int32]int64{}
-	for p, b := range bounds {
-		out[p] = b.Stable
-	}
-	return out, err
-}
-
-func (l *heldLog) Committed(context.Context, string, string, []int32) (map[int32]kafka.Committed, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return maps.Clone(l.committed), l.away
-}
-
-func (l *heldLog) RecordAt(_ context.Context, _ string, p int32, offset int64) (kafka.Record, bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, r := range l.records[p] {
-		if r.Offset == offset {
-			return r, true, l.away
-		}
-	}
-	return kafka.Record{}, false, l.away
-}
-
-func (l *heldLog) Explain(_ context.Context, _ string, p int32, from, to int64) (kafka.Gap, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var g kafka.Gap
-	for o := from; o < to; o++ {
-		if slices.ContainsFunc(l.records[p], func(r kafka.Record) bool { return r.Offset == o }) {
-			g.Records++
-		} else {
-			g.Markers++
-		}
-	}
-	return g, l.away
-}
-
 // heldSession is one assignment of all partitions.
 type heldSession struct {
 	ctx   context.Context //nolint:containedctx // what a session is
-	log   *heldLog
+	log   *kafkatest.Log
 	own   []int32
 	seeks map[int32]kafka.Committed
 	ended bool
@@ -152,9 +64,7 @@ func (s *heldSession) Seek(p int32, offset int64, metadata string) {
 }
 
 func (s *heldSession) Commit() {
-	s.log.mu.Lock()
-	defer s.log.mu.Unlock()
-	maps.Copy(s.log.committed, s.seeks)
+	s.log.Commit(s.seeks)
 }
 
 // heldDecisions are decisions in memory.
@@ -194,7 +104,7 @@ func (d *heldDecisions) make(partition int32, offset int64, what event.Decision)
 type bundle struct {
 	*Projector
 	decided *heldDecisions
-	log     *heldLog
+	log     *kafkatest.Log
 	ready   *httpapi.Readiness
 	session *heldSession
 	stopped chan *Refusal
@@ -208,11 +118,11 @@ func setup(t *testing.T, partitions int) *bundle {
 	db, err := postgres.Open(c, "test", postgres.WriterLimits)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return consumer(t, c.URL, db, newLog(partitions), "group-1", partitions)
+	return consumer(t, c.URL, db, kafkatest.NewLog(partitions), "group-1", partitions)
 }
 
 // consumer is a process of its own on a database and a log that are there.
-func consumer(t *testing.T, url string, db *sqlx.DB, log *heldLog, group string, partitions int) *bundle {
+func consumer(t *testing.T, url string, db *sqlx.DB, log *kafkatest.Log, group string, partitions int) *bundle {
 	t.Helper()
 	b := &bundle{decided: &heldDecisions{}, log: log, ready: httpapi.NewReadiness(), stopped: make(chan *Refusal, 8), url: url}
 	b.Projector = New(Options{
@@ -243,9 +153,9 @@ func (b *bundle) epoch() int64 { return b.of(0).epoch }
 // readAll projects the whole log, partition by partition.
 func (b *bundle) readAll(t *testing.T) {
 	t.Helper()
-	for _, p := range slices.Sorted(maps.Keys(b.log.records)) {
-		if len(b.log.records[p]) > 0 {
-			require.NoError(t, b.read(t.Context(), p, b.log.records[p]))
+	for _, p := range slices.Sorted(maps.Keys(b.log.Records)) {
+		if len(b.log.Records[p]) > 0 {
+			require.NoError(t, b.read(t.Context(), p, b.log.Records[p]))
 		}
 	}
 }
@@ -303,10 +213,10 @@ type oracle struct {
 	applied, duplicate, rejected map[int32]int64
 }
 
-func expect(log *heldLog) oracle {
+func expect(log *kafkatest.Log) oracle {
 	o := oracle{map[uuid.UUID]row{}, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}}
 	var all []row
-	for p, records := range log.records {
+	for p, records := range log.Records {
 		for _, r := range records {
 			c, err := event.DecodeTimestampCommand(r.Value)
 			if err != nil {

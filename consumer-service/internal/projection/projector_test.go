@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 )
 
 // No fence, no row: a writer whose epoch or offset is over writes nothing by any of its inserts.
@@ -21,10 +22,10 @@ func TestAFencedWriterWritesNothing(t *testing.T) {
 	b := setup(t, 2)
 	require.NoError(t, b.join(t))
 	for range 5 {
-		b.log.add(0, day, value(uuid.New(), day))
+		b.log.Add(0, day, value(uuid.New(), day))
 	}
-	b.log.add(0, day, `poison`)
-	records := b.log.records[0]
+	b.log.Add(0, day, `poison`)
+	records := b.log.Records[0]
 	require.NoError(t, b.read(t.Context(), 0, records[:2]))
 	before := b.dump(t)
 
@@ -58,23 +59,23 @@ func TestAFencedWriterDropsWhatIsThereAndWritesTheRest(t *testing.T) {
 	b := setup(t, 1)
 	require.NoError(t, b.join(t))
 	for range 10 {
-		b.log.add(0, day, value(uuid.New(), day))
+		b.log.Add(0, day, value(uuid.New(), day))
 	}
 	other := consumer(t, b.url, b.DB, b.log, "group-1", 1)
 	require.NoError(t, other.join(t))
-	require.NoError(t, other.read(t.Context(), 0, b.log.records[0][:4]))
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0]))
+	require.NoError(t, other.read(t.Context(), 0, b.log.Records[0][:4]))
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0]))
 	b.matches(t, expect(b.log))
 
 	// The other one's claim still stands at 4: its next batch is all there already.
-	require.NoError(t, other.read(t.Context(), 0, b.log.records[0][4:8]))
+	require.NoError(t, other.read(t.Context(), 0, b.log.Records[0][4:8]))
 	b.matches(t, expect(b.log))
 
 	// A database that was restored from a backup lies behind the claim: the session is over.
 	_, err := b.DB.Exec(`UPDATE projection_progress SET next_offset = 5, applied = 5`)
 	require.NoError(t, err)
-	b.log.add(0, day, value(uuid.New(), day))
-	require.ErrorContains(t, b.read(t.Context(), 0, b.log.records[0]), "behind 10")
+	b.log.Add(0, day, value(uuid.New(), day))
+	require.ErrorContains(t, b.read(t.Context(), 0, b.log.Records[0]), "behind 10")
 }
 
 // The rule for one id in two records gives the same rows and counts in whatever order and cuts the log is read.
@@ -91,24 +92,24 @@ func TestAnyOrderOfReadingGivesTheSameRowsAndOutcomes(t *testing.T) {
 	}
 	for range 400 {
 		p := int32(random.IntN(partitions))
-		created := day.Add(time.Duration(len(b.log.records[p])/10) * time.Millisecond) // many equal times
+		created := day.Add(time.Duration(len(b.log.Records[p])/10) * time.Millisecond) // many equal times
 		if random.IntN(5) == 0 {
 			created = created.Add(-time.Duration(random.IntN(20)) * time.Millisecond) // the broker's clock stepped back
 		}
 		if random.IntN(20) == 0 {
-			b.log.add(p, created, `poison`)
+			b.log.Add(p, created, `poison`)
 			continue
 		}
-		b.log.add(p, created, value(ids[random.IntN(len(ids))], day.Add(time.Duration(random.IntN(1000))*time.Second)))
+		b.log.Add(p, created, value(ids[random.IntN(len(ids))], day.Add(time.Duration(random.IntN(1000))*time.Second)))
 	}
 	want, first := expect(b.log), ""
 	for round := range 12 {
 		b = consumer(t, b.url, b.DB, b.log, fmt.Sprintf("round-%d", round), partitions)
 		require.NoError(t, b.join(t))
 		at := map[int32]int{}
-		for len(at) < partitions || slices.ContainsFunc(slices.Collect(maps.Keys(at)), func(p int32) bool { return at[p] < len(b.log.records[p]) }) {
+		for len(at) < partitions || slices.ContainsFunc(slices.Collect(maps.Keys(at)), func(p int32) bool { return at[p] < len(b.log.Records[p]) }) {
 			p := int32(random.IntN(partitions))
-			rest := b.log.records[p][at[p]:]
+			rest := b.log.Records[p][at[p]:]
 			n := min(len(rest), 1+random.IntN(40))
 			if n > 0 {
 				require.NoError(t, b.read(t.Context(), p, rest[:n]))
@@ -136,17 +137,17 @@ func TestARecordTakesItsRowFromAnEarlierOneOfItsOwnPartition(t *testing.T) {
 	b := setup(t, 2)
 	id := uuid.New()
 	for i, back := range []time.Duration{0, time.Second, 3 * time.Second, 2 * time.Second} {
-		b.log.add(0, day.Add(-back), value(id, day.Add(time.Duration(i)*time.Minute)))
-		b.log.add(0, day, value(uuid.New(), day))
+		b.log.Add(0, day.Add(-back), value(id, day.Add(time.Duration(i)*time.Minute)))
+		b.log.Add(0, day, value(uuid.New(), day))
 	}
 	want, first := expect(b.log), ""
 	require.Equal(t, int64(4), want.rows[id].Offset, "the third of them was logged at the earliest time")
-	for n := 1; n <= len(b.log.records[0]); n++ {
+	for n := 1; n <= len(b.log.Records[0]); n++ {
 		b = consumer(t, b.url, b.DB, b.log, fmt.Sprint("in batches of ", n), 2)
 		_, err := b.DB.Exec(`TRUNCATE timestamp_records`)
 		require.NoError(t, err)
 		require.NoError(t, b.join(t))
-		for cut := range slices.Chunk(b.log.records[0], n) {
+		for cut := range slices.Chunk(b.log.Records[0], n) {
 			require.NoError(t, b.read(t.Context(), 0, cut))
 		}
 		b.matches(t, want)
@@ -165,13 +166,13 @@ func TestSideBySideWritersOfTheSameIDsAgree(t *testing.T) {
 	require.NoError(t, b.join(t))
 	for i := range 2000 {
 		id := uuid.New()
-		b.log.add(0, day.Add(time.Duration(i%7)*time.Millisecond), value(id, day))
-		b.log.add(1, day.Add(time.Duration(i%5)*time.Millisecond), value(id, day.Add(time.Second)))
+		b.log.Add(0, day.Add(time.Duration(i%7)*time.Millisecond), value(id, day))
+		b.log.Add(1, day.Add(time.Duration(i%5)*time.Millisecond), value(id, day.Add(time.Second)))
 	}
 	errs := make(chan error, 2)
 	for p := range int32(2) {
 		go func() {
-			for cut := range slices.Chunk(b.log.records[p], 100) {
+			for cut := range slices.Chunk(b.log.Records[p], 100) {
 				if err := b.read(t.Context(), p, cut); err != nil {
 					errs <- err
 					return
@@ -191,7 +192,7 @@ func TestAReplayHealsWhatAHandChanged(t *testing.T) {
 	b := setup(t, 1)
 	require.NoError(t, b.join(t))
 	for range 20 {
-		b.log.add(0, day, value(uuid.New(), day))
+		b.log.Add(0, day, value(uuid.New(), day))
 	}
 	b.readAll(t)
 	before := b.dump(t)
@@ -214,15 +215,15 @@ func TestARecordThatPostgresRefusesIsADeadLetter(t *testing.T) {
 	for i := range 500 {
 		switch {
 		case i%50 == 7:
-			b.log.add(0, day, value(uuid.New(), old))
+			b.log.Add(0, day, value(uuid.New(), old))
 		case i%50 == 8:
-			b.log.add(0, day, `poison`)
+			b.log.Add(0, day, `poison`)
 		case i == 100:
-			b.log.add(0, day, value(twice, old)) // refused, so the next with this id is the row
+			b.log.Add(0, day, value(twice, old)) // refused, so the next with this id is the row
 		case i == 101 || i == 102:
-			b.log.add(0, day, value(twice, day))
+			b.log.Add(0, day, value(twice, day))
 		default:
-			b.log.add(0, day, value(uuid.New(), day))
+			b.log.Add(0, day, value(uuid.New(), day))
 		}
 	}
 	b.readAll(t)
@@ -262,12 +263,12 @@ func TestABrokenDeployMakesNoDeadLetter(t *testing.T) {
 			b := setup(t, 1)
 			require.NoError(t, b.join(t))
 			for range 300 {
-				b.log.add(0, day, value(uuid.New(), day))
+				b.log.Add(0, day, value(uuid.New(), day))
 			}
 			_, err := b.DB.Exec(deploy.broken)
 			require.NoError(t, err)
 			done := make(chan error, 1)
-			go func() { done <- b.read(t.Context(), 0, b.log.records[0]) }()
+			go func() { done <- b.read(t.Context(), 0, b.log.Records[0]) }()
 			require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartPartitions)] != "" }, 10*time.Second, 10*time.Millisecond)
 			require.Zero(t, b.count(t, "dead_letters"))
 			_, err = b.DB.Exec(deploy.mended)
@@ -286,16 +287,16 @@ func TestANewNameStartsOverAndTheOldOneStopsForGood(t *testing.T) {
 	require.NoError(t, b.join(t))
 	for p := range int32(2) {
 		for range 10 {
-			b.log.add(p, day, value(uuid.New(), day))
+			b.log.Add(p, day, value(uuid.New(), day))
 		}
-		b.log.add(p, day, `poison`)
+		b.log.Add(p, day, `poison`)
 	}
 	b.readAll(t)
 	before := b.dump(t)
 	epoch := b.epoch()
 
 	next := consumer(t, b.url, b.DB, b.log, "group-2", 2)
-	b.log.committed = map[int32]kafka.Committed{0: {Offset: -1}, 1: {Offset: -1}} // another group
+	b.log.Commits = map[int32]kafka.Committed{0: {Offset: -1}, 1: {Offset: -1}} // another group
 	require.NoError(t, next.join(t))
 	require.Greater(t, next.epoch(), epoch)
 	require.Equal(t, kafka.Committed{Offset: 0, Metadata: next.of(0).metadata}, next.session.seeks[0])
@@ -303,11 +304,11 @@ func TestANewNameStartsOverAndTheOldOneStopsForGood(t *testing.T) {
 	require.Equal(t, 20, b.count(t, "timestamp_records"), "rows stay")
 
 	// The old process meets the fence with its next batch, or looks each second while it is idle.
-	b.log.add(0, day, value(uuid.New(), day))
-	require.ErrorContains(t, b.read(t.Context(), 0, b.log.records[0][11:]), `"group-1" was replaced by "group-2"`)
+	b.log.Add(0, day, value(uuid.New(), day))
+	require.ErrorContains(t, b.read(t.Context(), 0, b.log.Records[0][11:]), `"group-1" was replaced by "group-2"`)
 	require.ErrorContains(t, <-b.stopped, "stops for good")
 	require.ErrorContains(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}), "stops for good")
-	b.log.records[0] = b.log.records[0][:11]
+	b.log.Records[0] = b.log.Records[0][:11]
 
 	next.readAll(t)
 	require.Equal(t, before, next.dump(t))
@@ -324,7 +325,7 @@ func TestKafkasOwnResetStartsOver(t *testing.T) {
 	require.NoError(t, b.join(t))
 	for p := range int32(2) {
 		for range 5 {
-			b.log.add(p, day, value(uuid.New(), day))
+			b.log.Add(p, day, value(uuid.New(), day))
 		}
 	}
 	b.readAll(t)
@@ -333,17 +334,17 @@ func TestKafkasOwnResetStartsOver(t *testing.T) {
 	require.Equal(t, epoch, b.epoch(), "an ordinary rejoin goes on")
 	require.Equal(t, int64(5), b.session.seeks[1].Offset)
 
-	b.log.committed[1] = kafka.Committed{Offset: 0}
+	b.log.Commits[1] = kafka.Committed{Offset: 0}
 	require.NoError(t, b.join(t))
 	require.Greater(t, b.epoch(), epoch)
 	require.Equal(t, int64(0), b.session.seeks[0].Offset, "all partitions start over")
-	require.Equal(t, b.of(0).metadata, b.log.committed[1].Metadata)
+	require.Equal(t, b.of(0).metadata, b.log.Commits[1].Metadata)
 	b.readAll(t)
 	require.Equal(t, before, b.dump(t))
 
-	b.log.committed[0] = kafka.Committed{Offset: 9}
+	b.log.Commits[0] = kafka.Committed{Offset: 9}
 	require.ErrorContains(t, b.join(t), "would skip 4 records")
-	b.log.committed[0] = kafka.Committed{Offset: 5, Metadata: "tidemark " + uuid.NewString() + " 3"}
+	b.log.Commits[0] = kafka.Committed{Offset: 5, Metadata: "tidemark " + uuid.NewString() + " 3"}
 	require.ErrorContains(t, b.join(t), "another database")
 	require.Equal(t, before, b.dump(t), "nothing was written")
 }
@@ -351,14 +352,14 @@ func TestKafkasOwnResetStartsOver(t *testing.T) {
 func TestAnotherLogIsRefusedAndNothingIsWritten(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(*heldLog)
+		change func(*kafkatest.Log)
 		words  string
 	}{
-		"another cluster":   {func(l *heldLog) { l.cluster = "cluster-2" }, "projected from cluster cluster-1 and the brokers belong to cluster cluster-2"},
-		"created anew":      {func(l *heldLog) { l.records[0] = nil }, "ends at offset 0 and the projection has read up to 5"},
-		"regrown past":      {func(l *heldLog) { l.records[0] = nil; grow(l, 50) }, "is another than the one that was projected"},
-		"record not there":  {func(l *heldLog) { l.records[0][4].Offset = 7 }, "is not in the log"},
-		"start was deleted": {func(l *heldLog) { l.start = 2 }, "starts at offset 2, not at 0"},
+		"another cluster":   {func(l *kafkatest.Log) { l.Cluster = "cluster-2" }, "projected from cluster cluster-1 and the brokers belong to cluster cluster-2"},
+		"created anew":      {func(l *kafkatest.Log) { l.Records[0] = nil }, "ends at offset 0 and the projection has read up to 5"},
+		"regrown past":      {func(l *kafkatest.Log) { l.Records[0] = nil; grow(l, 50) }, "is another than the one that was projected"},
+		"record not there":  {func(l *kafkatest.Log) { l.Records[0][4].Offset = 7 }, "is not in the log"},
+		"start was deleted": {func(l *kafkatest.Log) { l.Start = 2 }, "starts at offset 2, not at 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -388,25 +389,25 @@ func TestAnotherLogIsRefusedAndNothingIsWritten(t *testing.T) {
 func TestALogIsLookedAtBeforeAnythingStartsOver(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(*heldLog)
+		change func(*kafkatest.Log)
 		words  string
 	}{
-		"regrown past":      {func(l *heldLog) { l.records[1] = nil; l.add(1, day, value(uuid.New(), day)) }, "is another than the one that was projected"},
-		"start was deleted": {func(l *heldLog) { l.start = 2 }, "starts at offset 2, not at 0"},
+		"regrown past":      {func(l *kafkatest.Log) { l.Records[1] = nil; l.Add(1, day, value(uuid.New(), day)) }, "is another than the one that was projected"},
+		"start was deleted": {func(l *kafkatest.Log) { l.Start = 2 }, "starts at offset 2, not at 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, 2)
 			require.NoError(t, b.join(t))
 			grow(b.log, 5)
-			b.log.add(0, day, "poison")
-			b.log.add(1, day, value(uuid.New(), day))
+			b.log.Add(0, day, "poison")
+			b.log.Add(1, day, value(uuid.New(), day))
 			b.readAll(t)
 			before := b.dump(t)
 
 			tc.change(b.log)
 			next := consumer(t, b.url, b.DB, b.log, "group-2", 2)
-			b.log.committed = map[int32]kafka.Committed{0: {Offset: -1}, 1: {Offset: -1}} // another group
+			b.log.Commits = map[int32]kafka.Committed{0: {Offset: -1}, 1: {Offset: -1}} // another group
 			next.session = &heldSession{ctx: t.Context(), log: b.log, own: []int32{0}, seeks: map[int32]kafka.Committed{}}
 			var refusal *Refusal
 			require.ErrorAs(t, next.enter(t.Context(), next.session), &refusal)
@@ -417,9 +418,9 @@ func TestALogIsLookedAtBeforeAnythingStartsOver(t *testing.T) {
 	}
 }
 
-func grow(l *heldLog, n int) {
+func grow(l *kafkatest.Log, n int) {
 	for range n {
-		l.add(0, day, value(uuid.New(), day))
+		l.Add(0, day, value(uuid.New(), day))
 	}
 }
 
@@ -427,7 +428,7 @@ func TestAnAcceptedStartOfTheLogIsTheFirstOffset(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
 	grow(b.log, 5)
-	b.log.records[0], b.log.start = b.log.records[0][2:], 2
+	b.log.Records[0], b.log.Start = b.log.Records[0][2:], 2
 	require.ErrorContains(t, b.join(t), "ACCEPT_LOG_START=timestamp.command.v1/0@2")
 	require.Zero(t, b.count(t, "projection_progress"))
 	b.AcceptLogStart = map[int32]int64{0: 2}
@@ -440,20 +441,18 @@ func TestAnAcceptedStartOfTheLogIsTheFirstOffset(t *testing.T) {
 func TestSetUpWaitsWhileSomethingIsAwayAndSaysSo(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
-	b.log.away = context.DeadlineExceeded
+	b.log.Fail(context.DeadlineExceeded)
 	s := &heldSession{ctx: t.Context(), log: b.log, own: []int32{0}, seeks: map[int32]kafka.Committed{}}
 	done := make(chan error, 1)
 	go func() { done <- b.SetUp(s) }()
 	require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartAssignment)] != "" }, 5*time.Second, time.Millisecond)
-	b.log.mu.Lock()
-	b.log.away = nil
-	b.log.mu.Unlock()
+	b.log.Fail(nil)
 	require.NoError(t, <-done)
 	require.Empty(t, b.ready.Reasons())
 
 	ended, end := context.WithCancel(t.Context())
 	end()
-	b.log.away = context.DeadlineExceeded
+	b.log.Fail(context.DeadlineExceeded)
 	require.NoError(t, b.SetUp(&heldSession{ctx: ended, log: b.log, own: []int32{0}, seeks: map[int32]kafka.Committed{}}), "a session that is over is no error")
 }
 
@@ -462,7 +461,7 @@ func TestWatermarkAndMarkersBeforeTheEnd(t *testing.T) {
 	b := setup(t, 2)
 	require.NoError(t, b.join(t))
 	grow(b.log, 5)
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0][:4]))
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0][:4]))
 	looks := &watch{tails: map[int32]int64{}}
 	caughtUp := func() (out []bool) {
 		require.NoError(t, b.DB.Select(&out, `SELECT caught_up_at IS NOT NULL FROM projection_progress ORDER BY partition`))
@@ -473,8 +472,8 @@ func TestWatermarkAndMarkersBeforeTheEnd(t *testing.T) {
 	require.NoError(t, b.look(t.Context(), looks))
 	require.NoError(t, b.look(t.Context(), looks))
 	require.Equal(t, []bool{false, true}, caughtUp(), "a record that is on its way is not passed over")
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0][4:]))
-	b.log.markers[0] = 2
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0][4:]))
+	b.log.Pass(0, kafka.Gap{Markers: 2})
 	for range 3 {
 		require.NoError(t, b.look(t.Context(), looks))
 	}
@@ -485,9 +484,8 @@ func TestWatermarkAndMarkersBeforeTheEnd(t *testing.T) {
 	b.clean(t)
 
 	// The record after the markers is written as if nothing had been.
-	b.log.records[0] = append(b.log.records[0], kafka.Record{Offset: 7, Timestamp: day, Value: []byte(value(uuid.New(), day))})
-	b.log.markers[0] = 0
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0][5:]))
+	b.log.Add(0, day, value(uuid.New(), day))
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0][5:]))
 	b.clean(t)
 }
 
@@ -498,7 +496,7 @@ func TestAnEpochBegunElsewhereEndsAnIdleSession(t *testing.T) {
 	other := consumer(t, b.url, b.DB, b.log, "group-1", 1)
 	grow(b.log, 1)
 	b.readAll(t)
-	b.log.committed[0] = kafka.Committed{Offset: 0}
+	b.log.Commits[0] = kafka.Committed{Offset: 0}
 	require.NoError(t, other.join(t))
 	require.NoError(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}))
 	require.True(t, b.session.ended)
@@ -509,7 +507,7 @@ func TestTheAuditSeesWhatAHandDid(t *testing.T) {
 	b := setup(t, 2)
 	require.NoError(t, b.join(t))
 	grow(b.log, 10)
-	b.log.add(0, day, `poison`)
+	b.log.Add(0, day, `poison`)
 	b.readAll(t)
 	require.NoError(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}))
 	b.clean(t)

@@ -68,18 +68,18 @@ func TestABatchHasItsReceiptWhicheverWayItGoes(t *testing.T) {
 	b := setup(t, 2)
 	require.NoError(t, b.join(t))
 	id := uuid.New()
-	b.log.add(0, day, value(id, day))
-	b.log.add(0, day, `poison`)
-	b.log.add(0, day, `poison`)
-	b.log.add(0, day, value(uuid.New(), day))
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0])) // the fast way
-	b.log.add(0, day, value(uuid.New(), day))
-	b.log.add(0, day, value(id, day)) // a duplicate
-	b.log.add(0, day, `poison`)
+	b.log.Add(0, day, value(id, day))
+	b.log.Add(0, day, `poison`)
+	b.log.Add(0, day, `poison`)
+	b.log.Add(0, day, value(uuid.New(), day))
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0])) // the fast way
+	b.log.Add(0, day, value(uuid.New(), day))
+	b.log.Add(0, day, value(id, day)) // a duplicate
+	b.log.Add(0, day, `poison`)
 	twice := uuid.New()
-	b.log.add(0, day, value(twice, day))
-	b.log.add(0, day, value(twice, day))
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0])) // the slow way
+	b.log.Add(0, day, value(twice, day))
+	b.log.Add(0, day, value(twice, day))
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0])) // the slow way
 	require.NoError(t, b.store.skip(t.Context(), b.epoch(), 1, 0, 3))
 	head := fmt.Sprintf("group-1 0 %d ", b.epoch())
 	require.Equal(t, []string{
@@ -89,7 +89,7 @@ func TestABatchHasItsReceiptWhicheverWayItGoes(t *testing.T) {
 	}, b.receipts(t))
 
 	// No fence, no receipt.
-	batch := b.Definition.prepare(0, 0, b.log.records[0])
+	batch := b.Definition.prepare(0, 0, b.log.Records[0])
 	_, err := b.store.writeFast(t.Context(), b.epoch(), batch, nil)
 	require.ErrorIs(t, err, errFenced)
 	_, err = b.store.writeSlow(t.Context(), b.epoch(), batch, false, &window{}, nil)
@@ -114,15 +114,15 @@ func TestTheReceiptOfACarefulBatchSaysWhatBecameOfEachRecord(t *testing.T) {
 			at = day.AddDate(-30, 0, 0)
 			want += "r"
 		case 3, 20:
-			b.log.add(0, day, value(id, day))
+			b.log.Add(0, day, value(id, day))
 			want += map[bool]string{true: "a", false: "d"}[i == 3]
 			continue
 		default:
 			want += "a"
 		}
-		b.log.add(0, day, value(uuid.New(), at))
+		b.log.Add(0, day, value(uuid.New(), at))
 	}
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0]))
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0]))
 	var outcomes string
 	require.NoError(t, b.DB.GetContext(t.Context(), &outcomes, `SELECT outcomes FROM projection_receipt_outbox`))
 	runs, err := event.DecodeRuns([]byte(outcomes), 40)
@@ -154,14 +154,14 @@ func TestReceiptsCoverEveryOffsetOfAnEpoch(t *testing.T) {
 		if random.IntN(10) == 0 {
 			v = "poison"
 		}
-		b.log.add(p, day.Add(time.Duration(len(b.log.records[p]))*time.Millisecond), v)
+		b.log.Add(p, day.Add(time.Duration(len(b.log.Records[p]))*time.Millisecond), v)
 	}
 	b.decided.make(1, 7, event.Discard)
 	for round := range 3 {
 		b = consumer(t, b.url, b.DB, b.log, fmt.Sprint("round-", round), 3)
 		b.decided.make(1, 7, event.Discard)
 		require.NoError(t, b.join(t))
-		for p, records := range b.log.records {
+		for p, records := range b.log.Records {
 			for at := 0; at < len(records); {
 				n := min(len(records)-at, 1+random.IntN(30))
 				require.NoError(t, b.read(t.Context(), p, records[at:at+n]))
@@ -176,15 +176,15 @@ func TestADecidedRecordIsRejectedWhicheverWayItGoes(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
 	first, second := uuid.New(), uuid.New()
-	b.log.add(0, day, value(first, day))
-	b.log.add(0, day, `poison`)
-	b.log.add(0, day, value(second, day))
-	b.log.add(0, day, value(first, day))
+	b.log.Add(0, day, value(first, day))
+	b.log.Add(0, day, `poison`)
+	b.log.Add(0, day, value(second, day))
+	b.log.Add(0, day, value(first, day))
 	b.decided.make(0, 0, event.Redrive)
 	b.decided.make(0, 1, event.Discard)
 	require.NoError(t, b.join(t))
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0][:3])) // fast
-	require.NoError(t, b.read(t.Context(), 0, b.log.records[0]))     // and of the two with one id, the later one
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0][:3])) // fast
+	require.NoError(t, b.read(t.Context(), 0, b.log.Records[0]))     // and of the two with one id, the later one
 	var letters []struct {
 		Offset int64
 		Code   string
@@ -204,7 +204,7 @@ func TestADecidedRecordIsRejectedWhicheverWayItGoes(t *testing.T) {
 	_, err := b.DB.Exec(`TRUNCATE timestamp_records`)
 	require.NoError(t, err)
 	require.NoError(t, again.join(t))
-	require.NoError(t, again.read(t.Context(), 0, b.log.records[0])) // the slow way: one id, twice
+	require.NoError(t, again.read(t.Context(), 0, b.log.Records[0])) // the slow way: one id, twice
 	require.Equal(t, live, again.dump(t))
 	again.clean(t)
 }

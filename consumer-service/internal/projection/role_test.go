@@ -79,9 +79,9 @@ func TestWritersGoOnInTheTablesThatWereSwappedIn(t *testing.T) {
 			require.NoError(t, b.join(t))
 			for p := range int32(3) {
 				for range 10 {
-					b.log.add(p, day, value(uuid.New(), day))
+					b.log.Add(p, day, value(uuid.New(), day))
 				}
-				b.log.add(p, day, `poison`)
+				b.log.Add(p, day, `poison`)
 			}
 			b.readAll(t)
 			candidate := b.candidate(t, &Pace{})
@@ -89,22 +89,22 @@ func TestWritersGoOnInTheTablesThatWereSwappedIn(t *testing.T) {
 			candidate.readAll(t)
 			before := b.of(0).epoch
 			if id := uuid.New(); repeat {
-				b.log.add(0, day, value(id, day))
-				b.log.add(0, day, value(id, day.Add(time.Second)))
+				b.log.Add(0, day, value(id, day))
+				b.log.Add(0, day, value(id, day.Add(time.Second)))
 			}
-			b.log.add(0, day, value(uuid.New(), day))
+			b.log.Add(0, day, value(uuid.New(), day))
 
 			b.fence(t)
 			done := make(chan error, 1)
-			go func() { done <- b.read(t.Context(), 0, b.log.records[0][11:]) }()
+			go func() { done <- b.read(t.Context(), 0, b.log.Records[0][11:]) }()
 			select {
 			case err := <-done:
 				require.Fail(t, "a writer did not wait for the swap", "%v", err)
 			case <-time.After(300 * time.Millisecond):
 			}
 			candidate.readAll(t) // it has read on meanwhile
-			b.log.add(1, day, value(uuid.New(), day))
-			require.NoError(t, candidate.read(t.Context(), 1, b.log.records[1]))
+			b.log.Add(1, day, value(uuid.New(), day))
+			require.NoError(t, candidate.read(t.Context(), 1, b.log.Records[1]))
 			b.move(t)
 			require.NoError(t, <-done)
 			require.NoError(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}))
@@ -113,17 +113,17 @@ func TestWritersGoOnInTheTablesThatWereSwappedIn(t *testing.T) {
 				c := b.of(p)
 				require.Greater(t, c.epoch, before)
 				require.Contains(t, c.metadata, fmt.Sprint(c.epoch))
-				require.EqualValues(t, len(b.log.records[p]), c.next, "what the candidate had read is not read again")
+				require.EqualValues(t, len(b.log.Records[p]), c.next, "what the candidate had read is not read again")
 			}
 			b.matches(t, expect(b.log))
 			b.clean(t)
 
 			// The candidate's writers find that they write nothing any more.
-			b.log.add(2, day, value(uuid.New(), day))
-			require.ErrorContains(t, candidate.read(t.Context(), 2, b.log.records[2]), "not written any more: generation 1 is serving")
+			b.log.Add(2, day, value(uuid.New(), day))
+			require.ErrorContains(t, candidate.read(t.Context(), 2, b.log.Records[2]), "not written any more: generation 1 is serving")
 			require.NoError(t, candidate.look(t.Context(), &watch{tails: map[int32]int64{}}))
 			require.True(t, candidate.session.ended)
-			require.NoError(t, b.read(t.Context(), 2, b.log.records[2]))
+			require.NoError(t, b.read(t.Context(), 2, b.log.Records[2]))
 			b.matches(t, expect(b.log))
 			require.Empty(t, b.ready.Reasons())
 		})
@@ -135,12 +135,12 @@ func TestWritersGoOnAfterASwapThatWasGivenUp(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
 	require.NoError(t, b.join(t))
-	b.log.add(0, day, value(uuid.New(), day))
+	b.log.Add(0, day, value(uuid.New(), day))
 	b.readAll(t)
 	b.fence(t)
-	b.log.add(0, day, value(uuid.New(), day))
+	b.log.Add(0, day, value(uuid.New(), day))
 	done := make(chan error, 1)
-	go func() { done <- b.read(t.Context(), 0, b.log.records[0]) }()
+	go func() { done <- b.read(t.Context(), 0, b.log.Records[0]) }()
 	time.Sleep(50 * time.Millisecond)
 	b.exec(t, `UPDATE projection_generations SET state = 'serving', swapping_since = NULL WHERE projection = 'timestamps'`)
 	require.NoError(t, <-done)
@@ -150,8 +150,8 @@ func TestWritersGoOnAfterASwapThatWasGivenUp(t *testing.T) {
 	// that of who begins a session.
 	for name, who := range map[string]func() error{
 		"a writer": func() error {
-			b.log.add(0, day, value(uuid.New(), day))
-			return b.read(t.Context(), 0, b.log.records[0])
+			b.log.Add(0, day, value(uuid.New(), day))
+			return b.read(t.Context(), 0, b.log.Records[0])
 		},
 		"the watch": func() error { return b.look(t.Context(), &watch{tails: map[int32]int64{}}) },
 		"a session": func() error { return b.SetUp(b.session) },
@@ -172,13 +172,13 @@ func TestAWriterDoesNotGoOnBehindItself(t *testing.T) {
 	b := setup(t, 1)
 	require.NoError(t, b.join(t))
 	for range 5 {
-		b.log.add(0, day, value(uuid.New(), day))
+		b.log.Add(0, day, value(uuid.New(), day))
 	}
 	b.readAll(t)
 	b.exec(t, `UPDATE projection_generations SET epoch = next_projection_epoch() WHERE projection = 'timestamps'`)
 	b.exec(t, `UPDATE projection_progress SET epoch = (SELECT epoch FROM projection_generations WHERE projection = 'timestamps'), next_offset = 4, applied = 4`)
-	b.log.add(0, day, value(uuid.New(), day))
-	require.ErrorContains(t, b.read(t.Context(), 0, b.log.records[0]), "was started over")
+	b.log.Add(0, day, value(uuid.New(), day))
+	require.ErrorContains(t, b.read(t.Context(), 0, b.log.Records[0]), "was started over")
 	require.NoError(t, b.look(t.Context(), &watch{tails: map[int32]int64{}}))
 	require.True(t, b.session.ended)
 }
@@ -190,14 +190,14 @@ func TestACandidateEndsAtItsPoint(t *testing.T) {
 	require.NoError(t, b.join(t))
 	for p := range int32(2) {
 		for range 10 {
-			b.log.add(p, day, value(uuid.New(), day))
+			b.log.Add(p, day, value(uuid.New(), day))
 		}
 	}
-	b.log.markers[1] = 3
+	b.log.Pass(1, kafka.Gap{Markers: 3})
 	candidate := b.candidate(t, &Pace{Stops: map[int32]int64{0: 4, 1: 12}})
 	require.NoError(t, candidate.join(t))
 	for p := range int32(2) {
-		require.NoError(t, candidate.take(t.Context(), p, candidate.of(p), b.log.records[p]))
+		require.NoError(t, candidate.take(t.Context(), p, candidate.of(p), b.log.Records[p]))
 	}
 	looks := &watch{tails: map[int32]int64{}}
 	for range 3 {
@@ -216,13 +216,13 @@ func TestALimitIsKept(t *testing.T) {
 	b := setup(t, 1)
 	require.NoError(t, b.join(t))
 	for range 300 {
-		b.log.add(0, day, value(uuid.New(), day))
+		b.log.Add(0, day, value(uuid.New(), day))
 	}
 	pace := &Pace{Limit: 200}
 	candidate := b.candidate(t, pace)
 	require.NoError(t, candidate.join(t))
 	start := time.Now()
-	require.NoError(t, candidate.take(t.Context(), 0, candidate.of(0), b.log.records[0]))
+	require.NoError(t, candidate.take(t.Context(), 0, candidate.of(0), b.log.Records[0]))
 	require.GreaterOrEqual(t, time.Since(start), 1400*time.Millisecond, "300 records at 200 a second")
 	require.Equal(t, 300, b.count(t, "timestamps_g1.timestamp_records"))
 	times := pace.Times()
@@ -234,24 +234,24 @@ func TestACandidateHasNoNameToJudge(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 1)
 	require.NoError(t, b.join(t))
-	b.log.add(0, day, value(uuid.New(), day))
+	b.log.Add(0, day, value(uuid.New(), day))
 	candidate := b.candidate(t, &Pace{})
 	require.NoError(t, candidate.join(t))
 	candidate.readAll(t)
-	b.log.committed[0] = kafka.Committed{Offset: 0} // an operator's reset means the serving group
+	b.log.Commits[0] = kafka.Committed{Offset: 0} // an operator's reset means the serving group
 	require.NoError(t, candidate.join(t))
 	require.EqualValues(t, 1, candidate.session.seeks[0].Offset)
 	b.exec(t, `UPDATE projection_generations SET group_name = 'another' WHERE projection = 'timestamps' AND generation = 0`)
 	require.NoError(t, candidate.look(t.Context(), &watch{tails: map[int32]int64{}}))
 	require.Empty(t, candidate.stopped)
 
-	b.log.committed[0] = kafka.Committed{Offset: 1, Metadata: "tidemark " + uuid.NewString() + " 3"}
+	b.log.Commits[0] = kafka.Committed{Offset: 1, Metadata: "tidemark " + uuid.NewString() + " 3"}
 	require.ErrorContains(t, candidate.join(t), "another database")
-	b.log.committed[0] = kafka.Committed{Offset: -1}
-	b.log.records[0][0].Value = []byte("another record")
+	b.log.Commits[0] = kafka.Committed{Offset: -1}
+	b.log.Records[0][0].Value = []byte("another record")
 	require.ErrorContains(t, candidate.join(t), "is another than the one that was projected")
 	b.exec(t, `UPDATE projection_generations SET state = 'dropping' WHERE projection = 'timestamps' AND generation = 1`)
-	b.log.records[0] = nil
+	b.log.Records[0] = nil
 	b.exec(t, `UPDATE timestamps_g1.projection_progress SET next_offset = 0, applied = 0, last_offset = NULL`)
 	require.ErrorContains(t, candidate.join(t), "generation 1 is dropping")
 }
