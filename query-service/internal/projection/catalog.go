@@ -48,15 +48,17 @@ func (e *UnknownError) Error() string {
 	return fmt.Sprintf("there is no projection %q: there are %s", e.Name, strings.Join(e.Known, ", "))
 }
 
-// Catalog is the projections that there are: the table projections as of some seconds ago at most. It is
-// safe for concurrent use.
+// Catalog is the projections that there are: the table projections as of some seconds ago. Nobody who can be answered
+// from what is known waits for the table to be read again, since that takes a connection, and when those are scarce every
+// read would stand behind it. It is safe for concurrent use.
 type Catalog struct {
 	db *sqlx.DB
 
-	mu    sync.Mutex
-	known []Definition // by name
-	err   error        // of the last reading
-	read  time.Time
+	mu      sync.Mutex
+	known   []Definition // by name
+	err     error        // of the last reading
+	read    time.Time
+	reading chan struct{} // closed when the reading under way has ended; nil where none is
 }
 
 // NewCatalog reads from db when it is first asked.
@@ -66,10 +68,23 @@ func NewCatalog(db *sqlx.DB) *Catalog { return &Catalog{db: db} }
 // enough while the database does not answer: whoever goes on to read tables finds that out.
 func (c *Catalog) All(ctx context.Context) ([]Definition, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.read) > catalogFor {
-		c.load(ctx)
+	known, err, stale := c.known, c.err, time.Since(c.read) > catalogFor
+	var reading chan struct{}
+	if stale {
+		reading = c.begin(ctx)
 	}
+	c.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	if !stale {
+		return nil, err
+	}
+	if err := c.wait(ctx, reading); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.known != nil {
 		return c.known, nil
 	}
@@ -111,28 +126,77 @@ func (c *Catalog) find(ctx context.Context, is func(Definition) bool, unknown Un
 	if i := slices.IndexFunc(known, is); i >= 0 {
 		return known[i], nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.load(ctx)
-	if c.err != nil {
-		return Definition{}, c.err
+	if known, err = c.readAgain(ctx); err != nil {
+		return Definition{}, err
 	}
-	if i := slices.IndexFunc(c.known, is); i >= 0 {
-		return c.known[i], nil
+	if i := slices.IndexFunc(known, is); i >= 0 {
+		return known[i], nil
 	}
-	for _, d := range c.known {
+	for _, d := range known {
 		unknown.Known = append(unknown.Known, d.Name)
 		unknown.Topics = append(unknown.Topics, d.Topic)
 	}
 	return Definition{}, &unknown
 }
 
-// load reads the table, with mu held. An error leaves what is known, and is not asked for again at once:
-// readers would queue for the same one.
+// readAgain returns what a reading finds that began after the call.
+func (c *Catalog) readAgain(ctx context.Context) ([]Definition, error) {
+	c.mu.Lock()
+	before := c.reading
+	c.mu.Unlock()
+	if before != nil {
+		if err := c.wait(ctx, before); err != nil {
+			return nil, err
+		}
+	}
+	c.mu.Lock()
+	reading := c.begin(ctx)
+	c.mu.Unlock()
+	if err := c.wait(ctx, reading); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known, c.err
+}
+
+// wait waits for the end of a reading.
+func (*Catalog) wait(ctx context.Context, reading chan struct{}) error {
+	select {
+	case <-reading:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// begin starts to read the table, unless that is under way, with mu held. It is read for all: that the one who asked
+// leaves is no reason to stop.
+func (c *Catalog) begin(ctx context.Context) (ended chan struct{}) {
+	if c.reading == nil {
+		c.reading = make(chan struct{})
+		go c.load(context.WithoutCancel(ctx))
+	}
+	return c.reading
+}
+
+// load reads the table. An error leaves what is known, and is not asked for again at once: readers would queue for the
+// same one.
 func (c *Catalog) load(ctx context.Context) {
-	// It is read for the others too: the first one's leaving is no reason to stop.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
+	known, err := c.query(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read, c.err = time.Now(), err
+	if err == nil {
+		c.known = known
+	}
+	close(c.reading)
+	c.reading = nil
+}
+
+func (c *Catalog) query(ctx context.Context) ([]Definition, error) {
 	var rows []struct {
 		Projection   string `db:"projection"`
 		Topic        string `db:"topic"`
@@ -144,17 +208,15 @@ func (c *Catalog) load(ctx context.Context) {
 	err := c.db.SelectContext(ctx, &rows, `
 SELECT projection, topic, schema_name, array_to_json(tables)::text AS tables, main_table, coalesce(ticket_column, '') AS ticket_column
 FROM public.projections ORDER BY projection COLLATE "C"`)
+	if err != nil {
+		return nil, fmt.Errorf("read the list of projections: %w", err)
+	}
 	known := make([]Definition, len(rows))
 	for i, r := range rows {
 		known[i] = Definition{Name: r.Projection, Topic: r.Topic, Schema: r.Schema, MainTable: r.MainTable, TicketColumn: r.TicketColumn}
-		if err == nil {
-			err = json.Unmarshal(r.Tables, &known[i].Tables)
+		if err := json.Unmarshal(r.Tables, &known[i].Tables); err != nil {
+			return nil, fmt.Errorf("read the list of projections: %w", err)
 		}
 	}
-	c.read, c.err = time.Now(), nil
-	if err != nil {
-		c.err = fmt.Errorf("read the list of projections: %w", err)
-		return
-	}
-	c.known = known
+	return known, nil
 }
