@@ -326,3 +326,16 @@ func TestAClientThatLeavesIsNoError(t *testing.T) {
 		return strings.Contains(s.get(t, "/metrics").body, `tidemark_query_reads_total{outcome="client_gone",read="records"} 1`)
 	})
 }
+
+func TestEveryReadOfOneRowIsGrouped(t *testing.T) {
+	t.Parallel()
+	_, s := setup(t)
+	paths := []string{
+		"/api/v1/timestamp/" + uuid.NewString(), "/api/v1/tickets/" + uuid.NewString(), "/api/v1/endpoints/" + uuid.NewString(),
+		"/api/v1/deadletters/timestamp.command.v1%2F0@7",
+	}
+	for i, path := range paths {
+		require.NotEqual(t, 400, s.get(t, path).status, path)
+		require.Contains(t, s.get(t, "/metrics").body, fmt.Sprintf("tidemark_query_group_reads_sum %d\n", i+1), path)
+	}
+}

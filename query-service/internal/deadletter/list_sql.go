@@ -89,6 +89,40 @@ func readLetter(ctx context.Context, s *projection.Snapshot, p position.Position
 	return r.deadLetter(of), nil
 }
 
+// Finder finds dead letters by their position, with the whole payload, many of them in one transaction. It is safe for
+// concurrent use.
+type Finder struct {
+	grouped *projection.Grouped[position.Position, *DeadLetter]
+}
+
+// NewFinder reads by r.
+func NewFinder(r *projection.Reader) *Finder {
+	return &Finder{projection.NewGrouped(r, func(ctx context.Context, s *projection.Snapshot, at []position.Position) ([]*DeadLetter, error) {
+		out := make([]*DeadLetter, len(at))
+		for i, p := range at { // one by one, since a payload may be large and what they share is the transaction
+			switch letter, err := Whole(ctx, s, p); {
+			case err == nil:
+				out[i] = &letter
+			case !errors.Is(err, ErrNotFound):
+				return nil, err
+			}
+		}
+		return out, nil
+	})}
+}
+
+// Find returns the dead letter at p, or ErrNotFound.
+func (f *Finder) Find(ctx context.Context, want projection.Want, p position.Position) (DeadLetter, error) {
+	found, err := f.grouped.Read(ctx, want, projection.OfTopic(p.Topic), p)
+	switch {
+	case err != nil:
+		return DeadLetter{}, err
+	case found == nil:
+		return DeadLetter{}, ErrNotFound
+	}
+	return *found, nil
+}
+
 // Filter says which dead letters are wanted. Its zero values want any, but for State.
 type Filter struct {
 	State      State

@@ -2,9 +2,7 @@ package endpoint
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -61,18 +60,64 @@ func placed(partition int32, offset int64) position.Position {
 // ByID returns one endpoint, a deleted one too, or ErrNotFound; *projection.RebuildingError while the table is
 // a part.
 func ByID(ctx context.Context, s *projection.Snapshot, id uuid.UUID) (Endpoint, error) {
-	if err := s.Complete(ctx, s.Of(Projection)); err != nil {
+	found, err := ByIDs(ctx, s, []uuid.UUID{id})
+	if err != nil {
 		return Endpoint{}, err
 	}
-	var r row
-	err := s.Get(ctx, &r, columns+`WHERE endpoint_id = $1`, id)
-	if errors.Is(err, sql.ErrNoRows) {
+	if found[0] == nil {
 		return Endpoint{}, ErrNotFound
 	}
-	if err != nil {
-		return Endpoint{}, fmt.Errorf("read an endpoint: %w", err)
+	return *found[0], nil
+}
+
+// ByIDs is ByID for many, in the order of the ids, nil where there is none.
+func ByIDs(ctx context.Context, s *projection.Snapshot, ids []uuid.UUID) ([]*Endpoint, error) {
+	if err := s.Complete(ctx, s.Of(Projection)); err != nil {
+		return nil, err
 	}
-	return r.endpoint()
+	wanted := postgres.UUIDs(len(ids))
+	for _, id := range ids {
+		wanted.UUID(id)
+	}
+	var rows []row
+	if err := s.Select(ctx, &rows, columns+`WHERE endpoint_id = ANY ($1::uuid[])`, wanted.Bytes()); err != nil {
+		return nil, fmt.Errorf("read endpoints: %w", err)
+	}
+	found := make(map[uuid.UUID]*Endpoint, len(rows))
+	for _, r := range rows {
+		e, err := r.endpoint()
+		if err != nil {
+			return nil, err
+		}
+		found[e.ID] = &e
+	}
+	out := make([]*Endpoint, len(ids))
+	for i, id := range ids {
+		out[i] = found[id]
+	}
+	return out, nil
+}
+
+// Finder finds endpoints by their id, many of them in one transaction. It is safe for concurrent use.
+type Finder struct {
+	grouped *projection.Grouped[uuid.UUID, *Endpoint]
+}
+
+// NewFinder reads by r.
+func NewFinder(r *projection.Reader) *Finder {
+	return &Finder{projection.NewGrouped(r, ByIDs)}
+}
+
+// Find is ByID in a snapshot in which want holds.
+func (f *Finder) Find(ctx context.Context, want projection.Want, id uuid.UUID) (Endpoint, error) {
+	found, err := f.grouped.Read(ctx, want, projection.Of(Projection), id)
+	switch {
+	case err != nil:
+		return Endpoint{}, err
+	case found == nil:
+		return Endpoint{}, ErrNotFound
+	}
+	return *found, nil
 }
 
 // List returns up to limit of the endpoints after a place that f asks for, by name, and the place to go on

@@ -63,11 +63,7 @@ func (s *Server) GetEndpoint(c *gin.Context, id string, p api.GetEndpointParams)
 	if !ok {
 		return
 	}
-	var found endpoint.Endpoint
-	err := s.reader.Read(c.Request.Context(), want, projection.Of(endpoint.Projection), func(ctx context.Context, snap *projection.Snapshot) (err error) {
-		found, err = endpoint.ByID(ctx, snap, key)
-		return err
-	})
+	found, err := s.endpoints.Find(c.Request.Context(), want, key)
 	switch {
 	case err == nil && found.Deleted:
 		s.reads.WithLabelValues("endpoint", "absent").Inc()

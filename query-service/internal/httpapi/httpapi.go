@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
+	"github.com/tidemark/tidemark/query-service/internal/endpoint"
 	"github.com/tidemark/tidemark/query-service/internal/generation"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/recent"
@@ -44,6 +45,8 @@ type Server struct {
 	catalog     *projection.Catalog
 	reader      *projection.Reader
 	records     *record.Finder
+	endpoints   *endpoint.Finder
+	letters     *deadletter.Finder
 	tickets     *ticket.Finder
 	pacer       *projection.Pacer
 	failures    *Failures
@@ -57,7 +60,7 @@ var _ api.ServerInterface = (*Server)(nil)
 
 // Mount adds the API to e.
 func Mount(e *gin.Engine, o Options) {
-	s := &Server{catalog: o.Catalog, reader: o.Reader, records: o.Records, tickets: o.Tickets, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+	s := &Server{catalog: o.Catalog, reader: o.Reader, records: o.Records, endpoints: endpoint.NewFinder(o.Reader), letters: deadletter.NewFinder(o.Reader), tickets: o.Tickets, pacer: o.Pacer, failures: o.Failures, streams: o.Streams, reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tidemark_query_reads_total", Help: "Reads, by what was read and how it ended.",
 	}, []string{"read", "outcome"})}
 	s.statuses, s.generations = shared(s.readStatuses), shared(s.readGenerations)
@@ -187,11 +190,7 @@ func (s *Server) GetDeadLetter(c *gin.Context, letter string, p api.GetDeadLette
 	if !ok {
 		return
 	}
-	var found deadletter.DeadLetter
-	err = s.reader.Read(c.Request.Context(), want, projection.OfTopic(at.Topic), func(ctx context.Context, snap *projection.Snapshot) (err error) {
-		found, err = deadletter.Whole(ctx, snap, at)
-		return err
-	})
+	found, err := s.letters.Find(c.Request.Context(), want, at)
 	if s.done(c, "dead_letter", "found", err) {
 		c.PureJSON(http.StatusOK, deadLetter(found))
 	}
