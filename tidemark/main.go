@@ -20,11 +20,13 @@ func run() int {
 	defer stop()
 	// The first signal stops cleanly; a second one, while that goes on, ends the process.
 	context.AfterFunc(ctx, stop)
+	terminal := term.IsTerminal(int(os.Stderr.Fd()))
 	return cli.Run(ctx, os.Args[1:], cli.Surroundings{
-		Environ:  config.Environ(os.Environ()),
-		In:       os.Stdin,
-		Out:      os.Stdout,
-		Err:      os.Stderr,
-		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
+		Environ:     config.Environ(os.Environ()),
+		In:          os.Stdin,
+		Out:         os.Stdout,
+		Err:         os.Stderr,
+		Terminal:    terminal,
+		Interactive: terminal && term.IsTerminal(int(os.Stdin.Fd())),
 	})
 }

@@ -43,6 +43,8 @@ type Surroundings struct {
 	In       io.Reader         // the standard input, for `stamp --file -` and the like
 	Out, Err io.Writer         // the standard output and the standard error output
 	Terminal bool              // whether Err is a terminal, which may show a progress bar
+	// Interactive is whether In and Err both are, so that somebody can be asked.
+	Interactive bool
 }
 
 // ended is how a command that was understood came to its end.

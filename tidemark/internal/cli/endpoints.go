@@ -202,18 +202,26 @@ func chosenText(s string) *string {
 
 func (c *command) endpointsDelete() *cobra.Command {
 	var o changeOptions
+	var sure consent
 	cmd := &cobra.Command{
 		Use:   "delete ID",
 		Short: "Delete an endpoint",
-		Long:  "Delete an endpoint. Its history stays, and a later put of the same id makes it anew.\n" + exitStatuses,
-		Args:  cobra.ExactArgs(1),
+		Long: `Delete an endpoint. Its history stays, and a later put of the same id makes it anew. It asks first; where there is no terminal to
+ask at it needs --yes.
+` + exitStatuses,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			agreed, err := c.agrees(cmd.Context(), sure, "the endpoint "+args[0]+" will be deleted: it is checked no more")
+			if !agreed {
+				return err
+			}
 			return c.change(cmd.Context(), o, func(services *client.Client, key string) (client.AcceptedEndpoint, error) {
 				return services.DeleteEndpoint(cmd.Context(), args[0], key)
 			})
 		},
 	}
 	o.flags(cmd)
+	sure.flags(cmd)
 	return c.withOutput(cmd)
 }
 

@@ -67,7 +67,7 @@ func TestAnEndpointIsAddedPutAndDeleted(t *testing.T) {
 	}, got.body)
 	require.JSONEq(t, `{"id":"`+id+`","endpoint_id":"`+site+`","position":"`+change+`","key":"`+id+`","state":"applied"}`, out)
 
-	status, out, errOut = run(t, s, "endpoints", "delete", site, "--wait")
+	status, out, errOut = run(t, s, "endpoints", "delete", site, "--yes", "--wait")
 	require.Zero(t, status, errOut)
 	require.Equal(t, "DELETE /api/v1/endpoints/"+site, got.path)
 	require.Contains(t, out, "applied")

@@ -163,7 +163,7 @@ func TestWhatExportWritesRedriveTakesAfterEditing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2300, bytes.Count(exported, []byte("\n")))
 
-	status, _, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file, "--note", "n")
+	status, _, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file, "--yes", "--note", "n")
 	require.Equal(t, 3, status, "nothing was edited")
 	require.Contains(t, errOut, "timestamp.command.v1/3@10000: month 13")
 	require.Contains(t, errOut, "timestamp.command.v1/3@12000: month 13", "each batch says its own")
@@ -171,7 +171,7 @@ func TestWhatExportWritesRedriveTakesAfterEditing(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(file, bytes.ReplaceAll(exported, []byte("month 13"), []byte("month 12")), 0o600))
 	l.batches = nil
-	status, out, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file, "--note", "n", "-o", "json")
+	status, out, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file, "--yes", "--note", "n", "-o", "json")
 	require.Zero(t, status, errOut)
 	require.Equal(t, []int{1000, 1000, 300}, l.batches)
 	require.Len(t, l.redriven, 2300)
@@ -180,7 +180,7 @@ func TestWhatExportWritesRedriveTakesAfterEditing(t *testing.T) {
 	require.Equal(t, 2300, strings.Count(out, `"ticket"`))
 
 	require.NoError(t, os.WriteFile(file, []byte("{\"position\":\"p\",\"payload\":\"{}\"}\nbroken\n{}\n"), 0o600))
-	status, _, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file)
+	status, _, errOut = run(t, l.services(), "deadletters", "redrive", "--file", file, "--yes")
 	require.Equal(t, 2, status)
 	require.Contains(t, errOut, "line 2")
 	require.Contains(t, errOut, "line 3: it has no position")
@@ -189,10 +189,10 @@ func TestWhatExportWritesRedriveTakesAfterEditing(t *testing.T) {
 func TestDeadLettersAreDiscardedByNameOrBySearch(t *testing.T) {
 	t.Parallel()
 	l := newLetterbox(1200)
-	status, out, errOut := run(t, l.services(), "deadletters", "discard", at)
+	status, out, errOut := run(t, l.services(), "deadletters", "discard", at, "--yes")
 	require.Zero(t, status, errOut)
 	require.Contains(t, out, at)
-	status, _, errOut = run(t, l.services(), "deadletters", "discard", "--all", "--reason-code", "decode")
+	status, _, errOut = run(t, l.services(), "deadletters", "discard", "--all", "--reason-code", "decode", "--yes")
 	require.Zero(t, status, errOut)
 	require.Equal(t, []int{1, 1000, 200}, l.batches)
 	require.Equal(t, append([]string{at}, l.letters...), l.given)
@@ -307,7 +307,7 @@ func TestRebuildIsWatchedToItsEnd(t *testing.T) {
 	t.Parallel()
 	states := []string{generation("filling", ""), generation("indexing", ""), generation("ready", ""), generation("ready", goodProof), generation("serving", goodProof)}
 	for name, k := range map[string]*works{"the only one": {states: states, alone: true}, "named": {states: states}} {
-		args := []string{"rebuild", "--rate-limit", "5000", "--replace-standby"}
+		args := []string{"rebuild", "--rate-limit", "5000", "--replace-standby", "--yes"}
 		if !k.alone {
 			args = append(args, "--projection", "timestamps")
 		}
@@ -324,7 +324,7 @@ func TestRebuildIsWatchedToItsEnd(t *testing.T) {
 func TestARebuildWithoutANameIsOfAll(t *testing.T) {
 	t.Parallel()
 	k := &works{states: []string{generation("queued", ""), generation("filling", ""), generation("serving", goodProof)}}
-	status, out, errOut := run(t, k.services(), "rebuild", "--replace-standby", "-o", "json")
+	status, out, errOut := run(t, k.services(), "rebuild", "--replace-standby", "--yes", "-o", "json")
 	require.Zero(t, status, errOut)
 	require.JSONEq(t, `{"swap":true,"replace_standby":true}`, k.asked[0])
 	require.Contains(t, errOut, "Rebuilding endpoints and timestamps, one after the other")
@@ -400,7 +400,7 @@ func TestRebuildSteps(t *testing.T) {
 		"swap of another": {[]string{generation("standby", "")}, []string{"swap", "--projection", "endpoints"}, 5, "", "endpoints: 0 is serving"},
 		"swap fails":      {[]string{generation("ready", badProof)}, []string{"swap", "1", "--projection", "timestamps"}, 1, "swap", "FAILED"},
 		"verify":          {[]string{generation("ready", ""), generation("ready", goodProof)}, []string{"verify"}, 0, "proof", "passed"},
-		"drop":            {[]string{generation("dropping", ""), ""}, []string{"drop", "1"}, 0, "drop", "1, dropped"},
+		"drop":            {[]string{generation("dropping", ""), ""}, []string{"drop", "1", "--yes"}, 0, "drop", "1, dropped"},
 		"gone":            {[]string{generation("filling", ""), ""}, []string{"watch", "1"}, 1, "", "cancelled or dropped"},
 		"nothing to":      {[]string{generation("filling", "")}, []string{"swap"}, 5, "", "timestamps: 1 is filling"},
 		"no number":       {[]string{generation("filling", "")}, []string{"drop", "one"}, 2, "", "tidemark rebuild status"},
@@ -542,7 +542,7 @@ func TestABarOnATerminal(t *testing.T) {
 	defer server.Close()
 	url := server.URL
 	var out, errOut bytes.Buffer
-	status := cli.Run(t.Context(), []string{"deadletters", "discard", "--all"}, cli.Surroundings{
+	status := cli.Run(t.Context(), []string{"deadletters", "discard", "--all", "--yes"}, cli.Surroundings{
 		Environ: map[string]string{"COMMAND_URL": url, "QUERY_URL": url}, Out: &out, Err: &errOut, Terminal: true,
 	})
 	require.Zero(t, status)

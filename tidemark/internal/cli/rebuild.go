@@ -52,7 +52,7 @@ shown then. A position names its topic and so its projection; for a time, name t
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withServices(func(services *client.Client) error {
 				begun, err := c.startRebuild(cmd.Context(), services, o)
-				if err != nil {
+				if len(begun) == 0 {
 					return err
 				}
 				var seen []consumer.Generation
@@ -86,6 +86,7 @@ func allOf(ends []error) error {
 type rebuildOptions struct {
 	projection         string
 	noSwap, replace    bool
+	sure               consent
 	rate               int
 	toTime, toPosition string
 }
@@ -94,7 +95,8 @@ func (o *rebuildOptions) flags(c *command, cmd *cobra.Command) {
 	f := cmd.Flags()
 	c.projectionFlag(cmd, &o.projection, "rebuild this projection only; all unless given")
 	f.BoolVar(&o.noSwap, "no-swap", false, "stop once the new tables are ready and verified; tidemark rebuild swap goes on")
-	f.BoolVar(&o.replace, "replace-standby", false, "drop the standby, to which tidemark rebuild swap could return, to make room")
+	f.BoolVar(&o.replace, "replace-standby", false, "drop the standby, to which tidemark rebuild swap could return, to make room; asked about first")
+	o.sure.flags(cmd)
 	f.IntVar(&o.rate, "rate-limit", 0, "most records a second, to spare the database; 0 is unlimited")
 	f.StringVar(&o.toTime, "to-time", "", "stop at this instant of the log, and never serve")
 	f.StringVar(&o.toPosition, "to-position", "", "stop behind this position, topic/partition@offset, and never serve")
@@ -160,7 +162,7 @@ func (c *command) withServices(do func(*client.Client) error) error {
 	return do(services)
 }
 
-// startRebuild begins what was asked for, and returns the candidates.
+// startRebuild begins what was asked for, and returns the candidates: none after --dry-run.
 func (c *command) startRebuild(ctx context.Context, services *client.Client, o rebuildOptions) ([]consumer.Generation, error) {
 	all, err := services.Rebuildable(ctx)
 	if err != nil {
@@ -169,6 +171,15 @@ func (c *command) startRebuild(ctx context.Context, services *client.Client, o r
 	names, err := o.chosen(all)
 	if err != nil {
 		return nil, err
+	}
+	if o.replace || o.sure.dryRun {
+		sentence, err := whatRebuildDoes(ctx, services, names, o.replace)
+		if err != nil {
+			return nil, err
+		}
+		if agreed, err := c.agrees(ctx, o.sure, sentence); !agreed {
+			return nil, err
+		}
 	}
 	var begun []consumer.Generation
 	if len(names) == 1 {
@@ -190,6 +201,26 @@ func (c *command) startRebuild(ctx context.Context, services *client.Client, o r
 	return begun, nil
 }
 
+// whatRebuildDoes says what is rebuilt and, where standbys are replaced, which are lost.
+func whatRebuildDoes(ctx context.Context, services *client.Client, names []string, replace bool) (string, error) {
+	sentence := list(names) + " will be rebuilt"
+	if !replace {
+		return sentence, nil
+	}
+	for _, name := range names {
+		of, err := services.Generations(ctx, name)
+		if err != nil {
+			return "", requestFailed(err)
+		}
+		for _, g := range of {
+			if g.State == consumer.Standby {
+				sentence += "; " + whatDropLoses(g)
+			}
+		}
+	}
+	return sentence, nil
+}
+
 func (c *command) rebuildStart() *cobra.Command {
 	var o rebuildOptions
 	cmd := &cobra.Command{
@@ -200,7 +231,7 @@ func (c *command) rebuildStart() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.withServices(func(services *client.Client) error {
 				begun, err := c.startRebuild(cmd.Context(), services, o)
-				if err != nil {
+				if len(begun) == 0 {
 					return err
 				}
 				c.printGenerations(begun, len(begun) > 1)
@@ -316,17 +347,22 @@ func (c *command) proved(ctx context.Context, one string, args []string, what st
 
 func (c *command) rebuildDrop() *cobra.Command {
 	var one string
+	var sure consent
 	cmd := &cobra.Command{
 		Use:   "drop GENERATION",
 		Short: "Cancel a rebuild, or drop a generation that does not serve",
 		Long: `Cancel a rebuild that is under way, or drop a generation that does not serve (standby, held), without a trace. Once the standby is
-dropped, the last swap cannot be rolled back.
+dropped, the last swap cannot be rolled back. So it says what is lost and asks; where there is no terminal to ask at it needs --yes.
 ` + exitStatuses,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withServices(func(services *client.Client) error {
 				g, err := chosen(cmd.Context(), services, one, args, "drop")
 				if err != nil {
+					return err
+				}
+				agreed, err := c.agrees(cmd.Context(), sure, whatDropLoses(g))
+				if !agreed {
 					return err
 				}
 				if err := services.Drop(cmd.Context(), g.Projection, g.Generation); err != nil {
@@ -337,7 +373,17 @@ dropped, the last swap cannot be rolled back.
 		},
 	}
 	c.projectionFlag(cmd, &one, "the one of this projection")
+	sure.flags(cmd)
 	return c.withOutput(cmd)
+}
+
+// whatDropLoses says what goes with a generation.
+func whatDropLoses(g consumer.Generation) string {
+	what := fmt.Sprintf("generation %d of %s, %s, will be dropped with all its tables", g.Generation, g.Projection, g.State)
+	if g.State == consumer.Standby {
+		return what + ": the last swap can then not be rolled back"
+	}
+	return what + ": what was read for it is read again by another rebuild only"
 }
 
 // generations are those of every projection, or of the one that is named.

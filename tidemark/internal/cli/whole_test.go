@@ -53,7 +53,7 @@ func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 	status, said = u.ask(t, "deadletters", "show", listed.Items[0].Position)
 	require.Zero(t, status, said)
 	require.Contains(t, said, "month 13")
-	status, said = u.ask(t, "deadletters", "discard", listed.Items[0].Position, "--note", "a test")
+	status, said = u.ask(t, "deadletters", "discard", listed.Items[0].Position, "--note", "a test", "--yes")
 	require.Zero(t, status, said)
 
 	letters := filepath.Join(t.TempDir(), "letters.ndjson")
@@ -62,13 +62,13 @@ func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 		status, said = u.ask(t, "deadletters", "export", "-q", "month 13", "--file", letters)
 		return status == 0 && strings.Contains(said, "written   2")
 	}, 30*time.Second, 100*time.Millisecond, "%s", &said)
-	status, said = u.ask(t, "deadletters", "redrive", "--file", letters)
+	status, said = u.ask(t, "deadletters", "redrive", "--file", letters, "--yes")
 	require.Equal(t, 3, status, "still broken: %s", said)
 	require.Contains(t, said, listed.Items[1].Position)
 	text, err := os.ReadFile(letters)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(letters, bytes.ReplaceAll(text, []byte("month 13"), []byte("2009-12-01T00:00:00Z")), 0o600))
-	status, said = u.ask(t, "deadletters", "redrive", "--file", letters, "--note", "the month", "-o", "json")
+	status, said = u.ask(t, "deadletters", "redrive", "--file", letters, "--yes", "--note", "the month", "-o", "json")
 	require.Zero(t, status, said)
 	var redriven struct {
 		Results []struct{ Ticket, Command string }
@@ -90,7 +90,7 @@ func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 	require.Contains(t, said, "passed")
 	status, said = u.ask(t, "rebuild", "swap", "--projection", "timestamps")
 	require.Zero(t, status, "a rollback: %s", said)
-	status, said = u.ask(t, "rebuild", "drop", "1")
+	status, said = u.ask(t, "rebuild", "drop", "1", "--yes")
 	require.Zero(t, status, said)
 	status, said = u.ask(t, "rebuild", "start", "--to-position", "timestamp.command.v1/0@999999999")
 	require.Equal(t, 3, status, said)
