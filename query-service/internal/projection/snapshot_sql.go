@@ -247,19 +247,27 @@ FROM `+of.Table(schema.Progress))
 	return rebuilding
 }
 
-// NextOffsets reads how far each partition of every projection is, for a Watch: a hint, outside any
-// snapshot, in one query.
-func NextOffsets(db *sqlx.DB, catalog *Catalog) func(context.Context) (map[Place]int64, error) {
-	return func(ctx context.Context) (map[Place]int64, error) {
+// NextOffsets reads how far each partition of the topics is, for a Watch: a hint, outside any snapshot, in one query. A
+// topic that no projection reads has no partitions.
+func NextOffsets(db *sqlx.DB, catalog *Catalog) func(ctx context.Context, topics []string) (map[Place]int64, error) {
+	return func(ctx context.Context, topics []string) (map[Place]int64, error) {
 		known, err := catalog.All(ctx)
 		if err != nil {
 			return nil, err
 		}
-		query := `SELECT ` + literal(topic.DeadLetterCommand.Name) + `::text, partition, next_offset FROM public.decision_progress`
-		for _, d := range known {
-			query += `
-UNION ALL SELECT topic, partition, next_offset FROM ` + d.Table(schema.Progress)
+		var parts []string
+		if slices.Contains(topics, topic.DeadLetterCommand.Name) {
+			parts = append(parts, `SELECT `+literal(topic.DeadLetterCommand.Name)+`::text, partition, next_offset FROM public.decision_progress`)
 		}
+		for _, d := range known {
+			if slices.Contains(topics, d.Topic) {
+				parts = append(parts, `SELECT topic, partition, next_offset FROM `+d.Table(schema.Progress))
+			}
+		}
+		if len(parts) == 0 {
+			return nil, nil
+		}
+		query := strings.Join(parts, " UNION ALL ")
 		rows, err := db.QueryContext(ctx, query)
 		if err != nil {
 			return nil, fmt.Errorf("poll the progress: %w", err)

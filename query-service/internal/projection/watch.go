@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,15 +26,15 @@ const (
 var errTooManyWaits = errors.New("too many reads are waiting")
 
 // Watch lets many reads share one poll of the progress. While nobody waits it reads nothing; while
-// somebody does, it polls at a pace that follows the youngest wait: 2 ms apart for one that has just
+// somebody does, it polls the topics that are waited for, at a pace that follows the youngest wait: 2 ms apart for one that has just
 // come, up to 100 ms for those that have waited long.
 type Watch struct {
-	read func(context.Context) (map[Place]int64, error)
+	read func(ctx context.Context, topics []string) (map[Place]int64, error)
 	log  *slog.Logger
 
 	mu      sync.Mutex
 	waiters map[*waiter]struct{}
-	latest  map[Place]int64 // as of the last poll
+	latest  map[Place]int64 // as of the last poll of its topic
 	stopped bool
 	stop    chan struct{} // closed by Release
 	kick    loop.Kick     // somebody has begun to wait
@@ -49,12 +51,12 @@ type waiter struct {
 	passed chan struct{}
 }
 
-// NewWatch polls by read, which returns the next offset of each partition. label names, for the metrics, the
+// NewWatch polls by read, which returns the next offset of each partition of the topics. label names, for the metrics, the
 // projection that reads a topic. Run must be called.
-func NewWatch(read func(context.Context) (map[Place]int64, error), label func(topic string) string, registry prometheus.Registerer, log *slog.Logger) *Watch {
+func NewWatch(read func(ctx context.Context, topics []string) (map[Place]int64, error), label func(topic string) string, registry prometheus.Registerer, log *slog.Logger) *Watch {
 	w := &Watch{
 		read: read, label: label, log: log,
-		waiters: map[*waiter]struct{}{}, stop: make(chan struct{}), kick: loop.NewKick(),
+		waiters: map[*waiter]struct{}{}, latest: map[Place]int64{}, stop: make(chan struct{}), kick: loop.NewKick(),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "tidemark_query_waiters", Help: "Reads that wait for the projection to pass their position; decisions are waited for too.",
 		}, []string{"projection"}),
@@ -67,7 +69,7 @@ func NewWatch(read func(context.Context) (map[Place]int64, error), label func(to
 	return w
 }
 
-// Hint reports whether the last poll, however old, saw p passed.
+// Hint reports whether the last poll of its topic, however old, saw p passed.
 func (w *Watch) Hint(p position.Position) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -158,19 +160,23 @@ func (w *Watch) anyone() bool {
 func (w *Watch) poll(ctx context.Context) error {
 	w.mu.Lock()
 	asked := make([]*waiter, 0, len(w.waiters))
+	var topics []string
 	for a := range w.waiters {
 		asked = append(asked, a)
+		if !slices.Contains(topics, a.place.Topic) {
+			topics = append(topics, a.place.Topic)
+		}
 	}
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	next, err := w.read(ctx)
+	next, err := w.read(ctx, topics)
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.latest = next
+	maps.Copy(w.latest, next)
 	for _, a := range asked {
 		if _, still := w.waiters[a]; still && next[a.place] > a.offset {
 			delete(w.waiters, a)

@@ -22,9 +22,11 @@ type fakeLog struct {
 	next  atomic.Int64 // of partition 0
 	reads atomic.Int64
 	fails atomic.Bool
+	asked atomic.Pointer[[]string] // the topics of the last read
 }
 
-func (f *fakeLog) read(ctx context.Context) (map[Place]int64, error) {
+func (f *fakeLog) read(ctx context.Context, topics []string) (map[Place]int64, error) {
+	f.asked.Store(&topics)
 	seen := f.next.Load()
 	f.reads.Add(1)
 	time.Sleep(time.Millisecond)
@@ -170,5 +172,30 @@ func TestWaitsAreBounded(t *testing.T) {
 		for range mostWaiters {
 			require.ErrorIs(t, <-done, ErrStopping)
 		}
+	})
+}
+
+func TestOnlyTheTopicsThatAreWaitedForArePolled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeLog{}
+		w := newWatch(t, f)
+		ctx, cancel := context.WithCancel(t.Context())
+		other := make(chan error, 2)
+		for range 2 {
+			go func() { other <- w.Await(ctx, position.Position{Topic: "other.v1", Offset: 1}) }()
+		}
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"other.v1"}, *f.asked.Load())
+		mine := make(chan error, 1)
+		go func() { mine <- w.Await(t.Context(), offset(0)) }()
+		time.Sleep(time.Second)
+		require.ElementsMatch(t, []string{"other.v1", topic.TimestampCommand.Name}, *f.asked.Load())
+		cancel()
+		require.ErrorIs(t, <-other, context.Canceled)
+		require.ErrorIs(t, <-other, context.Canceled)
+		f.next.Store(1)
+		require.NoError(t, <-mine)
+		require.Equal(t, []string{topic.TimestampCommand.Name}, *f.asked.Load())
+		require.True(t, w.Hint(offset(0)))
 	})
 }
