@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -36,36 +37,28 @@ func StartPostgres(ctx context.Context) (*Postgres, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	server, err := postgres.Start(ctx, postgres.Options{
-		DataDir: dir, Port: port, Log: slog.New(slog.DiscardHandler),
-		ExtraSettings: map[string]string{"fsync": "off", "max_connections": "300"},
-	})
+	server, err := startServer(ctx, dir, port, nil)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return &Postgres{Server: server, dir: dir}, nil
 }
 
+func startServer(ctx context.Context, dir string, port int, more map[string]string) (*postgres.Server, error) {
+	settings := map[string]string{"fsync": "off", "max_connections": "300", "wal_keep_size": "512MB"}
+	maps.Copy(settings, more)
+	return postgres.Start(ctx, postgres.Options{DataDir: dir, Port: port, Log: slog.New(slog.DiscardHandler), ExtraSettings: settings})
+}
+
 // EnableTLS makes the server show a certificate to whoever asks for TLS, from now on and over restarts.
 func (p *Postgres) EnableTLS(ctx context.Context, certFile, keyFile string) error {
-	cluster := filepath.Join(p.dir, "cluster")
-	owner, err := os.Stat(cluster)
-	if err != nil {
-		return fmt.Errorf("enable TLS: %w", err)
-	}
 	for name, from := range map[string]string{"server.crt": certFile, "server.key": keyFile} { // Postgres' own names
 		content, err := os.ReadFile(from)
+		if err == nil {
+			err = writeClusterFile(p.dir, name, content)
+		}
 		if err != nil {
 			return fmt.Errorf("enable TLS: %w", err)
-		}
-		to := filepath.Join(cluster, name)
-		if err := os.WriteFile(to, content, 0o600); err != nil {
-			return fmt.Errorf("enable TLS: %w", err)
-		}
-		if as, ok := owner.Sys().(*syscall.Stat_t); ok && int(as.Uid) != os.Geteuid() {
-			if err := os.Chown(to, int(as.Uid), int(as.Gid)); err != nil {
-				return fmt.Errorf("enable TLS: %w", err)
-			}
 		}
 	}
 	for _, statement := range []string{"ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"} {
@@ -87,6 +80,23 @@ func (p *Postgres) EnableTLS(ctx context.Context, certFile, keyFile string) erro
 			return fmt.Errorf("enable TLS: %w", err)
 		}
 	}
+}
+
+// writeClusterFile writes a file that the server reads, for the account that it runs under.
+func writeClusterFile(dir, name string, content []byte) error {
+	cluster := filepath.Join(dir, "cluster")
+	owner, err := os.Stat(cluster)
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(cluster, name)
+	if err := os.WriteFile(to, content, 0o600); err != nil {
+		return err
+	}
+	if as, ok := owner.Sys().(*syscall.Stat_t); ok && int(as.Uid) != os.Geteuid() {
+		return os.Chown(to, int(as.Uid), int(as.Gid))
+	}
+	return nil
 }
 
 // Address returns the server's host:port, to put a Proxy before it.
@@ -144,4 +154,13 @@ func execute(ctx context.Context, url, statement string) (err error) {
 	defer func() { err = errors.Join(err, db.Close()) }()
 	_, err = db.ExecContext(ctx, statement)
 	return err
+}
+
+func value(ctx context.Context, url, query string) (v string, err error) {
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return v, db.QueryRowContext(ctx, query).Scan(&v)
 }

@@ -295,13 +295,17 @@ func (s *Server) ready() bool {
 		return false
 	}
 	lines := strings.Split(string(content), "\n")
-	return len(lines) >= 8 && lines[0] == strconv.Itoa(s.process.cmd.Process.Pid) && strings.TrimSpace(lines[7]) == "ready"
+	if len(lines) < 8 || lines[0] != strconv.Itoa(s.process.cmd.Process.Pid) {
+		return false
+	}
+	state := strings.TrimSpace(lines[7])
+	return state == "ready" || state == "standby" // which answers reads
 }
 
 func (s *Server) createDatabase(ctx context.Context) error {
 	c := config.DefaultPostgres()
 	c.URL = s.url("postgres")
-	db, err := database.Open(c, name, database.Limits{})
+	db, err := database.Open(c, name, database.Limits{ReadOnly: true}) // a standby will do: there it is made already
 	if err != nil {
 		return err
 	}
