@@ -74,7 +74,7 @@ func (s *stage) gets(b *testing.B, n int) []string {
 		var id string
 		at := position.Position{Topic: topic.TimestampCommand.Name}
 		require.NoError(b, rows.Scan(&id, &at.Partition, &at.Offset))
-		requests = append(requests, fmt.Sprintf("GET /api/v1/timestamp/%s HTTP/1.1\r\nHost: bench\r\n%s: %s\r\n\r\n", id, position.Header, at))
+		requests = append(requests, fmt.Sprintf("GET /api/v1/timestamp/%s HTTP/1.1\r\nHost: localhost\r\n%s: %s\r\n\r\n", id, position.Header, at))
 	}
 	require.NoError(b, rows.Err())
 	require.Len(b, requests, n)

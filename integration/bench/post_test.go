@@ -28,7 +28,7 @@ const (
 	postDuring      = 1 * time.Second
 )
 
-var postRequest = []string{"POST /api/v1/timestamp/2009-09-28T19:03:12Z HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"}
+var postRequest = []string{"POST /api/v1/timestamp/2009-09-28T19:03:12Z HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"}
 
 // BenchmarkPost compares a POST that is acknowledged by all replicas with the same gin stack answering a
 // constant, both with Kafka, the service and the load on this machine.

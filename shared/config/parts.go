@@ -21,6 +21,7 @@ type HTTP struct {
 	APIKeysFile     string        `env:"API_KEYS_FILE" desc:"file of hashed API keys (tidemark keys create); re-read when it changes"`
 	TLSCertFile     string        `env:"TLS_CERT_FILE" desc:"certificate to serve HTTPS with, PEM, the chain included; re-read when it changes"`
 	TLSKeyFile      string        `env:"TLS_KEY_FILE" desc:"private key of TLS_CERT_FILE, PEM"`
+	AllowedHosts    []string      `env:"ALLOWED_HOSTS" desc:"names, by commas, that a request's Host may be besides loopback ones; looked at on loopback without keys, where every other Host is refused"`
 	RateLimit       int           `env:"RATE_LIMIT" desc:"requests a second of one caller: an API key or, without one, an address off this host; 0 is no limit"`
 	TrustedProxies  []string      `env:"TRUSTED_PROXIES" desc:"addresses or networks, by commas, whose X-Forwarded-For is believed"`
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" desc:"how long a clean stop may take"`
@@ -47,6 +48,12 @@ func (h HTTP) Scheme() string {
 // Address is what to listen on.
 func (h HTTP) Address() string { return net.JoinHostPort(h.BindAddress, fmt.Sprint(h.ServerPort)) }
 
+// OnLoopback reports whether only this machine can reach what is listened on.
+func (h HTTP) OnLoopback() bool {
+	ip := net.ParseIP(h.BindAddress)
+	return h.BindAddress == "localhost" || ip != nil && ip.IsLoopback()
+}
+
 // Validate refuses to listen off loopback without authentication, unless that is asked for.
 func (h HTTP) Validate() error {
 	var errs []error
@@ -56,8 +63,7 @@ func (h HTTP) Validate() error {
 	if h.Auth != "" && h.Auth != "off" {
 		errs = append(errs, fmt.Errorf("AUTH=%q is not known: leave it empty or set off", h.Auth))
 	}
-	ip := net.ParseIP(h.BindAddress)
-	if loopback := h.BindAddress == "localhost" || ip != nil && ip.IsLoopback(); !loopback && h.Auth != "off" && h.APIKeysFile == "" {
+	if !h.OnLoopback() && h.Auth != "off" && h.APIKeysFile == "" {
 		errs = append(errs, fmt.Errorf("BIND_ADDRESS=%q is off loopback and there is no authentication: set API_KEYS_FILE (tidemark keys create makes one), bind to 127.0.0.1, or set AUTH=off to let anyone in who can reach it", h.BindAddress))
 	}
 	if h.APIKeysFile != "" {
@@ -75,6 +81,11 @@ func (h HTTP) Validate() error {
 	}
 	if h.RateLimit < 0 {
 		errs = append(errs, fmt.Errorf("RATE_LIMIT=%d is negative: 0 is no limit", h.RateLimit))
+	}
+	for _, host := range h.AllowedHosts {
+		if host == "" || net.ParseIP(host) == nil && strings.ContainsAny(host, "*/:@[] ") {
+			errs = append(errs, fmt.Errorf("ALLOWED_HOSTS: %q is no host name: without scheme, port and wildcard, such as tidemark.test", host))
+		}
 	}
 	for _, p := range h.TrustedProxies {
 		if _, err := netip.ParsePrefix(p); err != nil && net.ParseIP(p) == nil {

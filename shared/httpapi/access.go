@@ -41,13 +41,13 @@ func newAccess(o Options, s scopes, keys *auth.Keyring) *access {
 		failures: auth.NewLimits(failuresPerSecond, failuresAtOnce),
 		origin:   http.NewCrossOriginProtection(),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tidemark_http_refused_total", Help: "Requests that were not let in, by reason: key, scope, rate or origin.",
+			Name: "tidemark_http_refused_total", Help: "Requests that were not let in, by reason: key, scope, rate, origin or host.",
 		}, []string{"reason"}),
 	}
 	if o.HTTP.RateLimit > 0 {
 		a.limits = auth.NewLimits(float64(o.HTTP.RateLimit), 2*o.HTTP.RateLimit)
 	}
-	for _, reason := range []string{"key", "scope", "rate", "origin"} { // there from the start, so that an alert sees the first one
+	for _, reason := range []string{"key", "scope", "rate", "origin", "host"} { // there from the start, so that an alert sees the first one
 		a.refused.WithLabelValues(reason)
 	}
 	if a.key == nil {

@@ -128,7 +128,7 @@ func newGin(o Options, a *access, all *operations) (*gin.Engine, error) {
 	if o.Tracer != nil {
 		e.Use(traced(o.Tracer))
 	}
-	e.Use(measure(o.Registry), recovered(o.Log), endless(all), bounded(o.MaxBody, o.MaxBodies, all, a.refuse), a.serve, validated(all, a.refuse))
+	e.Use(measure(o.Registry), recovered(o.Log), a.requireKnownHost(o.HTTP), endless(all), bounded(o.MaxBody, o.MaxBodies, all, a.refuse), a.serve, validated(all, a.refuse))
 	missing := o.Refuse
 	if missing == nil {
 		missing = failAsPage

@@ -86,6 +86,7 @@ func setupWith(t *testing.T, h config.HTTP) (*Engine, *Readiness) {
 
 func call(e http.Handler, method, path, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Host = "localhost"
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -126,6 +127,7 @@ func TestABodyOfUnknownLengthIsBounded(t *testing.T) {
 	t.Parallel()
 	e, _ := setup(t)
 	r := httptest.NewRequest("POST", "/echo/x", io.MultiReader(strings.NewReader(`{"a":"`), strings.NewReader(strings.Repeat("b", 40)+`"}`)))
+	r.Host = "localhost"
 	r.ContentLength = -1
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()

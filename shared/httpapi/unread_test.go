@@ -68,8 +68,13 @@ func (o operationOf) reads(in, name string) bool {
 // serve returns an engine of the specification whose every route answers 200 to whatever it is let have.
 func serve(t *testing.T, name string) http.Handler {
 	t.Helper()
+	return serveWith(t, name, config.DefaultHTTP(0))
+}
+
+func serveWith(t *testing.T, name string, h config.HTTP) http.Handler {
+	t.Helper()
 	e, err := httpapi.NewEngine(t.Context(), httpapi.Options{
-		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Spec: specs[name], HTTP: config.DefaultHTTP(0),
+		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Spec: specs[name], HTTP: h,
 	})
 	require.NoError(t, err)
 	for _, o := range operationsOf(t, name) {
@@ -89,6 +94,7 @@ func serve(t *testing.T, name string) http.Handler {
 
 func send(e http.Handler, method, path, body string, header ...string) (status int, detail string) {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Host = "localhost"
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -147,6 +153,7 @@ func TestABodyOfUnknownLengthIsSeenWhereNoneIsTaken(t *testing.T) {
 	e := serve(t, "command")
 	for body, want := range map[string]int{"": 200, "{}": 400} {
 		r := httptest.NewRequest(http.MethodPost, "/api/v1/timestamp/2009-09-28T19:03:12Z", strings.NewReader(body))
+		r.Host = "localhost"
 		r.ContentLength = -1
 		w := httptest.NewRecorder()
 		e.ServeHTTP(w, r)
@@ -229,7 +236,9 @@ func TestHeadIsWhereverGetIsAndEvery405SaysWhatIsAllowed(t *testing.T) {
 		}
 		for path, allowed := range methods {
 			w := httptest.NewRecorder()
-			e.ServeHTTP(w, httptest.NewRequest(http.MethodPatch, path, http.NoBody))
+			r := httptest.NewRequest(http.MethodPatch, path, http.NoBody)
+			r.Host = "localhost"
+			e.ServeHTTP(w, r)
 			require.Equal(t, 405, w.Code, path)
 			require.ElementsMatch(t, allowed, strings.Split(w.Header().Get("Allow"), ", "), path)
 		}
