@@ -112,18 +112,22 @@ func TestTheLogInMemoryAnswersAsTheReaderDoes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := open(t)
-			l.write(t, 3, true)              // 0 to 2, marker 3
-			l.write(t, 2, false)             // 4 and 5, marker 6
+			one := []int32{0}
+			stable := func(end int64) { // a transaction's marker comes a moment after the answer to its end
+				await.Until(t, func() bool {
+					ends, err := l.StableEnds(t.Context(), l.topic, one)
+					return err == nil && ends[0] == end
+				})
+			}
+			l.write(t, 3, true)  // 0 to 2, marker 3
+			l.write(t, 2, false) // 4 and 5, marker 6
+			stable(7)
 			time.Sleep(2 * time.Millisecond) // log times are whole milliseconds, and the next one is to be a later one
 			between := time.Now()
 			time.Sleep(2 * time.Millisecond)
 			l.write(t, 1, true)  // 7, marker 8
 			l.write(t, 1, false) // 9, marker 10
-			one := []int32{0}
-			await.Until(t, func() bool { // a transaction's marker comes a moment after the answer to its end
-				ends, err := l.StableEnds(t.Context(), l.topic, one)
-				return err == nil && ends[0] == 11
-			})
+			stable(11)
 			records := map[int64]string{0: "value 0", 1: "value 1", 2: "value 2", 7: "value 0"}
 
 			cluster, err := l.ClusterID(t.Context())
