@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -55,17 +56,33 @@ type Batch struct {
 	session    context.Context //nolint:containedctx // a batch belongs to a session, which ends without asking it
 	assignment *assignment
 	msg        *message.Message
-	commit     *commit // nil until Done
-	bytes      int     // of its records' values
+	commit     *commit  // nil until Done
+	bytes      int      // of its records' values
+	headers    []Header // room for those of records to come
 }
 
 // mostBytes bounds the values of a batch, which ends once they are this many bytes.
 const mostBytes = 4 << 20
 
 func (b *Batch) add(m *sarama.ConsumerMessage) {
-	b.Records = append(b.Records, record(m))
+	r := Record{Offset: m.Offset, Timestamp: m.Timestamp.UTC(), Key: m.Key, Value: m.Value}
+	if n := len(m.Headers); n > 0 {
+		if n > cap(b.headers)-len(b.headers) {
+			b.headers = make([]Header, 0, max(n, headersAtOnce))
+		}
+		from := len(b.headers)
+		for _, h := range m.Headers {
+			b.headers = append(b.headers, Header{Key: h.Key, Value: h.Value})
+		}
+		r.Headers = slices.Clip(b.headers[from:])
+	}
+	b.Records = append(b.Records, r)
 	b.bytes += len(m.Value)
 }
+
+// headersAtOnce is for how many headers a batch makes room at a time: one allocation a record is a tenth of what reading
+// costs.
+const headersAtOnce = 256
 
 func (b *Batch) full(most int) bool { return len(b.Records) >= most || b.bytes >= mostBytes }
 
@@ -245,6 +262,7 @@ func (h *groupHandler) ConsumeClaim(sess sarama.ConsumerGroupSession, c sarama.C
 // offer stands and the batch grows.
 func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, a *assignment) {
 	in := a.ConsumerGroupClaim.Messages()
+	before := 0 // records of the batch before: in a replay all batches are full, and none has to grow
 	for {
 		var first *sarama.ConsumerMessage
 		select {
@@ -256,7 +274,7 @@ func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, a *assignment) {
 		case <-a.ended:
 			return
 		}
-		b := &Batch{Topic: a.Topic(), Partition: a.Partition(), session: sess.Context(), assignment: a}
+		b := &Batch{Topic: a.Topic(), Partition: a.Partition(), Records: make([]Record, 0, before), session: sess.Context(), assignment: a}
 		b.add(first)
 		id := strconv.FormatUint(h.s.serial.Add(1), 36)
 		stand := &sarama.ConsumerMessage{Topic: b.Topic, Partition: b.Partition, Offset: first.Offset, Key: []byte(id)}
@@ -266,6 +284,7 @@ func (h *groupHandler) gather(sess sarama.ConsumerGroupSession, a *assignment) {
 			h.s.batches.Delete(id)
 			return
 		}
+		before = len(b.Records)
 	}
 }
 
@@ -296,15 +315,4 @@ func (h *groupHandler) offer(b *Batch, stand *sarama.ConsumerMessage, in <-chan 
 			return false
 		}
 	}
-}
-
-func record(m *sarama.ConsumerMessage) Record {
-	r := Record{Offset: m.Offset, Timestamp: m.Timestamp.UTC(), Key: m.Key, Value: m.Value}
-	if len(m.Headers) > 0 {
-		r.Headers = make([]Header, len(m.Headers))
-		for i, h := range m.Headers {
-			r.Headers[i] = Header{Key: h.Key, Value: h.Value}
-		}
-	}
-	return r
 }
