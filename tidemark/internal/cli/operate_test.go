@@ -365,6 +365,25 @@ func TestARebuildToAPointIsOfOneProjection(t *testing.T) {
 	require.Len(t, k.asked, 2, "nothing was sent")
 }
 
+// With consumer-service down the states of rebuilds are in the database still, which query-service reads.
+func TestTheStatusOfARebuildIsKnownWithConsumerServiceDown(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/v1/projections", answer(200, `{"projections":[{"projection":"timestamps"}]}`))
+	mux.HandleFunc("GET /api/v1/projections/timestamps/generations", answer(200, `{"projection":"timestamps","generations":[`+generation("filling", "")+`]}`))
+	query := httptest.NewServer(mux)
+	defer query.Close()
+	gone := httptest.NewServer(mux)
+	gone.Close()
+	var out, errOut bytes.Buffer
+	status := cli.Run(t.Context(), []string{"rebuild", "status"}, cli.Surroundings{
+		Environ: map[string]string{"CONSUMER_URL": gone.URL, "QUERY_URL": query.URL, "HOME": t.TempDir()}, Out: &out, Err: &errOut,
+	})
+	require.Equal(t, 1, status)
+	require.Contains(t, out.String(), "500 of 1000 (50.0%)")
+	require.Contains(t, errOut.String(), "consumer-service is down")
+}
+
 func TestAProofThatFailsIsShown(t *testing.T) {
 	t.Parallel()
 	k := &works{states: []string{generation("filling", ""), generation("ready", badProof)}}

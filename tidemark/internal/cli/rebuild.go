@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark/tidemark/shared/api/consumer"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
@@ -249,25 +250,33 @@ func (c *command) rebuildStatus() *cobra.Command {
 		Use:   "status [GENERATION]",
 		Short: "Say which generations there are and how far they are",
 		Long: `Say which generations there are, of every projection or of the one that is named, the serving one first, how far they are and
-what their verification has found.
+what their verification has found. With consumer-service down it says what the database knows of them, and its exit status is 1.
 ` + exitStatuses,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withServices(func(services *client.Client) error {
 				all, err := generations(cmd.Context(), services, one)
-				if err != nil {
+				var down *client.Unreachable
+				if errors.As(err, &down) && down.Service == service.Consumer.Name {
+					known, unknown := knownGenerations(cmd.Context(), services, one)
+					if unknown != nil {
+						return errors.Join(err, unknown)
+					}
+					all = known
+					err = end(failed, "consumer-service is down (%w): this is what the database knows. No rebuild goes on, and none can be started.", down.Err)
+				} else if err != nil {
 					return err
 				}
 				if len(args) == 0 {
 					c.printGenerations(all, true)
-					return nil
-				}
-				g, err := numbered(all, args[0])
-				if err != nil {
 					return err
 				}
+				g, wrong := numbered(all, args[0])
+				if wrong != nil {
+					return wrong
+				}
 				c.printGenerations([]consumer.Generation{g}, false)
-				return nil
+				return err
 			})
 		},
 	}
@@ -398,6 +407,30 @@ func generations(ctx context.Context, services *client.Client, one string) ([]co
 	found := []consumer.Generation{}
 	for _, name := range names {
 		of, err := services.Generations(ctx, name)
+		if err != nil {
+			return nil, requestFailed(err)
+		}
+		found = append(found, of...)
+	}
+	return found, nil
+}
+
+// knownGenerations are those that the database has, as query-service reads them.
+func knownGenerations(ctx context.Context, services *client.Client, one string) ([]consumer.Generation, error) {
+	all, err := services.Projections(ctx)
+	if err != nil {
+		return nil, requestFailed(err)
+	}
+	var names []string
+	for _, p := range all {
+		names = append(names, p.Projection)
+	}
+	if names, err = named(names, one); err != nil {
+		return nil, err
+	}
+	found := []consumer.Generation{}
+	for _, name := range names {
+		of, err := services.KnownGenerations(ctx, name)
 		if err != nil {
 			return nil, requestFailed(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tidemark/tidemark/shared/api/consumer"
+	"github.com/tidemark/tidemark/shared/api/query"
 	"github.com/tidemark/tidemark/shared/service"
 )
 
@@ -27,6 +28,16 @@ func (c *Client) Generations(ctx context.Context, projection string) ([]consumer
 	defer cancel()
 	resp, err := c.consumer.ListGenerations(ctx, projection)
 	list, _, err := read[consumer.GenerationList](service.Consumer, resp, err)
+	return list.Generations, err
+}
+
+// KnownGenerations lists the same as the database has them, by way of query-service, so that they are known while
+// consumer-service is down.
+func (c *Client) KnownGenerations(ctx context.Context, projection string) ([]consumer.Generation, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	resp, err := c.query.ListGenerations(ctx, projection, &query.ListGenerationsParams{})
+	list, _, err := read[consumer.GenerationList](service.Query, resp, err)
 	return list.Generations, err
 }
 
