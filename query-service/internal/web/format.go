@@ -13,6 +13,7 @@ import (
 
 var functions = template.FuncMap{
 	"num":     number,
+	"term":    linkToTerm,
 	"instant": instant.Format,
 	"clock":   func(t time.Time) string { return timeOfDay(t, time.Now(), "15:04:05 UTC") },
 	"fine":    func(t time.Time) string { return timeOfDay(t, time.Now(), "15:04:05.000 UTC") },

@@ -72,7 +72,7 @@ type form struct {
 // Mount adds the pages to the engine.
 func Mount(o Options) (*Pages, error) {
 	p := &Pages{Options: o, pages: map[string]*template.Template{}}
-	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "endpoints", "endpoint", "error"} {
+	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "endpoints", "endpoint", "glossary", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).Funcs(template.FuncMap{
 			"ago": func(t time.Time) string { return age(o.Pacer.Now().Sub(t)) },
 		}).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
@@ -97,6 +97,7 @@ func Mount(o Options) (*Pages, error) {
 		c.Header("X-Content-Type-Options", "nosniff")
 		serve.ServeHTTP(c.Writer, c.Request)
 	})
+	e.GET("/glossary", p.glossary)
 	e.GET("/login", p.login)
 	e.POST("/login", p.logIn)
 	e.POST("/logout", p.logOut)
