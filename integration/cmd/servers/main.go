@@ -64,7 +64,7 @@ func run(args []string, stderr io.Writer) int {
 	return status
 }
 
-// fetchOnly gets Kafka's jars and, by starting it once, Postgres.
+// fetchOnly gets Kafka's jars, Schemathesis, axe-core and, by starting it once, Postgres.
 func fetchOnly(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -72,6 +72,9 @@ func fetchOnly(ctx context.Context) error {
 		return err
 	}
 	if _, err := stack.Schemathesis(ctx); err != nil {
+		return err
+	}
+	if _, err := stack.Axe(ctx); err != nil {
 		return err
 	}
 	database, err := stack.StartPostgres(ctx)

@@ -44,18 +44,22 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 		v.Latest = page.Records
 		return err
 	})
-	v.Parts = p.parts()
+	v.Parts = p.parts(v.DatabaseOut)
 	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Self: "/", Events: projectionEvents, Refresh: v.refresh(), Body: v})
 }
 
-// parts is what runs, as it was seen last; a page never waits for it.
-func (p *Pages) parts() []peer.Part {
+// parts is what runs, as it was seen last; a page never waits for it. That the database is out is known here before
+// readiness has looked again.
+func (p *Pages) parts(databaseOut bool) []peer.Part {
 	own := p.Ready.Reasons()
 	me := peer.Part{Name: "query-service", What: "reads the tables, shows this page", State: peer.Up}
 	db := peer.Part{Name: "database", What: "holds the tables", State: peer.Up}
 	if why, down := own["database"]; down {
 		db.State, db.Words = peer.Down, why
 		delete(own, "database")
+	}
+	if databaseOut && db.State == peer.Up {
+		db.State, db.Words = peer.Down, "it cannot be read"
 	}
 	if len(own) > 0 {
 		me.State, me.Words = peer.Unready, peer.Reasons(own)

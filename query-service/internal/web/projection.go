@@ -118,6 +118,8 @@ func (p *Pages) viewStatus(s projection.Status) statusView {
 	return v
 }
 
+const consumerDown = "consumer-service is down"
+
 // whatIsDown says why a projection is down, as far as is seen from here, and what consumer-service says of itself.
 func (p *Pages) whatIsDown() (what, why string) {
 	for _, part := range p.Peers.Parts() {
@@ -126,7 +128,7 @@ func (p *Pages) whatIsDown() (what, why string) {
 		}
 		switch part.State {
 		case peer.Down:
-			return "consumer-service is down", part.Words
+			return consumerDown, part.Words
 		case peer.Unready:
 			return "consumer-service is not ready", part.Words
 		}
@@ -159,6 +161,7 @@ func viewReplay(r projection.Replay) replayView {
 // statusesView is every projection, and which one a headline is about.
 type statusesView struct {
 	Trouble     string // why nothing can be read
+	DatabaseOut bool   // it is the database that cannot be read
 	Projections []statusView
 	Worst       *statusView // nil where all that were begun keep up
 	CaughtUpAt  *time.Time  // of those that were begun, the least
@@ -176,7 +179,8 @@ func (p *Pages) statuses(ctx context.Context, also func(context.Context, *projec
 		return also(ctx, s)
 	})
 	if err != nil {
-		v.Trouble = p.Problem(ctx, err).Detail
+		pr := p.Problem(ctx, err)
+		v.Trouble, v.DatabaseOut = pr.Detail, pr.Type == "/problems/database-down"
 		return v
 	}
 	for _, s := range all {

@@ -40,6 +40,12 @@ func (v rebuildView) At(generation int) *peer.Refusal {
 	return v.Refused
 }
 
+// Answered reports whether the page answers the form that starts a rebuild: what it says there of what was sent stays, and
+// is not replaced by a live update.
+func (v rebuildView) Answered() bool {
+	return v.RefusedForm() || len(v.Form.Wrong) > 0 || v.Form.Dropping != nil
+}
+
 // RefusedForm reports whether the form that starts a rebuild was refused as a whole, and is shown.
 func (v rebuildView) RefusedForm() bool {
 	return v.Refused != nil && v.RefusedAt == nil && v.Current == nil
@@ -96,6 +102,21 @@ func (g generationView) Pace() string {
 		return fmt.Sprintf("%s a second", number(int64(at.Rate+0.5)))
 	}
 	return fmt.Sprintf("%s a second; caught up in about %s", number(int64(at.Rate+0.5)), span(time.Duration(*at.ETASeconds*float64(time.Second))))
+}
+
+// passedStep is a stage that is over, and how long it took.
+type passedStep struct{ Name, Took string }
+
+// Passed are the last stages of the serving generation, which last some milliseconds and are seldom seen while they do;
+// empty of one that was never swapped in.
+func (g generationView) Passed() []passedStep {
+	if !g.Serves() || g.Proof == nil || !g.Proof.OK || g.StateSince.Before(g.Proof.At) {
+		return nil
+	}
+	return []passedStep{
+		{"Verify", took(time.Duration(g.Proof.TookMS * float64(time.Millisecond)))},
+		{"Swap", took(g.StateSince.Sub(g.Proof.At)) + " after it"},
+	}
 }
 
 // Stalled reports whether consumer-service's watchdog says that it is.

@@ -23,6 +23,7 @@ type ticketView struct {
 	ticket.Ticket
 	journey.Times
 	Made   *time.Time // what the id says, where it says a time: the door's clock, or what a caller's own key claims
+	Down   string     // what is down, where that keeps the ticket from going on
 	Behind int64      // for pending: offsets between what is projected and this record
 }
 
@@ -65,6 +66,9 @@ func (p *Pages) ticket(c *gin.Context) {
 		return
 	}
 	v := ticketView{Ticket: t}
+	if down, _ := p.whatIsDown(); down == consumerDown && v.Changing() {
+		v.Down = down
+	}
 	if v.Settled() {
 		p.Journeys.Settled(id)
 	}
