@@ -95,6 +95,8 @@ func TestPagesInABrowser(t *testing.T) {
 			b.click(`.letter input[type="checkbox"]`)
 			b.fill("#note", "a test's own")
 			b.click(`button[formaction="/dead-letters/discard"]`)
+			b.sees("Discard 1 dead letter?", "What is lost")
+			b.click(`form[action="/dead-letters/discard"] button`)
 			b.sees("1 dead letter was discarded.")
 			b.open("/dead-letters/" + places[1])
 			b.sees("a test's own", "discarded")

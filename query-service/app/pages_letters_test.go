@@ -123,7 +123,14 @@ func TestDeadLettersAreRedrivenInBulk(t *testing.T) {
 	few["payload"] = []string{"first\r\nline", "second"}
 	a = s.post(t, "/dead-letters/redrive", few)
 	require.Equal(t, 303, a.status, a.body)
-	require.Contains(t, a.header.Get("Location"), "/dead-letters?count=2&done=redriven&position=deadletter.command.v1/5@0&position=deadletter.command.v1/7@0", "the last decision of each partition")
+	require.Contains(t, a.header.Get("Location"), "/dead-letters?count=2&done=redriven&position=deadletter.command.v1/5@0,deadletter.command.v1/7@0", "the last decision of each partition")
+	// The list that follows is of after every decision, in whichever partition it lies.
+	db.Must(t, `INSERT INTO decision_progress VALUES (7, 1)`)
+	page := s.pageWhile(t, a.header.Get("Location"), func() { decide(t, db, "1@0", "redrive", uuid.New()) })
+	require.Equal(t, 200, page.status)
+	require.Contains(t, page.body, "2 dead letters were redriven.")
+	require.NotContains(t, page.body, `value="timestamp.command.v1/1@0"`, "it is decided")
+	db.Must(t, `DELETE FROM dead_letter_decisions`)
 	o.was(t, `POST /api/v1/deadletters/redrive {"letters":[{"payload":"first\nline","position":"timestamp.command.v1/1@0"},{"payload":"second","position":"timestamp.command.v1/1@30"}],"note":"","readable":true}`)
 	o.will(422, `{"status":422,"detail":"1 of 2 payloads is still broken","errors":[{"position":"timestamp.command.v1/1@30","reason":"no JSON"}]}`)
 	a = s.post(t, "/dead-letters/redrive", few)
@@ -152,10 +159,38 @@ func TestDeadLettersAreRedrivenInBulk(t *testing.T) {
 	require.Equal(t, 303, a.status, a.body)
 	o.mu.Lock()
 	require.Equal(t, 30, strings.Count(o.asked[0], "2026-12-01T00:00:00Z"))
+	o.asked = nil
 	o.mu.Unlock()
 
-	a = s.post(t, "/dead-letters/discard", url.Values{"all": {"1"}, "search_q": {"other"}})
+	// A discard is told before it is done.
+	a = s.post(t, "/dead-letters/discard", url.Values{"all": {"1"}, "search_q": {"2026-13-01"}, "note": {"old"}})
+	requireSound(t, "discard", a)
+	require.Equal(t, 200, a.status)
+	for _, words := range []string{"Discard 30 dead letters?", "the decision cannot be taken back", `30 letters of <a href="/projections/timestamps">timestamps</a>: <span class="tag">decode</span>`, `name="sure"`, `value="old"`, `href="/dead-letters?q=2026-13-01"`} {
+		require.Contains(t, a.body, words)
+	}
+	require.Equal(t, 30, strings.Count(a.body, `name="position"`))
+	o.was(t)
+	sure := url.Values{"sure": {"1"}, "position": {"timestamp.command.v1/1@0", "timestamp.command.v1/1@1"}, "note": {"old"}, "search_q": {"2026-13-01"}}
+
+	// Somebody was faster: what is decided is left out and named, the rest is asked about again.
+	o.will(409, `{"status":409,"detail":"timestamp.command.v1/1@0 is decided on","errors":[{"position":"timestamp.command.v1/1@0","reason":"it was discarded at 2026-01-03T00:00:00Z","decided":{"decision":"discard","decided_at":"2026-01-03T00:00:00Z","position":"deadletter.command.v1/5@0"}}]}`)
+	for _, path := range []string{"/dead-letters/discard", "/dead-letters/redrive"} {
+		a = s.post(t, path, sure)
+		requireSound(t, path, a)
+		require.Equal(t, 409, a.status)
+		require.Contains(t, a.body, "<code>timestamp.command.v1/1@0</code>: it was discarded at 2026-01-03T00:00:00Z")
+		require.Contains(t, a.body, `name="position" value="timestamp.command.v1/1@1"`)
+		require.NotContains(t, a.body, `name="position" value="timestamp.command.v1/1@0"`)
+	}
+	o.will(503, `{"status":503,"detail":"the outcome is unknown","retry_key":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"}`)
+	a = s.post(t, "/dead-letters/discard", sure)
+	require.Contains(t, a.body, `name="key" value="01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"`, "sent again from here it is a retry")
+	o.will(200, two)
+	a = s.post(t, "/dead-letters/discard", sure)
 	require.Equal(t, 303, a.status)
+	require.Contains(t, a.header.Get("Location"), "done=discarded")
+	require.Contains(t, a.header.Get("Location"), "q=2026-13-01", "back to the search")
 	for words, form := range map[string]url.Values{
 		"no dead letter is chosen": {}, "is no position": {"position": {"x"}}, "there is no dead letter at": {"position": {"timestamp.command.v1/3@9"}},
 	} {
@@ -169,4 +204,42 @@ func TestDeadLettersAreRedrivenInBulk(t *testing.T) {
 	a = s.post(t, "/dead-letters/discard", url.Values{"position": strings.Split(strings.Repeat("timestamp.command.v1/1@0 ", 1000)+"x", " ")})
 	require.Equal(t, 400, a.status)
 	require.Contains(t, a.body, "at most 1000 are taken at once")
+}
+
+// One step takes a thousand letters: that there are more is said before and after it.
+func TestWhatALimitLeavesOverIsSaid(t *testing.T) {
+	t.Parallel()
+	db, s, o := withOthers(t)
+	for range 1001 {
+		db.Reject(t, 1, []byte(broken), `[]`, "no instant")
+	}
+	for _, path := range []string{"/dead-letters/discard", "/dead-letters/review"} {
+		a := s.post(t, path, url.Values{"all": {"1"}, "search_q": {"2026-13-01"}})
+		requireSound(t, path, a)
+		require.Equal(t, 1000, strings.Count(a.body, `name="position"`), path)
+		require.Contains(t, a.body, "The others stay open.", path)
+		require.Contains(t, a.body, `name="limited"`, path)
+		a = s.post(t, path, url.Values{"all": {"1"}, "search_q": {"2026-13-01"}, "search_partition": {"2"}})
+		require.Contains(t, a.body, "no dead letter is chosen", path)
+	}
+	o.will(200, `{"results":[{"position":"timestamp.command.v1/1@0","decision":"deadletter.command.v1/5@0"}]}`)
+	a := s.post(t, "/dead-letters/discard", url.Values{"sure": {"1"}, "limited": {"1"}, "position": {"timestamp.command.v1/1@0"}})
+	require.Equal(t, 303, a.status, a.body)
+	page := s.pageWhile(t, a.header.Get("Location"), func() { decide(t, db, "1@0", "discard", nil) })
+	require.Contains(t, page.body, "the others are still open")
+}
+
+// Whoever works with the keyboard comes to the bar before the letters, and it stays in sight.
+func TestTheBarForManyLettersComesFirst(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	for range 50 {
+		db.Reject(t, 1, []byte(broken), `[]`, "no instant")
+	}
+	page := s.page(t, "/dead-letters")
+	bar, first := strings.Index(page.body, `class="acts bar"`), strings.Index(page.body, "<article")
+	require.Positive(t, bar)
+	require.Less(t, bar, first)
+	require.Contains(t, s.get(t, "/assets/tidemark.css").body, ".acts.bar { position: sticky;")
+	require.Contains(t, s.page(t, "/dead-letters?reason_code=decode").body, "<option selected>decode</option>")
 }

@@ -353,7 +353,7 @@ func TestPagesSayWhatToDoWhereTheOthersAreDown(t *testing.T) {
 		"/dead-letters/discard": "command-service does not answer at http://127.0.0.1:1: start it, or set COMMAND_URL",
 		"/dead-letters/redrive": "command-service does not answer",
 	} {
-		a := s.post(t, path, url.Values{"kind": {"swap"}, "position": {"timestamp.command.v1/0@0"}, "payload": {"{}"}})
+		a := s.post(t, path, url.Values{"kind": {"swap"}, "position": {"timestamp.command.v1/0@0"}, "payload": {"{}"}, "sure": {"1"}})
 		requireSound(t, path, a)
 		require.Equal(t, 503, a.status, path)
 		require.Contains(t, a.body, words)

@@ -23,6 +23,9 @@ const (
 	WholeBytes = 4 << 20
 )
 
+// ReasonCodes are those that consumer-service gives, as the comment on the table's column explains them.
+var ReasonCodes = []string{"decode", "misplaced", "time", "refused", "decided"}
+
 // ErrNotFound says that there is no dead letter at the position.
 var ErrNotFound = errors.New("no dead letter is there")
 

@@ -72,7 +72,7 @@ type form struct {
 // Mount adds the pages to the engine.
 func Mount(o Options) (*Pages, error) {
 	p := &Pages{Options: o, pages: map[string]*template.Template{}}
-	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "rebuild", "login", "endpoints", "endpoint", "glossary", "error"} {
+	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "discard", "rebuild", "login", "endpoints", "endpoint", "glossary", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).Funcs(template.FuncMap{
 			"ago": func(t time.Time) string { return age(o.Pacer.Now().Sub(t)) },
 		}).ParseFS(templates, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
