@@ -120,7 +120,12 @@ func same(a, b Proof) bool {
 
 // compareOnce is one look, in one snapshot. It takes no lock beyond that of a reader.
 func (s *Service) compareOnce(ctx context.Context, g Generation) (p Proof, err error) {
-	tx, err := s.Long.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	conn, release, err := s.session(ctx, g)
+	if err != nil {
+		return p, err
+	}
+	defer release()
+	tx, err := conn.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return p, fmt.Errorf("begin: %w", err)
 	}
@@ -298,7 +303,7 @@ func (s *Service) compare(ctx context.Context, tx *sqlx.Tx, of table, v vector, 
 			Own       int64   // below the generation's own progress
 			Rows      int64   // all: what is not below it has no business there
 		}
-		// Arrays by partition and no join: half the time a row, and the server may take several workers.
+		// Arrays by partition and no join: half the time a row, and the server may take several workers where no rate limit forbids it (see session).
 		if err := tx.SelectContext(ctx, &found, `
 SELECT t.partition, count(*) FILTER (WHERE t."offset" < ($1::bigint[])[t.partition + 1]`+of.inBoth()+`) AS below,
 	sum(`+hash+`) FILTER (WHERE t."offset" < ($1::bigint[])[t.partition + 1]`+of.inBoth()+`)::text AS hash,

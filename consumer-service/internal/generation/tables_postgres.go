@@ -2,6 +2,7 @@ package generation
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -116,18 +117,44 @@ WHERE t.relnamespace = to_regnamespace($1) AND NOT i.indisvalid AND x.relkind = 
 		}
 		statements = append(statements, missing...)
 	}
+	conn, release, err := s.session(ctx, g)
+	if err != nil {
+		return err
+	}
+	defer release()
 	for _, statement := range statements {
 		s.Logger.Info("an index is made anew", "projection", s.name(), "generation", g.Number, "statement", statement)
-		if _, err := s.Long.ExecContext(ctx, statement); err != nil {
+		if _, err := conn.ExecContext(ctx, statement); err != nil {
 			return fmt.Errorf("%s: %w", statement, err)
 		}
 	}
 	for _, t := range append(s.Definition.Tables(), schema.DeadLetters) {
-		if _, err := s.Long.ExecContext(ctx, `ANALYZE `+postgres.Qualified(g.Schema, t)); err != nil {
+		if _, err := conn.ExecContext(ctx, `ANALYZE `+postgres.Qualified(g.Schema, t)); err != nil {
 			return fmt.Errorf("analyze %s.%s: %w", g.Schema, t, err)
 		}
 	}
 	return nil
+}
+
+// session is a connection for the long steps of a rebuild. Where the rebuild has a rate limit, the server takes one process
+// for each of their statements and no helpers: who sets a limit wants the rest of the machine for readers, and an index or a
+// proof would else take every core. The caller releases it.
+func (s *Service) session(ctx context.Context, g Generation) (conn *sqlx.Conn, release func(), err error) {
+	if conn, err = s.Long.Connx(ctx); err != nil {
+		return nil, nil, fmt.Errorf("take a connection: %w", err)
+	}
+	if g.RateLimit == nil {
+		return conn, func() { _ = conn.Close() }, nil // an error of a connection that is given back is its next user's
+	}
+	discard := func() {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // this is how database/sql is told
+		_ = conn.Close()
+	}
+	if _, err := conn.ExecContext(ctx, `SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0`); err != nil {
+		discard()
+		return nil, nil, fmt.Errorf("hold a session to one process: %w", err)
+	}
+	return conn, discard, nil // what it was set to ends with it
 }
 
 // missingIndexes are the statements that make the indexes of tables that are not partitioned.
