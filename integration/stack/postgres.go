@@ -10,7 +10,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,7 +25,8 @@ import (
 // Postgres is a private server in a temporary folder. Signal, Restart and Done are the server's own.
 type Postgres struct {
 	*postgres.Server
-	dir string
+	dir   string
+	waits *lockWaits
 }
 
 // StartPostgres starts one. It survives kills of its processes but not a power cut: nothing is synced, for speed.
@@ -37,17 +40,55 @@ func StartPostgres(ctx context.Context) (*Postgres, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	server, err := startServer(ctx, dir, port, nil)
+	waits := newLockWaits()
+	server, err := startServer(ctx, dir, port, waits, nil)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return &Postgres{Server: server, dir: dir}, nil
+	return &Postgres{Server: server, dir: dir, waits: waits}, nil
 }
 
-func startServer(ctx context.Context, dir string, port int, more map[string]string) (*postgres.Server, error) {
-	settings := map[string]string{"fsync": "off", "max_connections": "300", "wal_keep_size": "512MB"}
+// ReadsHeldUp are the lines of the server's log, since its start, about readers of a database that waited longer than a second
+// for a table.
+func (p *Postgres) ReadsHeldUp(database string) []string {
+	p.waits.mu.Lock()
+	defer p.waits.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(p.waits.lines), func(line string) bool {
+		return !strings.HasPrefix(line, database+" ") || !strings.Contains(line, " still waiting for AccessShareLock ")
+	})
+}
+
+// lockWaits keeps what the server logs about waits for locks.
+type lockWaits struct {
+	slog.Handler
+	mu    sync.Mutex
+	lines []string
+}
+
+func newLockWaits() *lockWaits { return &lockWaits{Handler: slog.DiscardHandler} }
+
+func (w *lockWaits) Enabled(context.Context, slog.Level) bool { return true }
+
+func (w *lockWaits) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if line := a.Value.String(); strings.Contains(line, " still waiting for ") {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.lines = append(w.lines, line)
+		}
+		return true
+	})
+	return nil
+}
+
+func startServer(ctx context.Context, dir string, port int, waits *lockWaits, more map[string]string) (*postgres.Server, error) {
+	settings := map[string]string{
+		"fsync": "off", "max_connections": "300", "wal_keep_size": "512MB",
+		// Long waits for a lock are logged, those of a second (deadlock_timeout), under the database's name.
+		"log_lock_waits": "on", "log_line_prefix": "%d %a: ",
+	}
 	maps.Copy(settings, more)
-	return postgres.Start(ctx, postgres.Options{DataDir: dir, Port: port, Log: slog.New(slog.DiscardHandler), ExtraSettings: settings})
+	return postgres.Start(ctx, postgres.Options{DataDir: dir, Port: port, Log: slog.New(waits), ExtraSettings: settings})
 }
 
 // EnableTLS makes the server show a certificate to whoever asks for TLS, from now on and over restarts.

@@ -42,7 +42,7 @@ func (p *Postgres) StartReplica(ctx context.Context) (_ *Replica, err error) {
 	if err := writeClusterFile(dir, "standby.signal", nil); err != nil {
 		return nil, err
 	}
-	if p.Server, err = startServer(ctx, p.dir, p.Port(), nil); err != nil {
+	if p.Server, err = startServer(ctx, p.dir, p.Port(), p.waits, nil); err != nil {
 		return nil, err
 	}
 	link, err := StartProxy(ctx, p.Address())
@@ -57,11 +57,12 @@ func (p *Postgres) StartReplica(ctx context.Context) (_ *Replica, err error) {
 	if err != nil {
 		return nil, errors.Join(err, link.Close())
 	}
-	server, err := startServer(ctx, dir, port, map[string]string{"primary_conninfo": from})
+	waits := newLockWaits()
+	server, err := startServer(ctx, dir, port, waits, map[string]string{"primary_conninfo": from})
 	if err != nil {
 		return nil, errors.Join(err, link.Close())
 	}
-	return &Replica{&Postgres{Server: server, dir: dir}, link}, nil
+	return &Replica{&Postgres{Server: server, dir: dir, waits: waits}, link}, nil
 }
 
 // primaryConnection is how a standby reaches its primary, in libpq's words.

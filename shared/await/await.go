@@ -6,6 +6,7 @@
 package await
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -16,6 +17,14 @@ const (
 	limit = 90 * time.Second
 	tick  = 10 * time.Millisecond
 )
+
+// SideBySide lets eight of a package's parallel tests run at once, however few processors there are: for tests that wait for
+// servers most of the time. TestMain calls it first; -parallel overrides it.
+func SideBySide() {
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err) // the flag is the testing package's own
+	}
+}
 
 // Until returns once ready does so with true, and fails the test where it has not in a minute and a half. what says what is
 // waited for, as testify's messages do.
