@@ -120,7 +120,7 @@ func (b *browser) finds(path, words string) {
 			return
 		}
 		require.True(b.t, time.Now().Before(limit), "wanted %q in %s", words, source)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // before it is opened again
 	}
 }
 

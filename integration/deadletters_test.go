@@ -65,7 +65,7 @@ func (l letters) post(what, key string, body any) story.Answer {
 	if key != "" {
 		header = append(header, "Idempotency-Key", key)
 	}
-	a, err := l.Client.Do(l.t.Context(), http.MethodPost, l.command+"/api/v1/deadletters/"+what, string(text), header...)
+	a, err := l.Client.Send(l.t.Context(), http.MethodPost, l.command+"/api/v1/deadletters/"+what, string(text), header...)
 	require.NoError(l.t, err)
 	return a
 }

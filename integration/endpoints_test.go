@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 const endpointsPath = "/api/v1/endpoints"
@@ -55,7 +56,7 @@ func (e endpoints) send(method, path, body string, headers ...string) change {
 
 func (e endpoints) ask(status int, method, path, body string, headers ...string) story.Answer {
 	e.t.Helper()
-	a, err := e.Client.Do(e.t.Context(), method, e.stack.command+path, body, append([]string{"Content-Type", "application/json"}, headers...)...)
+	a, err := e.Client.Send(e.t.Context(), method, e.stack.command+path, body, append([]string{"Content-Type", "application/json"}, headers...)...)
 	require.NoError(e.t, err)
 	require.Equal(e.t, status, a.Status, a)
 	return a
@@ -241,7 +242,7 @@ func TestDeadLettersOfEndpointsAreDealtWith(t *testing.T) {
 	epoch := e.Epoch(e.DB)
 	again := e.Service("consumer-service", map[string]string{"KAFKA_GROUP_ID": "story-endpoint-letters-again"})
 	e.Ready(again)
-	require.Eventually(t, func() bool { return e.Epoch(e.DB) > epoch }, story.Patience, 10*time.Millisecond)
+	await.Until(t, func() bool { return e.Epoch(e.DB) > epoch })
 	story.RequireSame(t, before, e.RequireProjected(e.DB))
 }
 
@@ -284,7 +285,7 @@ func TestARebuildOfAllWhileCommandsComeIn(t *testing.T) {
 			return nil
 		}))
 	}
-	time.Sleep(time.Second) // a little longer, under what serves now
+	time.Sleep(time.Second) // users go on for a little under what serves now
 	stop()
 	require.NoError(t, <-failed)
 	require.NoError(t, <-failed)

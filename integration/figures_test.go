@@ -89,6 +89,6 @@ func requireBody(b *browser, words string, there bool) {
 			return
 		}
 		require.True(b.t, time.Now().Before(limit), "wanted %q (%v) in %s", words, there, source)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // the page tells nobody of its updates
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // The database can be thrown away, in every way that somebody may throw it away, and comes back from the log: the same
@@ -109,7 +110,7 @@ func TestRecovery(t *testing.T) {
 				for _, l := range d.all {
 					d.requireEqualUpToItsProgress(l)
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond) // so that the looks lie apart
 			}
 			stop()
 			for _, l := range d.all {
@@ -189,7 +190,7 @@ func (d *disaster) changeEndpoints(door *stack.Service) {
 	d.t.Log("make 30 endpoints, change 20, delete 10, and write 5 records that cannot be read")
 	const path = "/api/v1/endpoints"
 	send := func(method, path, body string) story.Answer {
-		a, err := d.Client.Do(d.t.Context(), method, door.URL()+path, body, "Content-Type", "application/json")
+		a, err := d.Client.Send(d.t.Context(), method, door.URL()+path, body, "Content-Type", "application/json")
 		require.NoError(d.t, err)
 		require.Equal(d.t, http.StatusAccepted, a.Status, a)
 		return a
@@ -298,7 +299,7 @@ func (d *disaster) startedOver() {
 			require.Equal(d.t, l.epoch, l.Epoch(d.DB), "%s were started over for nothing", l.Projection.Name)
 			continue
 		}
-		require.Eventually(d.t, func() bool { return l.Epoch(d.DB) > l.epoch }, story.Patience, 5*time.Millisecond,
+		await.Until(d.t, func() bool { return l.Epoch(d.DB) > l.epoch },
 			"the %s were never started over", l.Projection.Name)
 	}
 }

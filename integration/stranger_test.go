@@ -47,7 +47,7 @@ func TestStranger(t *testing.T) {
 
 	t.Log("the older alias answers 200 with an id, and the row comes")
 	before := time.Now().Add(-time.Second)
-	a, err = client.Post(ctx, stack.command+"/app")
+	a, err = client.Send(ctx, http.MethodPost, stack.command+"/app", "")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, a.Status, "%s", a)
 	row := visible(ctx, t, client, stack.query, a.Text("id"))

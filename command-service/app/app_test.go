@@ -113,7 +113,7 @@ func (s *running) ends(t *testing.T) error {
 	case err := <-s.ended:
 		close(s.ended)
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		require.Fail(t, "it goes on")
 		return nil
 	}
@@ -292,7 +292,7 @@ func TestAnUnsafeTopicIsRefusedAtTheStart(t *testing.T) {
 	require.NoError(t, r.Ensure(t.Context(), made))
 	alter(t, brokers, o.Topic, "cleanup.policy", "compact")
 	var guard *kafka.GuardError
-	require.Eventually(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+	await.Until(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) })
 	s := start(t, o)
 	err := s.ends(t)
 	require.ErrorAs(t, err, &guard)
@@ -383,7 +383,11 @@ func TestAStopFinishesWhatIsInHand(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(200 * time.Millisecond)
+	await.Until(t, func() bool { // the stop comes in the middle of requests
+		mu.Lock()
+		defer mu.Unlock()
+		return statuses[200] > 100
+	})
 	s.stop()
 	require.NoError(t, s.ends(t))
 	callers.Wait()
@@ -416,11 +420,11 @@ func newAdmin(t *testing.T, brokers []string) sarama.ClusterAdmin {
 func alter(t *testing.T, brokers []string, topic, setting, value string) {
 	t.Helper()
 	admin := newAdmin(t, brokers)
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return admin.IncrementalAlterConfig(sarama.TopicResource, topic, map[string]sarama.IncrementalAlterConfigsEntry{
 			setting: {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &value},
 		}, false) == nil
-	}, 5*time.Second, 20*time.Millisecond)
+	})
 }
 
 // A redrive is an ordinary command that names its letter, and then the decision; both are where the answer says.

@@ -91,7 +91,7 @@ func TestItWaitsForWhatIsAwayAndStopsWhenTold(t *testing.T) {
 	await.Until(t, func() bool {
 		status, body, _ := get("/ready")
 		require.Equal(t, http.StatusServiceUnavailable, status)
-		return strings.Contains(body, "waiting for the database")
+		return strings.Contains(body, "nothing listens at the address that DB_URL names")
 	})
 	status, _, header := get("/api/v1/timestamp/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f")
 	require.Equal(t, http.StatusPermanentRedirect, status)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // byHand is a compose project that runs without containers: the programs that the image holds, built by what builds
@@ -172,13 +173,13 @@ func requireStatic(t *testing.T, program string) {
 // healthcheck runs the service's own until it says that it is alive.
 func (h *byHand) healthcheck(s types.ServiceConfig, program string, env map[string]string) {
 	h.t.Helper()
-	require.Eventually(h.t, func() bool {
+	await.Until(h.t, func() bool {
 		cmd := exec.CommandContext(h.t.Context(), program, s.HealthCheck.Test[2:]...)
 		for name, value := range env {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 		return cmd.Run() == nil
-	}, story.Patience, 50*time.Millisecond, "%s is not healthy", s.Name)
+	}, "%s is not healthy", s.Name)
 }
 
 // nginx runs the front with its configuration, where it may write and with the upstreams where they are.
@@ -211,10 +212,10 @@ func (h *byHand) nginx() {
 			h.t.Logf("the end of the front's errors:\n%s", front.LogTail())
 		}
 	})
-	require.Eventually(h.t, func() bool {
+	await.Until(h.t, func() bool {
 		a, err := h.do(http.MethodGet, "/health", "")
 		return err == nil && a.Status == http.StatusOK
-	}, story.Patience, 50*time.Millisecond, "the front")
+	}, "the front")
 }
 
 // insecure believes the front's certificate, which signs itself.

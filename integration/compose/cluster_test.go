@@ -78,7 +78,7 @@ func startWriters(h *byHand, n int) *writers {
 				case a.accepted():
 					w.accepted.Add(1)
 				default:
-					time.Sleep(20 * time.Millisecond)
+					time.Sleep(20 * time.Millisecond) // a client that is refused comes again
 				}
 			}
 		})
@@ -95,7 +95,7 @@ func (w *writers) close() {
 func (w *writers) goOn(t *testing.T, n int64, when string) {
 	t.Helper()
 	from, began := w.accepted.Load(), time.Now()
-	require.Eventually(t, func() bool { return w.accepted.Load() >= from+n }, story.Patience, 10*time.Millisecond, "no tickets %s", when)
+	await.Until(t, func() bool { return w.accepted.Load() >= from+n }, "no tickets %s", when)
 	t.Logf("%d tickets %s after %s", n, when, time.Since(began).Round(time.Millisecond))
 }
 
@@ -103,7 +103,7 @@ func (w *writers) goOn(t *testing.T, n int64, when string) {
 func inSync(t *testing.T, brokers []string) {
 	t.Helper()
 	began, left := time.Now(), ""
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		c, err := kafka.NewClient(config.Kafka{Brokers: brokers}, "test")
 		if err != nil {
 			left = err.Error()
@@ -123,7 +123,7 @@ func inSync(t *testing.T, brokers []string) {
 			}
 		}
 		return true
-	}, story.Patience, 200*time.Millisecond, "not in sync: %s", &left)
+	}, "not in sync: %s", &left)
 	t.Logf("all replicas are in sync after %s", time.Since(began).Round(time.Millisecond))
 }
 
@@ -214,8 +214,8 @@ func TestThreeBrokers(t *testing.T) {
 	require.Len(t, killed, 2)
 	alone := time.Now()
 	replicated := highWatermarks(t, survivor)
-	time.Sleep(8 * time.Second)
-	together := time.Now() // it may take writes before it is known to listen
+	time.Sleep(8 * time.Second) // in which it may take nothing: some deadlines and retries of the publishers
+	together := time.Now()      // it may take writes before it is known to listen
 	require.NoError(t, killed[1].Start(ctx))
 	w.goOn(t, 200, "with two brokers again")
 	require.NoError(t, killed[0].Start(ctx))

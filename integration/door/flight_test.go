@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
@@ -23,7 +24,7 @@ func newPublisher(t *testing.T, k *stack.Kafka, retryFor time.Duration) *kafka.P
 	p, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: config.Kafka{Brokers: viaProxy(k)}, ClientID: "test", Producer: "test/1", Log: quiet(), RetryFor: retryFor})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
-	require.Eventually(t, func() bool { return p.State() == nil }, 20*time.Second, 10*time.Millisecond)
+	await.Until(t, func() bool { return p.State() == nil })
 	return p
 }
 
@@ -87,7 +88,7 @@ func TestABrokenConnectionLosesAndDoublesNothing(t *testing.T) {
 			switch breaks.Add(1) % 3 {
 			case 0: // the broker gets the request, the answer is lost
 				k.Proxy(door).HangReplies()
-				time.Sleep(30 * time.Millisecond)
+				time.Sleep(30 * time.Millisecond) // in which answers get lost
 				k.Proxy(door).Reset()
 				k.Proxy(door).Pass()
 			default:
@@ -115,7 +116,7 @@ func TestARestartOfTheBrokerWithinTheRetriesIsADelay(t *testing.T) {
 	f := &flown{told: map[string]kafka.Result{}}
 	restarted := make(chan error, 1)
 	go func() {
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond) // in the middle of the flights
 		if err := k.Kill(); err != nil {
 			restarted <- err
 			return
@@ -154,15 +155,15 @@ func TestAProducerThatFailedIsReplacedAndRecoversAtOnce(t *testing.T) {
 		} else {
 			k.Proxy(door).HangReplies() // answers that do not come; then the connection goes
 			go func() {
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // longer than a flight is repeated
 				k.Proxy(door).Cut()
 			}()
 		}
 		f.fly(p, topic, fmt.Sprintf("during %d", i), 40)
-		time.Sleep(2 * time.Second)
+		time.Sleep(time.Second) // so that the publisher has tried to connect in vain
 		k.Proxy(door).Pass()
 		back := time.Now()
-		require.Eventually(t, func() bool { return p.State() == nil }, 5*time.Second, 5*time.Millisecond)
+		await.Until(t, func() bool { return p.State() == nil })
 		f.fly(p, topic, fmt.Sprintf("after %d", i), 40)
 		require.NoError(t, f.told[fmt.Sprintf("after %d-0", i)].Err)
 		t.Logf("writes again %s after the network is back", time.Since(back).Round(time.Millisecond))

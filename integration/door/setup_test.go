@@ -19,6 +19,7 @@ import (
 
 	"github.com/tidemark/tidemark/command-service/app"
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/loop"
@@ -59,9 +60,9 @@ func newTopic(t *testing.T, k *stack.Kafka, partitions int) string {
 	r := kafka.NewReader(config.Kafka{Brokers: k.Brokers()}, "test")
 	defer func() { require.NoError(t, r.Close()) }()
 	spec := topic.Spec{Name: "door-" + uuid.NewString(), Partitions: partitions, ReplicationFactor: 1}
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return r.Ensure(t.Context(), spec) == nil && r.Check(t.Context(), spec) == nil
-	}, 20*time.Second, 50*time.Millisecond)
+	})
 	return spec.Name
 }
 
@@ -97,7 +98,7 @@ func readAll(t *testing.T, k *stack.Kafka, topic string) map[position.Position]r
 			case m := <-in.Messages():
 				at = m.Offset
 				all[position.Position{Topic: topic, Partition: p, Offset: at}] = record{string(m.Key), string(m.Value)}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				require.Fail(t, "the topic cannot be read to its end")
 			}
 		}
@@ -164,20 +165,20 @@ func startService(t *testing.T, k *stack.Kafka, deadline time.Duration) *service
 		ended <- err
 		require.NoError(t, err)
 	}
-	s.awaitReady(t, 30*time.Second)
+	s.awaitReady(t)
 	return s
 }
 
-func (s *service) awaitReady(t *testing.T, within time.Duration) {
+func (s *service) awaitReady(t *testing.T) {
 	t.Helper()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		res, err := s.client.Get(s.url + "/ready")
 		if err != nil {
 			return false
 		}
 		_, _ = io.Copy(io.Discard, res.Body)
 		return res.Body.Close() == nil && res.StatusCode == http.StatusOK
-	}, within, 20*time.Millisecond)
+	})
 }
 
 // answer is what a POST got.

@@ -100,7 +100,7 @@ func TestAStreamLosesNoTicketAndGivesNoneThatIsNotThere(t *testing.T) {
 		if disturbed == nil {
 			disturbed = k.Kill()
 		}
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(1500 * time.Millisecond) // an outage longer than the deadline of a line
 		if disturbed == nil {
 			disturbed = k.Start(t.Context())
 		}
@@ -119,7 +119,7 @@ func TestAStreamLosesNoTicketAndGivesNoneThatIsNotThere(t *testing.T) {
 		default:
 		}
 		if done++; done%40 == 0 {
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // so that the stream lasts through all disturbances
 		}
 		if done%50 == 0 {
 			keys = append(keys, "")

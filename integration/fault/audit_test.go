@@ -28,7 +28,7 @@ func TestAnAuditThatHungDoesNotPutOffTheNext(t *testing.T) {
 	proxy.Hang()
 	time.Sleep(4 * time.Second) // twenty times as long is what the next one would wait
 	proxy.Pass()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), story.Patience)
 	defer cancel()
 	for range 3 { // the first may be the one that hung
 		require.NoError(t, story.Timestamps.CleanAudit(ctx, s.DB))

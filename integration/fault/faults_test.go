@@ -267,7 +267,7 @@ func visit(r *rand.Rand, l *deployment) fault {
 
 // left stops a service in order.
 func left(ctx context.Context, s *stack.Service) error {
-	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return s.Stop(ctx)
 }

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -271,7 +270,7 @@ func both(r *refusal) {
 // ends is a process that ends by itself with a failure, and these words as its last.
 func ends(r *refusal) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), story.Patience)
 	defer cancel()
 	status, err := r.consumer.Exited(ctx)
 	require.NoError(r.t, err)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // The server vacuums what a rebuild has just filled, and that may take an hour: a swap does not wait for its end, and no
@@ -31,11 +31,11 @@ func TestAVacuumDoesNotHoldUpASwap(t *testing.T) {
 	exec(fmt.Sprintf(`ALTER TABLE %s.timestamp_records SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
 		autovacuum_vacuum_insert_threshold = 1, autovacuum_vacuum_insert_scale_factor = 0, autovacuum_analyze_threshold = 1000000000)`, g.Schema))
 	fill(t, s.Log, 1_000) // it has something to do
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		var n int
 		err := s.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = $1::regclass`, g.Schema+".timestamp_records").Scan(&n)
 		return err == nil && n == 1
-	}, story.Patience, 50*time.Millisecond)
+	})
 	op.swap(g.Generation)
 	op.untilServes(g.Generation)
 	var came int

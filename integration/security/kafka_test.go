@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/certs/certstest"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -69,15 +70,15 @@ func roundTrip(t *testing.T, k config.Kafka) {
 	reader := kafka.NewReader(k, "test")
 	defer func() { require.NoError(t, reader.Close()) }()
 	require.NoError(t, reader.Ensure(t.Context(), topic))
-	require.Eventually(t, func() bool { return reader.Check(t.Context(), topic) == nil }, story.Patience, 20*time.Millisecond)
+	await.Until(t, func() bool { return reader.Check(t.Context(), topic) == nil })
 
 	publisher, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: k, ClientID: "test", Producer: "test/1", Log: quiet()})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, publisher.Close()) }()
-	require.Eventually(t, func() bool { return publisher.State() == nil }, story.Patience, 20*time.Millisecond)
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool { return publisher.State() == nil })
+	await.Until(t, func() bool {
 		return publisher.PublishAll(topic.Name, kafka.NewMessage("key", []byte("value"), ""))[0].Err == nil
-	}, story.Patience, 50*time.Millisecond)
+	})
 
 	subscriber, err := kafka.NewSubscriber(kafka.SubscriberOptions{
 		Kafka: k, ClientID: "test", Group: topic.Name, BatchSize: 10, Log: quiet(),

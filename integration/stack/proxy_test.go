@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // echo is a server that answers each line with the same line.
@@ -109,7 +110,7 @@ func TestProxyPassesBytesOn(t *testing.T) {
 	require.Equal(t, "last", answer)
 	_, err = c.hear(t, soon)
 	require.ErrorIs(t, err, io.EOF)
-	require.Eventually(t, func() bool { return p.Connections() == 0 }, soon, time.Millisecond)
+	await.Until(t, func() bool { return p.Connections() == 0 })
 }
 
 func TestCutProxyResetsAndRefusesUntilRestored(t *testing.T) {
@@ -227,11 +228,10 @@ func TestSlowProxyDelaysAndThrottles(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, time.Since(began), 180*time.Millisecond)
 
+	p.Slow(10*soon, 0)
 	p.Pass()
-	began = time.Now()
 	_, err = c.ask(t, "quick", soon)
-	require.NoError(t, err)
-	require.Less(t, time.Since(began), 60*time.Millisecond)
+	require.NoError(t, err, "nothing of it is left")
 }
 
 func TestProxyResetsClientsOfAServerThatIsDown(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // collector is the OTLP receiver of the OpenTelemetry Collector, on a port of its own, that keeps what it gets.
@@ -92,7 +92,7 @@ func (c *collector) spans() []span {
 func (c *collector) wait(t *testing.T, n int, what string, match func(span) bool) []span {
 	t.Helper()
 	var found []span
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		found = nil
 		for _, s := range c.spans() {
 			if match(s) {
@@ -100,7 +100,7 @@ func (c *collector) wait(t *testing.T, n int, what string, match func(span) bool
 			}
 		}
 		return len(found) >= n
-	}, story.Patience, 50*time.Millisecond, "%d spans: %s", n, what)
+	}, "%d spans: %s", n, what)
 	return found
 }
 
@@ -207,7 +207,7 @@ func TestOneTraceFollowsACommandFromItsPostToItsRow(t *testing.T) {
 		require.Len(t, rows, n)
 		for _, name := range []string{"send " + story.Topic, "project " + story.Topic} {
 			linked := map[string]int{}
-			require.Eventually(t, func() bool {
+			await.Until(t, func() bool {
 				clear(linked)
 				for _, s := range c.spans() {
 					for _, l := range s.Links().All() {
@@ -217,7 +217,7 @@ func TestOneTraceFollowsACommandFromItsPostToItsRow(t *testing.T) {
 					}
 				}
 				return len(linked) == n
-			}, story.Patience, 50*time.Millisecond, "%s is linked to each", name)
+			}, "%s is linked to each", name)
 			for id, times := range linked {
 				require.Equal(t, 1, times, "%s of %s", name, id)
 			}
@@ -246,7 +246,7 @@ func TestOneTraceFollowsACommandFromItsPostToItsRow(t *testing.T) {
 			"tidemark_commands_total": "command-service", "tidemark_projection_records_total": "consumer-service",
 			"tidemark_query_reads_total": "query-service", "go_goroutines": "query-service",
 		}
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			missing := len(wanted)
 			seen := map[string]bool{}
 			for _, md := range c.metrics.AllMetrics() {
@@ -263,6 +263,6 @@ func TestOneTraceFollowsACommandFromItsPostToItsRow(t *testing.T) {
 				}
 			}
 			return missing == 0
-		}, story.Patience, 50*time.Millisecond)
+		})
 	})
 }

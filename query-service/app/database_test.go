@@ -5,11 +5,11 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 )
 
@@ -45,7 +45,7 @@ func TestReadinessSaysWhyTheDatabaseCannotBeRead(t *testing.T) {
 			s := start(t, u.String(), nil)
 			for _, path := range []string{"/ready", "/api/v1/timestamp/01920b5c-7d4e-7cc3-98c4-dc0c0c07398f"} {
 				var a answer
-				require.Eventually(t, func() bool { a = s.get(t, path); return strings.Contains(a.body, want) }, time.Minute, 20*time.Millisecond)
+				await.Until(t, func() bool { a = s.get(t, path); return strings.Contains(a.body, want) })
 				require.Equal(t, http.StatusServiceUnavailable, a.status)
 				require.NotContains(t, a.body, u.Port())
 				require.NotContains(t, a.body, "pq:")

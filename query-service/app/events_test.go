@@ -14,12 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // events opens a stream and returns a function that reads the next event.
 func (s *running) events(t *testing.T, query string) func() (name string, data map[string]any, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second) // a stop is to end it, not the test
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute) // a stop is to end it, not the test
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/v1/events?"+query, nil)
 	require.NoError(t, err)
@@ -53,10 +54,10 @@ func TestAStreamTellsOfTheProjection(t *testing.T) {
 	require.Equal(t, "projection", name)
 	require.InDelta(t, 0, data["totals"].(map[string]any)["applied"], 0)
 	require.NoError(t, db.Project(t.Context(), 1, testdb.Row{ID: uuid.New(), Stamp: stamp}))
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		_, data, err = next()
 		return err == nil && data["totals"].(map[string]any)["applied"] == 1.0
-	}, 10*time.Second, time.Millisecond)
+	})
 
 	db.Must(t, `ALTER TABLE projection_progress RENAME TO gone`)
 	for name == "projection" {
@@ -116,5 +117,5 @@ func TestAStopEndsTheStreams(t *testing.T) {
 		_, _, err = next()
 	}
 	require.ErrorIs(t, err, io.EOF, "it ends in order, not cut")
-	require.Less(t, time.Since(begin), 3*time.Second)
+	require.Less(t, time.Since(begin), 10*time.Second)
 }

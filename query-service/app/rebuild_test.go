@@ -316,7 +316,7 @@ func TestAStandbyIsDroppedInASecondStep(t *testing.T) {
 func TestAnAuditIsAskedForOnThePage(t *testing.T) {
 	t.Parallel()
 	db, s, o := withOthers(t)
-	db.Must(t, `UPDATE projection_progress SET log_end = next_offset + 5 * partition, log_end_at = now(), caught_up_at = now()`)
+	db.Must(t, `UPDATE projection_progress SET log_end = next_offset + 5 * partition, log_end_at = now() + interval '1 hour', caught_up_at = now()`)
 	page := s.page(t, "/projections/timestamps")
 	require.Contains(t, page.body, "Pending: not run yet")
 	require.Contains(t, page.body, "Partitions")

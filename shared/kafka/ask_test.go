@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -119,7 +120,7 @@ func TestEveryCallEndsWithItsContextWhileTheBrokerHangs(t *testing.T) {
 			r := setupReader(t, h.brokers)
 			spec := topic.Spec{Name: "hangs", Partitions: 1, ReplicationFactor: 1}
 			require.NoError(t, r.Ensure(t.Context(), spec))
-			require.Eventually(t, func() bool { return r.Check(t.Context(), spec) == nil }, soon, 5*time.Millisecond)
+			await.Until(t, func() bool { return r.Check(t.Context(), spec) == nil })
 			call := calls(r, spec.Name)[name]
 			require.NoError(t, call(t.Context()))
 

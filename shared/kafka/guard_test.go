@@ -11,6 +11,7 @@ import (
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -61,7 +62,7 @@ func TestAGuardMakesItsTopicAndWatchesOverIt(t *testing.T) {
 			go func() { defer close(ended); g.Keep(ctx) }()
 
 			alter(t, r, g.o.Topic.Name, spoilt[0], spoilt[1])
-			require.Eventually(t, func() bool { ready, _ := p.get(); return !ready }, 10*time.Second, 5*time.Millisecond)
+			await.Until(t, func() bool { ready, _ := p.get(); return !ready })
 			_, reason := p.get()
 			require.Contains(t, reason, spoilt[0])
 			another, other := setupGuard(r, kept)
@@ -76,7 +77,7 @@ func TestAGuardMakesItsTopicAndWatchesOverIt(t *testing.T) {
 				good = "compact"
 			}
 			alter(t, r, g.o.Topic.Name, spoilt[0], good)
-			require.Eventually(t, func() bool { ready, _ := p.get(); return ready }, 10*time.Second, 5*time.Millisecond, "it is mended")
+			await.Until(t, func() bool { ready, _ := p.get(); return ready }, "it is mended")
 			cancel()
 			<-ended
 		}
@@ -95,7 +96,7 @@ func TestAGuardDoesNotMakeALostTopicAnew(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { defer close(ended); g.Keep(ctx) }()
-		require.Eventually(t, func() bool { ready, _ := p.get(); return !ready }, 10*time.Second, 5*time.Millisecond)
+		await.Until(t, func() bool { ready, _ := p.get(); return !ready })
 		_, err = r.Partitions(t.Context(), g.o.Topic.Name)
 		require.ErrorIs(t, err, ErrNoTopic)
 		cancel()
@@ -141,10 +142,10 @@ func TestAGuardLooksAtOnceWhereItIsAskedTo(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, admin.DeleteTopic(g.o.Topic.Name))
 	g.CheckNow()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		_, reason := p.get()
 		return strings.Contains(reason, "is not there")
-	}, 10*time.Second, 5*time.Millisecond)
+	})
 	stop()
 	<-done
 }

@@ -12,10 +12,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 )
 
 func TestMain(m *testing.M) {
+	await.SideBySide()
 	goleak.VerifyTestMain(m,
 		// Sarama's metrics start one clock for the whole process.
 		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"),

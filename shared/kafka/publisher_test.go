@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/Shopify/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/topic"
@@ -30,11 +30,11 @@ func setupTopic(t *testing.T, brokers []string, partitions int) (*Reader, string
 	for p := range all {
 		all[p] = int32(p)
 	}
-	require.Eventually(t, func() bool { // what is sent while a new partition has no leader may be in the log or not
+	await.Until(t, func() bool { // what is sent while a new partition has no leader may be in the log or not
 		_, err := r.Bounds(t.Context(), spec.Name, all)
 		return err == nil
-	}, 30*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool { return r.Check(t.Context(), spec) == nil }, 10*time.Second, 20*time.Millisecond)
+	})
+	await.Until(t, func() bool { return r.Check(t.Context(), spec) == nil })
 	return r, spec.Name
 }
 
@@ -49,7 +49,7 @@ func setupPublisher(t *testing.T, o PublisherOptions) *Publisher {
 
 func connected(t *testing.T, p *Publisher) {
 	t.Helper()
-	require.Eventually(t, func() bool { return p.State() == nil }, 10*time.Second, 5*time.Millisecond)
+	await.Until(t, func() bool { return p.State() == nil })
 }
 
 func TestEveryMessageOfAPublishKnowsItsPlace(t *testing.T) {
@@ -204,7 +204,7 @@ func TestBatchesAreCutToWhatTheTopicTakes(t *testing.T) {
 		"max.message.bytes": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &most},
 	}, false))
 	large := func() []Result { return p.PublishAll(topic, NewMessage("k", bytes.Repeat([]byte("x"), 160_000), "")) }
-	require.Eventually(t, func() bool { return errors.Is(large()[0].Err, ErrTooLarge) }, 20*time.Second, 50*time.Millisecond)
+	await.Until(t, func() bool { return errors.Is(large()[0].Err, ErrTooLarge) })
 
 	msgs := make([]*message.Message, 40)
 	for i := range msgs {

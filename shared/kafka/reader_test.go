@@ -9,6 +9,7 @@ import (
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	topics "github.com/tidemark/tidemark/shared/topic"
 )
@@ -34,11 +35,11 @@ func setupTransactor(t *testing.T, brokers []string, topic string) *transactor {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	var p sarama.SyncProducer
-	require.Eventually(t, func() bool { // a broker that has just started still loads its transactions
+	await.Until(t, func() bool { // a broker that has just started still loads its transactions
 		var err error
 		p, err = sarama.NewSyncProducerFromClient(client)
 		return err == nil
-	}, 20*time.Second, 50*time.Millisecond)
+	})
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return &transactor{p, t, topic}
 }
@@ -59,10 +60,10 @@ func (p *transactor) abort(n int)  { p.t.Helper(); p.begin(n); require.NoError(p
 // to its commit.
 func stable(t *testing.T, r *Reader, topic string, end int64) {
 	t.Helper()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		ends, err := r.StableEnds(t.Context(), topic, []int32{0})
 		return err == nil && ends[0] == end
-	}, 10*time.Second, 5*time.Millisecond)
+	})
 }
 
 func TestExplainTellsMarkersAbortedMissingAndCommittedRecordsApart(t *testing.T) {
@@ -150,7 +151,7 @@ func TestRecordAt(t *testing.T) {
 		r, topic := setupTopic(t, brokers, 1)
 		fill(t, brokers, topic, 1, 100)
 		m := join(t, brokers, "group-"+topic, topic, nil)
-		require.Eventually(t, func() bool { return m.count() == 100 }, 20*time.Second, 5*time.Millisecond)
+		await.Until(t, func() bool { return m.count() == 100 })
 		for _, offset := range []int64{0, 1, 57, 99} {
 			got, found, err := r.RecordAt(t.Context(), topic, 0, offset)
 			require.NoError(t, err)
@@ -211,7 +212,7 @@ func TestACompactedTransactionalTopicIsReadToItsEnd(t *testing.T) {
 	r := setupReader(t, brokers)
 	spec := topics.Spec{Name: randomTopic("compacted"), Kept: topics.Compacted, Transactional: true, Partitions: 1, ReplicationFactor: 1}
 	require.NoError(t, r.Ensure(t.Context(), spec))
-	require.Eventually(t, func() bool { return r.Check(t.Context(), spec) == nil }, 10*time.Second, 20*time.Millisecond)
+	await.Until(t, func() bool { return r.Check(t.Context(), spec) == nil })
 	for setting, value := range map[string]string{"segment.ms": "50", "min.cleanable.dirty.ratio": "0.001", "delete.retention.ms": "0"} {
 		alter(t, r, spec.Name, setting, value)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 )
 
@@ -55,10 +56,10 @@ func join(t *testing.T, brokers []string, group, topic string, change func(*Subs
 	m.Subscriber, err = NewSubscriber(o)
 	require.NoError(t, err)
 	var batches <-chan *Batch
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		batches, err = m.Subscribe(context.WithoutCancel(t.Context()), topic)
 		return err == nil
-	}, 10*time.Second, 50*time.Millisecond)
+	})
 	go func() {
 		defer close(m.over)
 		for b := range batches {
@@ -125,16 +126,16 @@ func fill(t *testing.T, brokers []string, topic string, partitions, n int) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, client.Close()) }()
 	for partition := range partitions { // a new topic's partition that has no leader yet outlasts the producer's retries
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			_, err := client.GetOffset(topic, int32(partition), sarama.OffsetNewest)
 			return err == nil
-		}, 30*time.Second, 10*time.Millisecond, "partition %d has no leader", partition)
+		}, "partition %d has no leader", partition)
 	}
 	var p sarama.SyncProducer
-	require.Eventually(t, func() bool { // a broker that just started is still loading its producer ids
+	await.Until(t, func() bool { // a broker that just started is still loading its producer ids
 		p, err = sarama.NewSyncProducerFromClient(client)
 		return err == nil
-	}, 30*time.Second, 50*time.Millisecond)
+	})
 	defer func() { require.NoError(t, p.Close()) }()
 	var messages []*sarama.ProducerMessage
 	for i := range n {
@@ -186,7 +187,7 @@ func TestBatchesKeepTheOrderAndLoseNothing(t *testing.T) {
 				return false
 			}
 		})
-		require.Eventually(t, func() bool { return m.count() == partitions*n }, 30*time.Second, 10*time.Millisecond)
+		await.Until(t, func() bool { return m.count() == partitions*n })
 		m.inOrder(t, partitions, n)
 		first := m.records[1][0]
 		require.Equal(t, "key 0", string(first.Key))
@@ -252,9 +253,9 @@ func TestSessionsFollowEachOther(t *testing.T) {
 			}
 		}
 		one := join(t, brokers, "group-"+topic, topic, both)
-		require.Eventually(t, func() bool { return one.count() > partitions*n/10 }, 30*time.Second, time.Millisecond)
+		await.Until(t, func() bool { return one.count() > partitions*n/10 })
 		two := join(t, brokers, "group-"+topic, topic, both)
-		require.Eventually(t, func() bool { return one.count()+two.count() == partitions*n }, 60*time.Second, 10*time.Millisecond)
+		await.Until(t, func() bool { return one.count()+two.count() == partitions*n })
 		require.Greater(t, one.sessionsSeen(), 2)
 
 		// Every record was taken exactly once, by either of them, in order within each.
@@ -281,13 +282,13 @@ func TestEndOfASession(t *testing.T) {
 	onBoth(t, func(t *testing.T, brokers []string) {
 		_, topic := setupTopic(t, brokers, 2)
 		m := join(t, brokers, "group-"+topic, topic, nil)
-		require.Eventually(t, func() bool { return m.sessionsSeen() == 1 }, 10*time.Second, 5*time.Millisecond)
+		await.Until(t, func() bool { return m.sessionsSeen() == 1 })
 		m.mu.Lock()
 		m.current.End()
 		m.mu.Unlock()
-		require.Eventually(t, func() bool { return m.sessionsSeen() == 2 }, 10*time.Second, 5*time.Millisecond)
+		await.Until(t, func() bool { return m.sessionsSeen() == 2 })
 		fill(t, brokers, topic, 2, 10)
-		require.Eventually(t, func() bool { return m.count() == 20 }, 10*time.Second, 5*time.Millisecond)
+		await.Until(t, func() bool { return m.count() == 20 })
 		m.inOrder(t, 2, 10)
 	})
 }
@@ -300,7 +301,7 @@ func TestSeekGoesBothWays(t *testing.T) {
 		fill(t, brokers, topic, 1, 50)
 		for _, at := range []int64{30, 10, 40, 0} {
 			m := join(t, brokers, "group-"+topic, topic, func(_ *SubscriberOptions, m *member) { m.next[0] = at })
-			require.Eventually(t, func() bool { return m.count() == 50-int(at) }, 20*time.Second, 5*time.Millisecond, "from %d", at)
+			await.Until(t, func() bool { return m.count() == 50-int(at) }, "from %d", at)
 			require.Equal(t, at, m.records[0][0].Offset)
 			m.leave(t)
 		}
@@ -314,7 +315,7 @@ func TestAnOffsetOutsideTheLogDeliversNothing(t *testing.T) {
 		_, topic := setupTopic(t, brokers, 1)
 		fill(t, brokers, topic, 1, 50)
 		m := join(t, brokers, "group-"+topic, topic, func(_ *SubscriberOptions, m *member) { m.next[0] = 60 })
-		require.Eventually(t, func() bool { return m.sessionsSeen() > 1 }, 20*time.Second, 5*time.Millisecond, "the session ends, to be set up anew")
+		await.Until(t, func() bool { return m.sessionsSeen() > 1 }, "the session ends, to be set up anew")
 		require.Zero(t, m.count())
 	})
 }
@@ -337,25 +338,25 @@ func TestATopicMadeAnewEndsTheSessionBeforeItIsRead(t *testing.T) {
 		}
 	})
 	require.Zero(t, <-had)
-	require.Eventually(t, func() bool { return m.count() == 50 }, 20*time.Second, 5*time.Millisecond)
+	await.Until(t, func() bool { return m.count() == 50 })
 
 	c := setupClient(t, r.kafka.Brokers)
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	require.NoError(t, err)
 	require.NoError(t, admin.DeleteTopic(topic))
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}, false) == nil
-	}, 10*time.Second, 5*time.Millisecond)
-	require.Eventually(t, func() bool { return c.RefreshMetadata(topic) == nil }, 10*time.Second, 5*time.Millisecond)
+	})
+	await.Until(t, func() bool { return c.RefreshMetadata(topic) == nil })
 	fill(t, brokers, topic, 1, 80)
 
 	select {
 	case n := <-had:
 		require.Equal(t, 50, n, "records of the new topic were delivered in the old session")
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		require.Failf(t, "the session goes on", "%d records were delivered in it", m.count())
 	}
-	require.Eventually(t, func() bool { return m.count() == 80 }, 20*time.Second, 5*time.Millisecond)
+	await.Until(t, func() bool { return m.count() == 80 })
 }
 
 // What was acknowledged is what the group has committed, as any other client sees it, with its metadata. On a current
@@ -374,7 +375,7 @@ func TestCommittedOffsetsAreCommitted(t *testing.T) {
 					o.InstanceID = "one"
 				}
 			})
-			require.Eventually(t, func() bool { return m.count() == 500 }, 30*time.Second, 5*time.Millisecond)
+			await.Until(t, func() bool { return m.count() == 500 })
 			m.leave(t)
 			require.Equal(t, map[int32]string{0: "250 " + testMetadata, 1: "250 " + testMetadata}, committedAsOthersSeeIt(t, brokers, group, topic, 2))
 
@@ -405,7 +406,7 @@ func TestWithoutARetentionSaramaCommitsNothing(t *testing.T) {
 		group := "group-" + uuid.NewString()
 		g, err := sarama.NewConsumerGroup(brokers, group, c)
 		require.NoError(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		h := &acknowledgeAll{cancel: cancel, want: 10}
 		_ = g.Consume(ctx, []string{topic}, h) // ends with the context
 		cancel()
@@ -474,11 +475,11 @@ func TestOnlyCommittedRecordsAreDelivered(t *testing.T) {
 		stable(t, r, topic, 9)
 		p.begin(2) // 9 and 10, open while the member reads
 		m := join(t, brokers, "group-"+topic, topic, nil)
-		require.Eventually(t, func() bool { return slices.Contains(m.offsets(0), 7) }, time.Minute, 5*time.Millisecond)
+		await.Until(t, func() bool { return slices.Contains(m.offsets(0), 7) })
 		require.Equal(t, []int64{0, 1, 6, 7}, m.offsets(0))
 		require.NoError(t, p.AbortTxn()) // marker 11
 		p.commit(1)                      // 12, marker 13
-		require.Eventually(t, func() bool { return slices.Contains(m.offsets(0), 12) }, time.Minute, 5*time.Millisecond)
+		await.Until(t, func() bool { return slices.Contains(m.offsets(0), 12) })
 		require.Equal(t, []int64{0, 1, 6, 7, 12}, m.offsets(0))
 	})
 }
@@ -499,12 +500,12 @@ func TestAFencedInstanceIsTold(t *testing.T) {
 		}
 	}
 	one := join(t, brokers, "group-"+topic, topic, static)
-	require.Eventually(t, func() bool { return one.sessionsSeen() == 1 }, 10*time.Second, 5*time.Millisecond)
+	await.Until(t, func() bool { return one.sessionsSeen() == 1 })
 	join(t, brokers, "group-"+topic, topic, static)
 	select {
 	case id := <-fenced:
 		require.Equal(t, "same", id)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		require.Fail(t, "nobody was told")
 	}
 }

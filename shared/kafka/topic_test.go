@@ -8,6 +8,7 @@ import (
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -27,7 +28,7 @@ func TestATopicThatWasMadeForeverPassesTheGuard(t *testing.T) {
 		require.NoError(t, r.Ensure(t.Context(), spec))
 		require.NoError(t, r.Ensure(t.Context(), spec), "a topic that is there is fine")
 		guard := func() error { return r.Check(t.Context(), spec) }
-		require.Eventually(t, func() bool { return guard() == nil }, 5*time.Second, 20*time.Millisecond)
+		await.Until(t, func() bool { return guard() == nil })
 
 		id, err := r.ClusterID(t.Context())
 		require.NoError(t, err)
@@ -81,9 +82,9 @@ func TestTheGuardNamesEverySettingThatCouldLoseRecords(t *testing.T) {
 			if name == "two at once" {
 				faults = 2
 			}
-			require.Eventually(t, func() bool { // a change of settings takes a moment to reach the broker
+			await.Until(t, func() bool { // a change of settings takes a moment to reach the broker
 				return errors.As(r.Check(t.Context(), wanted), &guard) && len(guard.Faults) == faults
-			}, 5*time.Second, 20*time.Millisecond, name)
+			}, name)
 			require.Equal(t, made.Name, guard.Topic)
 			for _, words := range tc.want {
 				require.ErrorContains(t, guard, words, name)
@@ -121,7 +122,7 @@ func TestTheGuardKnowsHowReplicasLoseRecords(t *testing.T) {
 	require.NoError(t, r.Ensure(t.Context(), made))
 	alter(t, r, made.Name, uncleanElection, "true")
 	var guard *GuardError
-	require.Eventually(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+	await.Until(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) })
 	require.ErrorContains(t, guard, "unclean.leader.election.enable must be false and is true")
 }
 
@@ -146,11 +147,11 @@ func alter(t *testing.T, r *Reader, topic, setting, value string) {
 	c := setupClient(t, r.kafka.Brokers)
 	admin, err := sarama.NewClusterAdminFromClient(c)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		return admin.IncrementalAlterConfig(sarama.TopicResource, topic, map[string]sarama.IncrementalAlterConfigsEntry{
 			setting: {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &value},
 		}, false) == nil
-	}, 5*time.Second, 20*time.Millisecond)
+	})
 }
 
 func TestATopicThatExpiresMustKeepItsRecordsLongEnough(t *testing.T) {
@@ -163,7 +164,7 @@ func TestATopicThatExpiresMustKeepItsRecordsLongEnough(t *testing.T) {
 		forever.Kept, forever.Retention = topic.Forever, 0
 		require.NoError(t, r.Ensure(t.Context(), made))
 		require.NoError(t, r.Ensure(t.Context(), longer), "one that is there is left as it is")
-		require.Eventually(t, func() bool { return r.Check(t.Context(), made) == nil }, 5*time.Second, 20*time.Millisecond)
+		await.Until(t, func() bool { return r.Check(t.Context(), made) == nil })
 		require.NoError(t, r.Check(t.Context(), shorter))
 		var guard *GuardError
 		require.ErrorAs(t, r.Check(t.Context(), forever), &guard)
@@ -173,11 +174,11 @@ func TestATopicThatExpiresMustKeepItsRecordsLongEnough(t *testing.T) {
 		require.Len(t, guard.Faults, 1)
 		require.Contains(t, guard.Error(), "retention.ms must be at least 2678400000 and is 2592000000")
 		alter(t, r, made.Name, timestampType, "CreateTime")
-		require.Eventually(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) }, 5*time.Second, 20*time.Millisecond)
+		await.Until(t, func() bool { return errors.As(r.Check(t.Context(), made), &guard) })
 		require.Contains(t, guard.Error(), "message.timestamp.type must be LogAppendTime")
 		alter(t, r, made.Name, timestampType, "LogAppendTime")
 		alter(t, r, made.Name, retentionTime, "-1")
-		require.Eventually(t, func() bool { return r.Check(t.Context(), longer) == nil }, 5*time.Second, 20*time.Millisecond)
+		await.Until(t, func() bool { return r.Check(t.Context(), longer) == nil })
 	})
 }
 
@@ -187,13 +188,13 @@ func TestACompactedTopicMustCompactAndNeverDelete(t *testing.T) {
 		r := setupReader(t, brokers)
 		made := topic.Spec{Name: randomTopic("compacted"), Kept: topic.Compacted, Partitions: 2, ReplicationFactor: 1}
 		require.NoError(t, r.Ensure(t.Context(), made))
-		require.Eventually(t, func() bool { return r.Check(t.Context(), made) == nil }, 5*time.Second, 20*time.Millisecond)
+		await.Until(t, func() bool { return r.Check(t.Context(), made) == nil })
 		for _, policy := range []string{"delete", "compact,delete"} {
 			alter(t, r, made.Name, cleanupPolicy, policy)
 			var guard *GuardError
-			require.Eventually(t, func() bool {
+			await.Until(t, func() bool {
 				return errors.As(r.Check(t.Context(), made), &guard) && guard.Faults[0].Found == policy
-			}, 5*time.Second, 20*time.Millisecond)
+			})
 			require.Contains(t, guard.Error(), "cleanup.policy must be compact and is "+policy)
 		}
 	})

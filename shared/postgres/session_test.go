@@ -4,11 +4,11 @@ import (
 	"database/sql"
 	"net/url"
 	"testing"
-	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 )
@@ -102,7 +102,7 @@ func TestWritersGoOnOnceTheDatabaseTakesWritesAgain(t *testing.T) {
 		return err
 	}
 	postgrestest.SetReadOnly(t, c.URL, true)
-	require.Eventually(t, func() bool { err = insert(); return CauseOf(err).Found == readOnlyCause.Found }, time.Minute, 10*time.Millisecond, "%v", err)
+	await.Until(t, func() bool { err = insert(); return CauseOf(err).Found == readOnlyCause.Found }, "%v", err)
 	require.NoError(t, open(t, c, ReaderLimits).PingContext(t.Context()), "who only reads needs no server that takes writes")
 	postgrestest.SetReadOnly(t, c.URL, false)
 	for range 12 {

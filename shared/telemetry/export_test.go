@@ -7,12 +7,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 )
 
@@ -74,9 +74,9 @@ func TestAReceiverThatFailsIsToldOnceAndSoIsItsReturn(t *testing.T) {
 	for range 3 {
 		require.Equal(t, "/v1/metrics secret", <-asked)
 	}
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "telemetry cannot be sent") }, 10*time.Second, time.Millisecond)
+	await.Until(t, func() bool { return strings.Contains(out.String(), "telemetry cannot be sent") })
 	set(http.StatusOK)
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "telemetry is sent again") }, 10*time.Second, time.Millisecond)
+	await.Until(t, func() bool { return strings.Contains(out.String(), "telemetry is sent again") })
 	require.Equal(t, 1, strings.Count(out.String(), "telemetry cannot be sent"))
 	require.NotContains(t, out.String(), "secret")
 	require.NoError(t, e.Stop(t.Context()))

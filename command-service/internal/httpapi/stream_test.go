@@ -190,7 +190,7 @@ func TestALineIsAnsweredWhileTheBodyIsStillSent(t *testing.T) {
 		require.Contains(t, text, fmt.Sprintf(`{"line":%d,"id":`, n))
 		_, err = io.WriteString(w, `{"event_`)
 		require.NoError(t, err)
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // half a line is there, and nothing for a moment
 		_, err = io.WriteString(w, "timestamp\":\"2009-09-28T19:03:12Z\"}\n")
 		require.NoError(t, err)
 	}
@@ -226,7 +226,7 @@ func TestWhatWasSurelyNotWrittenIsTriedAgain(t *testing.T) {
 	b.fail(fmt.Errorf("%w: a broker restarts", kafka.ErrNotSent))
 	url := b.serve(t)
 	go func() {
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond) // for some tries
 		b.fail(nil)
 	}()
 	all := answers(t, streamTo(t, url, strings.NewReader("{}\n{}\n")).Body)

@@ -44,7 +44,7 @@ func (s *heldStore) Save(_ context.Context, partition int32, next int64, decisio
 	if s.next == nil {
 		s.next = map[int32]int64{}
 	}
-	s.next[partition] = next
+	s.next[partition] = max(s.next[partition], next)
 	s.saved += len(decisions)
 	return nil
 }
@@ -227,6 +227,20 @@ func database(t *testing.T) *sqlx.DB {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db
+}
+
+// What is saved in memory, for tests in which time is not real, goes on as it does in the tables.
+func TestProgressNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	for name, store := range map[string]Store{"in memory": &heldStore{}, "Postgres": &Postgres{database(t)}} {
+		for _, next := range []int64{3, 7, 5} {
+			require.NoError(t, store.Save(t.Context(), 1, next, nil), name)
+		}
+		require.NoError(t, store.Save(t.Context(), 0, 2, nil), name)
+		next, err := store.Progress(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[int32]int64{0: 2, 1: 7}, next, name)
+	}
 }
 
 // Whatever the order and however often they are saved, by however many, the tables have the first decision.

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/timestamps"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -20,7 +21,10 @@ import (
 	topics "github.com/tidemark/tidemark/shared/topic"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	await.SideBySide()
+	goleak.VerifyTestMain(m)
+}
 
 var topic = topics.TimestampCommand.Name
 

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/httpapi"
@@ -28,7 +29,10 @@ import (
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	await.SideBySide()
+	goleak.VerifyTestMain(m)
+}
 
 // stamps is a spread projection with the shape of the timestamps, for what the engine's own tests need of one.
 func stamps(partitions int) *Definition {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 )
@@ -269,7 +270,7 @@ func TestABrokenDeployMakesNoDeadLetter(t *testing.T) {
 			require.NoError(t, err)
 			done := make(chan error, 1)
 			go func() { done <- b.read(t.Context(), 0, b.log.Records[0]) }()
-			require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartPartitions)] != "" }, 10*time.Second, 10*time.Millisecond)
+			await.Until(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartPartitions)] != "" })
 			require.Zero(t, b.count(t, "dead_letters"))
 			_, err = b.DB.Exec(deploy.mended)
 			require.NoError(t, err)
@@ -445,7 +446,7 @@ func TestSetUpWaitsWhileSomethingIsAwayAndSaysSo(t *testing.T) {
 	s := &heldSession{ctx: t.Context(), log: b.log, own: []int32{0}, seeks: map[int32]kafka.Committed{}}
 	done := make(chan error, 1)
 	go func() { done <- b.SetUp(s) }()
-	require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartAssignment)] != "" }, 5*time.Second, time.Millisecond)
+	await.Until(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartAssignment)] != "" })
 	b.log.Fail(nil)
 	require.NoError(t, <-done)
 	require.Empty(t, b.ready.Reasons())
@@ -576,12 +577,16 @@ func TestNothingToProjectAndTheDatabaseAwayIsUnready(t *testing.T) {
 	b := setup(t, 1)
 	require.NoError(t, b.join(t))
 	go b.Watch(t.Context())
-	time.Sleep(1500 * time.Millisecond)
+	await.Until(t, func() bool { // it has looked twice, and found the log's end
+		var looks int
+		require.NoError(t, b.DB.Get(&looks, `SELECT count(*) FROM projection_progress WHERE caught_up_at > updated_at`))
+		return looks == 1
+	})
 	require.Empty(t, b.ready.Reasons())
 	_, err := b.DB.ExecContext(t.Context(), `ALTER TABLE public.projection_generations RENAME TO gone`)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartWatermark)] != "" }, 10*time.Second, 50*time.Millisecond)
+	await.Until(t, func() bool { return b.ready.Reasons()[Part("timestamps", PartWatermark)] != "" })
 	_, err = b.DB.ExecContext(t.Context(), `ALTER TABLE public.gone RENAME TO projection_generations`)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return len(b.ready.Reasons()) == 0 }, 10*time.Second, 50*time.Millisecond)
+	await.Until(t, func() bool { return len(b.ready.Reasons()) == 0 })
 }

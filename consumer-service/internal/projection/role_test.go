@@ -8,8 +8,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 )
@@ -141,7 +143,7 @@ func TestWritersGoOnAfterASwapThatWasGivenUp(t *testing.T) {
 	b.log.Add(0, day, value(uuid.New(), day))
 	done := make(chan error, 1)
 	go func() { done <- b.read(t.Context(), 0, b.log.Records[0]) }()
-	time.Sleep(50 * time.Millisecond)
+	await.Until(t, func() bool { return testutil.ToFloat64(b.Metrics.fenced) > 0 })
 	b.exec(t, `UPDATE projection_generations SET state = 'serving', swapping_since = NULL WHERE projection = 'timestamps'`)
 	require.NoError(t, <-done)
 	b.matches(t, expect(b.log))

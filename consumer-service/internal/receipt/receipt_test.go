@@ -62,12 +62,17 @@ func (l *heldLog) got() []string {
 
 // heldStore is one outbox in memory.
 type heldStore struct {
-	mu   sync.Mutex
-	rows []Row
-	away error
+	inside sync.Mutex
+	mu     sync.Mutex
+	rows   []Row
+	away   error
 }
 
 func (s *heldStore) Alone(ctx context.Context, do func(context.Context) error) (bool, error) {
+	if !s.inside.TryLock() {
+		return false, nil
+	}
+	defer s.inside.Unlock()
 	return true, do(ctx)
 }
 

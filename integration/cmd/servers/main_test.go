@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // setup builds the command and gives it a temporary folder of its own, to see what it leaves there.
@@ -87,7 +88,7 @@ func TestServersToldToStopStopTheCommandFirst(t *testing.T) {
 	cmd, output := command(ctx, program, temporary, "--broker", stack.Embedded, "--",
 		"sh", "-c", `trap 'echo told; exit 0' TERM; echo "$TEST_KAFKA_BROKERS" >`+ready+`.new; mv `+ready+`.new `+ready+`; while true; do sleep 0.05; done`)
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { _, err := os.Stat(ready); return err == nil }, time.Minute, 10*time.Millisecond)
+	await.Until(t, func() bool { _, err := os.Stat(ready); return err == nil })
 	broker, err := os.ReadFile(ready)
 	require.NoError(t, err)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
@@ -109,18 +110,18 @@ func TestServersThatAreKilledTakeTheirServersAlong(t *testing.T) {
 		"sh", "-c", `echo "$TEST_KAFKA_BROKERS" >`+ready+`.new; mv `+ready+`.new `+ready+`; exec sleep 60`)
 	cmd.Stdout, cmd.Stderr = nil, nil // or the test would wait for whoever inherited them
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { _, err := os.Stat(ready); return err == nil }, time.Minute, time.Millisecond, output)
+	await.Until(t, func() bool { _, err := os.Stat(ready); return err == nil }, output)
 	broker, err := os.ReadFile(ready)
 	require.NoError(t, err)
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait() // killed
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", strings.TrimSpace(string(broker)))
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err != nil
-	}, 10*time.Second, 50*time.Millisecond)
+	})
 }
 
 func TestServersWithoutACommandSaySo(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/projection"
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
 	api "github.com/tidemark/tidemark/shared/api/query"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -68,7 +69,7 @@ type opened struct {
 
 func (s *streaming) open(t *testing.T) opened {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
 	require.NoError(t, err)
@@ -136,6 +137,6 @@ func TestStreamsAreBoundedAndEndWithTheService(t *testing.T) {
 	s.streams.Stop()
 	_, err := io.Copy(io.Discard, r)
 	require.NoError(t, err, "it ends in order, not cut")
-	require.Eventually(t, func() bool { s.streams.mu.Lock(); defer s.streams.mu.Unlock(); return s.streams.free == 1 }, 5*time.Second, time.Millisecond)
+	await.Until(t, func() bool { s.streams.mu.Lock(); defer s.streams.mu.Unlock(); return s.streams.free == 1 })
 	require.Equal(t, 503, s.open(t).status)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // counting reads how many rows bear a key, after the test's own hook.
@@ -35,7 +36,7 @@ func counting(r *Reader, hook func(keys []uuid.UUID) error) *Grouped[uuid.UUID, 
 // gathered waits until so many reads wait for a transaction.
 func gathered(t *testing.T, g *Grouped[uuid.UUID, int], n int) {
 	t.Helper()
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		waiting := 0
@@ -45,7 +46,7 @@ func gathered(t *testing.T, g *Grouped[uuid.UUID, int], n int) {
 			q.mu.Unlock()
 		}
 		return waiting == n
-	}, 5*time.Second, time.Millisecond)
+	})
 }
 
 type result struct {
@@ -81,7 +82,7 @@ func TestReadsThatGatherShareATransactionThatBeganAfterTheyCame(t *testing.T) {
 	var early []<-chan result
 	for i := range mostFlights { // one after the other, since those that come together are one group
 		early = append(early, ask(t.Context(), g, Want{}, id))
-		require.Eventually(t, func() bool { return groups.Load() == int64(i+1) }, 5*time.Second, time.Millisecond, "a stuck transaction does not hold the next read")
+		await.Until(t, func() bool { return groups.Load() == int64(i+1) }, "a stuck transaction does not hold the next read")
 	}
 	stuck.Wait()
 	require.NoError(t, db.Project(t.Context(), 0, testdb.Row{ID: id, Stamp: time.Now()}))
@@ -131,7 +132,7 @@ func TestAMemberThatGivesUpLeavesTheGroupRunning(t *testing.T) {
 	g := counting(newReader(t, db), func([]uuid.UUID) error { groups.Add(1); <-release; return nil })
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := ask(ctx, g, Want{}, uuid.New())
-	require.Eventually(t, func() bool { return groups.Load() == 1 }, 5*time.Second, time.Millisecond)
+	await.Until(t, func() bool { return groups.Load() == 1 })
 	cancel()
 	require.ErrorIs(t, (<-gone).err, context.Canceled)
 	stays := ask(t.Context(), g, Want{}, uuid.New())

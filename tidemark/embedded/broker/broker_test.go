@@ -99,7 +99,7 @@ func consume(t *testing.T, b *broker.Broker, topic string, n int) []*sarama.Cons
 		select {
 		case record := <-partition.Messages():
 			records = append(records, record)
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			require.FailNow(t, "no record came", "have %d of %d", len(records), n)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
 	"github.com/tidemark/tidemark/tidemark/internal/datadir"
 )
@@ -171,13 +172,13 @@ func TestKilledParentLeavesDataAndNoServer(t *testing.T) {
 		// Before any next start: a killed parent may be the last one.
 		where, err := neturl.Parse(url)
 		require.NoError(t, err)
-		require.Eventually(t, func() bool {
+		await.Until(t, func() bool {
 			conn, err := net.Dial("tcp", where.Host)
 			if err == nil {
 				_ = conn.Close()
 			}
 			return err != nil
-		}, 5*time.Second, 10*time.Millisecond)
+		})
 	}
 	s := start(t, postgres.Options{DataDir: dir})
 	require.Equal(t, url, s.URL())

@@ -14,13 +14,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	_ "github.com/lib/pq"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/internal/cli"
@@ -371,7 +371,7 @@ func startUp(t *testing.T) *upped {
 		for range u.ended { // until it has ended
 		}
 	})
-	require.Eventually(t, func() bool { return strings.Contains(u.out.String(), "Ctrl-C stops it") }, time.Minute, 20*time.Millisecond, "%s%s", &u.out, &u.errOut)
+	await.Until(t, func() bool { return strings.Contains(u.out.String(), "Ctrl-C stops it") }, "%s%s", &u.out, &u.errOut)
 	return u
 }
 
@@ -411,10 +411,10 @@ func TestUpEnvStampTicketStatus(t *testing.T) {
 	status, said = ask("stamp", "yesterday")
 	require.Equal(t, 3, status)
 	require.Contains(t, said, "2009-09-28T19:03:12Z", "an example of what is accepted")
-	require.Eventually(t, func() bool { // it notes once a second how far the log is
+	await.Until(t, func() bool { // it notes once a second how far the log is
 		status, said = ask("status")
 		return status == 0
-	}, 10*time.Second, 50*time.Millisecond, "%s", &said)
+	}, "%s", &said)
 
 	status, said = ask("env", "--data", dir)
 	require.Zero(t, status, said)

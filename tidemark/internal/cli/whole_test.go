@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -46,10 +46,10 @@ func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 	var listed struct {
 		Items []struct{ Position, Payload string }
 	}
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		status, said = u.ask(t, "deadletters", "list", "-q", "month 13", "-o", "json")
 		return status == 0 && json.Unmarshal([]byte(said), &listed) == nil && len(listed.Items) == 3
-	}, 30*time.Second, 100*time.Millisecond, "%s", &said)
+	}, "%s", &said)
 	status, said = u.ask(t, "deadletters", "show", listed.Items[0].Position)
 	require.Zero(t, status, said)
 	require.Contains(t, said, "month 13")
@@ -57,11 +57,11 @@ func TestEverythingTheClientDoesOnARunningUp(t *testing.T) {
 	require.Zero(t, status, said)
 
 	letters := filepath.Join(t.TempDir(), "letters.ndjson")
-	require.Eventually(t, func() bool { // the decision is on its way to the tables
+	await.Until(t, func() bool { // the decision is on its way to the tables
 		_ = os.Remove(letters)
 		status, said = u.ask(t, "deadletters", "export", "-q", "month 13", "--file", letters)
 		return status == 0 && strings.Contains(said, "written   2")
-	}, 30*time.Second, 100*time.Millisecond, "%s", &said)
+	}, "%s", &said)
 	status, said = u.ask(t, "deadletters", "redrive", "--file", letters, "--yes")
 	require.Equal(t, 3, status, "still broken: %s", said)
 	require.Contains(t, said, listed.Items[1].Position)

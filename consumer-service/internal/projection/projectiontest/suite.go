@@ -7,7 +7,6 @@
 package projectiontest
 
 import (
-	"flag"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -65,9 +65,7 @@ type Samples struct {
 // Main runs a package's tests, more of them at once than there are processors, since they wait for sessions and ticks most
 // of the time, and checks that they leave no goroutine behind.
 func Main(m *testing.M) {
-	if err := flag.Set("test.parallel", "8"); err != nil {
-		panic(err) // the flag is the testing package's own
-	}
+	await.SideBySide()
 	goleak.VerifyTestMain(m)
 }
 
