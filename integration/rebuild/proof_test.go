@@ -202,8 +202,8 @@ func TestWhatIsRefused(t *testing.T) {
 	}
 	g := op.start(`{"swap":false,"rate_limit":12}`) // it will not be done while this test looks
 	refused(409, fmt.Sprintf("generation %d is filling: one rebuild at a time, cancel it first", g.Generation), http.MethodPost, path, "")
-	refused(409, "has no proof yet: it is still filling", http.MethodPost, fmt.Sprintf("%s/%d/swap", path, g.Generation), "")
-	refused(409, "has no proof yet: it is still filling", http.MethodPost, fmt.Sprintf("%s/%d/proof", path, g.Generation), "")
+	refused(409, "cannot be verified yet: it is still filling", http.MethodPost, fmt.Sprintf("%s/%d/swap", path, g.Generation), "")
+	refused(409, "cannot be verified yet: it is still filling", http.MethodPost, fmt.Sprintf("%s/%d/proof", path, g.Generation), "")
 	op.until("wait until the bottleneck is named", func(all []generation) bool { return all[1].Progress.Bottleneck == "throttle" })
 	op.drop(g.Generation)
 	op.untilGone(g.Generation)

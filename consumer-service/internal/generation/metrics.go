@@ -23,7 +23,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		serving: gauge("tidemark_generation_serving", "Number of the generation that serves."),
 		lag:     gauge("tidemark_generation_lag_records", "Records that a generation which does not serve has still to read, by its state.", "state"),
 		stalled: gauge("tidemark_rebuild_stalled", "1 where a rebuild has records to read and has not moved for 15 s, else 0."),
-		proofs:  counter("tidemark_rebuild_proofs_total", "Parity proofs of generations, by outcome."),
+		proofs:  counter("tidemark_rebuild_proofs_total", "Verifications of generations against the serving one, by outcome."),
 		swaps:   counter("tidemark_rebuild_swaps_total", "Swaps of generations: done, or given up for the time being."),
 	}
 	r.MustRegister(m.serving, m.lag, m.stalled, m.proofs, m.swaps)

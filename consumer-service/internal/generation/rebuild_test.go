@@ -296,7 +296,7 @@ func TestOneRebuildAtATime(t *testing.T) {
 	g, err = start(Request{})
 	two("generation 1 is filling: one rebuild at a time, cancel it first", g, err)
 	g, err = b.Swap(ctx, first.Number)
-	two("has no proof yet: it is still filling", g, err)
+	two("cannot be verified yet: it is still filling", g, err)
 	_, err = b.Drop(ctx, first.Number)
 	require.NoError(t, err)
 	_, err = b.Drop(ctx, first.Number)

@@ -359,7 +359,7 @@ func (s *Service) request(ctx context.Context, number int, swap bool) (Generatio
 		case Held:
 			return conflict("generation %d was filled to %s and never serves: read its tables in schema %s, and drop it when done", number, *g.Point, g.Schema)
 		case Queued, Filling, Indexing:
-			return conflict("generation %d has no proof yet: it is still %s", number, g.State)
+			return conflict("generation %d cannot be verified yet: it is still %s", number, g.State)
 		default:
 			return conflict("generation %d is %s", number, g.State)
 		}

@@ -35,7 +35,7 @@ Exit status:
   3  the service refused the request: sending it again will not help
   4  the command may have been accepted: repeat it with the key that is printed
   5  what was asked for is not there yet
-  6  the record could not be projected and is a dead letter`
+  6  the record is a dead letter`
 
 // Surroundings are what a command sees of the process it runs in. All are required.
 type Surroundings struct {

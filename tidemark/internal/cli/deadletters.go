@@ -31,7 +31,7 @@ func (c *command) deadletters() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deadletters",
 		Short: "List, show, discard and redrive dead letters",
-		Long: `List, show, discard and redrive dead letters: records that could not be projected.
+		Long: `List, show, discard and redrive dead letters: records that cannot be read, or that Postgres refuses.
 
 A decision is an event in the log, so that a rebuild keeps it. A dead letter is decided once: a second decision is refused with
 what was decided and when, and nothing is written. A run that was cut, or whose outcome is unknown, goes on with the key that it
