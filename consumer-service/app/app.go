@@ -205,7 +205,10 @@ func (w *wiring) migrate(ctx context.Context) error {
 	}
 	defer func() { _ = db.Close() }() // nothing of it is needed any more
 	err = loop.Retry(ctx, loop.Backoff{First: time.Second, Most: time.Second}, func(ctx context.Context) (bool, error) {
-		err := schema.Apply(ctx, db)
+		err := postgres.CheckFit(ctx, db, true)
+		if err == nil {
+			err = schema.Apply(ctx, db)
+		}
 		if err == nil {
 			err = projection.Register(ctx, db, w.definitions)
 		}

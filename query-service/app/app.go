@@ -144,7 +144,7 @@ func watchDatabase(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, re
 	const every, patience = time.Second, 5 * time.Second
 	served, last := false, "starting"
 	loop.Every(ctx, every, func(ctx context.Context) {
-		reason, err := checkDatabase(ctx, db, pacer, patience)
+		reason, err := checkDatabase(ctx, db, pacer, patience, served)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -168,10 +168,15 @@ func watchDatabase(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, re
 	})
 }
 
-// checkDatabase returns why the database cannot be read, or "".
-func checkDatabase(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, patience time.Duration) (string, error) {
+// checkDatabase returns why the database cannot be read, or "". What does not change is looked at until it has been served.
+func checkDatabase(ctx context.Context, db *sqlx.DB, pacer *projection.Pacer, patience time.Duration, served bool) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	if !served {
+		if err := postgres.CheckFit(ctx, db, false); err != nil {
+			return causeOf(db, err), err
+		}
+	}
 	current, err := schema.Check(ctx, db)
 	switch {
 	case errors.Is(err, schema.ErrNewer):

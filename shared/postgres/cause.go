@@ -26,7 +26,8 @@ func (c Cause) String() string { return c.Found }
 // result is whether err came from the database or the way to it, and not from something else that was asked beside it.
 func CauseIn(pool *sqlx.DB, err error) (Cause, bool) {
 	var f *failure
-	if errors.As(err, &f) || State(err) != "" || errors.Is(err, driver.ErrBadConn) {
+	var u *UnfitError
+	if errors.As(err, &f) || errors.As(err, &u) || State(err) != "" || errors.Is(err, driver.ErrBadConn) {
 		return CauseOf(err), true
 	}
 	if s := pool.Stats(); errors.Is(err, context.DeadlineExceeded) && s.MaxOpenConnections > 0 && s.InUse >= s.MaxOpenConnections {
@@ -43,6 +44,10 @@ func CauseIn(pool *sqlx.DB, err error) (Cause, bool) {
 func CauseOf(err error) Cause {
 	if err == nil {
 		return Cause{}
+	}
+	var u *UnfitError
+	if errors.As(err, &u) {
+		return u.Cause
 	}
 	for _, row := range causes {
 		if row.is(err) {

@@ -215,6 +215,11 @@ func database(ctx context.Context, c config.Postgres, cluster string, got func(F
 	if now.Fsync != "on" {
 		got(Finding{"database fsync", Warn, "it is off: a power cut may break the database", "set fsync = on, unless losing it is nothing (the log has everything: tidemark rebuild)"})
 	}
+	if err := postgres.CheckFit(ctx, db, true); err != nil {
+		cause := postgres.CauseOf(err)
+		got(Finding{"database", Fail, cause.Found, cause.Do})
+		return
+	}
 	tables(ctx, db, cluster, got)
 }
 
