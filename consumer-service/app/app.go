@@ -135,6 +135,7 @@ func wire(ctx context.Context, o Options, s *service.Service, run []string) erro
 	}
 	decided := kafka.NewGuard(kafka.GuardOptions{
 		Reader: w.reader, Topic: o.decisions, Part: partDecisions, Ready: s.Ready, Log: o.Log,
+		WatchStart: true,
 	})
 	if err := decided.Await(ctx); err != nil {
 		return err

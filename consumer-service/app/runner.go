@@ -30,6 +30,14 @@ func newRunner(w *wiring, def *projection.Definition, rebuilds *generation.Servi
 	return r
 }
 
+// acceptedStart is where the operator accepts that the projection's log starts, by partition; never nil.
+func (r *runner) acceptedStart() map[int32]int64 {
+	if accepted := r.accepted[r.def.Topic.Name]; accepted != nil {
+		return accepted
+	}
+	return map[int32]int64{}
+}
+
 // run projects until ctx ends, or until the projection refuses its log. Then the process leaves the projection's group and
 // is unready with the reason, and its other projections go on.
 func (r *runner) run(ctx context.Context) {
@@ -37,6 +45,7 @@ func (r *runner) run(ctx context.Context) {
 	defer stop()
 	guard := kafka.NewGuard(kafka.GuardOptions{
 		Reader: r.reader, Topic: r.def.Topic, Part: projection.Part(r.def.Name, projection.PartLog), Ready: r.Ready, Log: r.Log,
+		WatchStart: true, AcceptStart: r.acceptedStart(),
 	})
 	if err := guard.Await(ctx); err != nil {
 		r.fail(ctx, err)

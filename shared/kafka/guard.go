@@ -19,7 +19,8 @@ type Readiness interface {
 	Unready(part, reason string)
 }
 
-// GuardOptions say which topic is guarded and who is told. All are required but Retry, Every and Checked.
+// GuardOptions say which topic is guarded and who is told. All are required but WatchStart, AcceptStart, Retry, Every and
+// Checked.
 type GuardOptions struct {
 	Reader *Reader      // asks the brokers
 	Topic  topic.Spec   // the topic, with its counts: see Sized
@@ -27,11 +28,18 @@ type GuardOptions struct {
 	Ready  Readiness    // is told whether the topic is safe
 	Log    *slog.Logger // where a change is logged
 
+	// WatchStart has Keep look at where a topic that is kept forever starts. Await does not: whoever reads the topic judges
+	// its start before the first record.
+	WatchStart bool
+	// AcceptStart is where it may start by ACCEPT_LOG_START, by partition: at 0 where it names none. Nil where that setting
+	// does not concern the topic.
+	AcceptStart map[int32]int64
+
 	Retry time.Duration // the pause after a check that the broker did not answer; 500 ms unless given
 	Every time.Duration // the pause after a check that the broker answered; 1 minute unless given
 	// Checked is called with the outcome of each check, before the readiness is told: nil for a topic that is safe, a
-	// *GuardError for one that is not, any other error where the broker did not answer, which says nothing about the
-	// topic. Optional.
+	// *GuardError for one that is not, a *TrimmedError for one that has lost its beginning,
+	// any other error where the broker did not answer, which says nothing about the topic. Optional.
 	Checked func(error)
 }
 
@@ -47,6 +55,9 @@ type GuardOptions struct {
 // the service: one that writes refuses to, and one that reads goes on, since stopping would make the loss certain. When
 // the topic is mended, the service is ready again. Keep never makes a topic: one that has gone missing was lost, and a
 // new one would hide that from everybody who reads it.
+//
+// A topic that is kept forever and has lost its beginning is a *TrimmedError. Nothing mends it, so the service stays
+// unready until it is restarted with a setting that accepts the loss.
 type Guard struct {
 	o    GuardOptions
 	last string    // the reason that was logged last; empty for a topic that is safe
@@ -98,9 +109,15 @@ func (g *Guard) Await(ctx context.Context) error {
 func (g *Guard) Keep(ctx context.Context) {
 	wait := g.o.Every
 	for g.wake.Sleep(ctx, wait) == nil {
-		err := g.checkOnce(ctx, func(ctx context.Context) error { return g.o.Reader.Check(ctx, g.o.Topic) })
+		err := g.checkOnce(ctx, func(ctx context.Context) error {
+			if err := g.o.Reader.Check(ctx, g.o.Topic); err != nil || !g.o.WatchStart {
+				return err
+			}
+			return g.o.Reader.CheckStart(ctx, g.o.Topic, g.o.AcceptStart)
+		})
 		var unsafe *GuardError
-		if wait = g.o.Every; err != nil && !errors.As(err, &unsafe) {
+		var trimmed *TrimmedError
+		if wait = g.o.Every; err != nil && !errors.As(err, &unsafe) && !errors.As(err, &trimmed) {
 			wait = g.o.Retry
 		}
 		pause := min(wait, g.o.Retry)
@@ -121,10 +138,13 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 	}
 	g.o.Checked(err)
 	var unsafe *GuardError
+	var trimmed *TrimmedError
 	reason := ""
 	switch {
 	case err == nil:
 		g.o.Ready.Ready(g.o.Part)
+	case errors.As(err, &trimmed):
+		reason = trimmed.Error()
 	case errors.As(err, &unsafe):
 		reason = unsafe.Error()
 	case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
@@ -142,6 +162,8 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 	switch log := g.o.Log.With("topic", g.o.Topic.Name); {
 	case err == nil:
 		log.Info("the topic is safe")
+	case trimmed != nil:
+		log.Error("the topic has lost its beginning", "err", err)
 	case unsafe != nil:
 		log.Error("the topic is not safe", "err", err)
 	default:
