@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/tidemark/tidemark/shared/filewatch"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -85,6 +87,7 @@ func TestAKeyEndsByItsTimeOrByHand(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "revoked", revoked.State(noon))
 	k.reload(noon)
+	k.reload(noon.Add(filewatch.StillFor))
 	_, ok = k.Check(key, noon)
 	require.False(t, ok)
 	again, err := Revoke(path, e.ID, noon.Add(time.Hour))
@@ -227,6 +230,9 @@ func TestTheFileIsFollowed(t *testing.T) {
 			exchange(t, dir, path, content)
 			k.reload(noon)
 			_, ok = k.Check(fresh, noon)
+			require.False(t, ok, "a change counts once the file is still")
+			k.reload(noon.Add(filewatch.StillFor))
+			_, ok = k.Check(fresh, noon)
 			require.True(t, ok)
 			_, ok = k.Check(old, noon)
 			require.False(t, ok)
@@ -242,6 +248,12 @@ func TestABrokenVersionKeepsTheOldAndSaysSoLoudly(t *testing.T) {
 	var said bytes.Buffer
 	k, err := Open(path, slog.New(slog.NewTextHandler(&said, nil)))
 	require.NoError(t, err)
+	now := noon
+	settle := func() {
+		k.reload(now)
+		now = now.Add(filewatch.StillFor)
+		k.reload(now)
+	}
 	for what, breakIt := range map[string]func() error{
 		"nonsense": func() error { return os.WriteFile(path, []byte("nonsense"), 0o600) },
 		"empty":    func() error { return os.WriteFile(path, nil, 0o600) },
@@ -249,27 +261,77 @@ func TestABrokenVersionKeepsTheOldAndSaysSoLoudly(t *testing.T) {
 	} {
 		require.NoError(t, breakIt())
 		said.Reset()
-		k.reload(noon)
+		k.reload(now)
+		require.Empty(t, said.String(), "it is perhaps being written")
+		settle()
 		require.True(t, k.Stale())
 		require.Contains(t, said.String(), "level=ERROR", what)
 		require.Contains(t, said.String(), "stay valid", what)
 		said.Reset()
-		k.reload(noon.Add(30 * time.Second))
+		k.reload(now.Add(30 * time.Second))
 		require.Empty(t, said.String(), "once a minute")
-		k.reload(noon.Add(time.Minute))
+		now = now.Add(time.Minute)
+		k.reload(now)
 		require.Contains(t, said.String(), "level=ERROR", "and again")
 		_, ok := k.Check(key, noon)
 		require.True(t, ok, what)
 
 		said.Reset()
 		require.NoError(t, os.WriteFile(path, good, 0o600))
-		k.reload(noon)
+		settle()
 		require.False(t, k.Stale())
 		require.Contains(t, said.String(), "are used from now on", "the same content again is reported after a version that could not be used")
 		said.Reset()
-		k.reload(noon)
+		settle()
 		require.Empty(t, said.String())
 	}
+}
+
+// A file that is written in place is cut for a moment, and one that stays cut is told of by the names of what it lost.
+func TestAFileThatIsCutCountsWhenItIsStillAndItsLossIsTold(t *testing.T) {
+	t.Parallel()
+	path, _, first := made(t, "read")
+	whole, _, err := Create(path, "night operator", []string{"admin"}, time.Time{}, noon)
+	require.NoError(t, err)
+	_, second, err := Create(path, "third", []string{"admin"}, time.Time{}, noon)
+	require.NoError(t, err)
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	cut := good[:bytes.Index(good, []byte(whole.ID))]
+	cut = cut[:bytes.LastIndexByte(cut, '\n')+1]
+	var said bytes.Buffer
+	k, err := Open(path, slog.New(slog.NewTextHandler(&said, nil)))
+	require.NoError(t, err)
+	said.Reset()
+
+	for now := noon; now.Before(noon.Add(20 * filewatch.StillFor)); now = now.Add(filewatch.StillFor - time.Millisecond) {
+		content := cut // a writer that stops short in the middle, again and again
+		if (now.Sub(noon)/(filewatch.StillFor-time.Millisecond))%2 == 1 {
+			content = good
+		}
+		require.NoError(t, os.WriteFile(path, content, 0o600))
+		k.reload(now)
+		_, ok := k.Check(second, noon)
+		require.True(t, ok)
+	}
+	require.Empty(t, said.String())
+	require.Zero(t, k.Lost())
+
+	later := noon.Add(time.Hour)
+	require.NoError(t, os.WriteFile(path, cut, 0o600))
+	k.reload(later)
+	k.reload(later.Add(filewatch.StillFor))
+	_, ok := k.Check(second, noon)
+	require.False(t, ok)
+	_, ok = k.Check(first, noon)
+	require.True(t, ok)
+	require.Contains(t, said.String(), "level=WARN")
+	require.Contains(t, said.String(), "night operator ("+whole.ID+")")
+	require.EqualValues(t, 2, k.Lost())
+	require.NoError(t, os.WriteFile(path, good, 0o600))
+	k.reload(later.Add(time.Hour))
+	k.reload(later.Add(2 * time.Hour))
+	require.Zero(t, k.Lost(), "they are back")
 }
 
 func TestWatchLooksEachSecond(t *testing.T) {
@@ -283,7 +345,7 @@ func TestWatchLooksEachSecond(t *testing.T) {
 		_, _, err = Create(other, "fresh", []string{"read"}, time.Time{}, noon)
 		require.NoError(t, err)
 		require.NoError(t, os.Rename(other, path))
-		time.Sleep(reloadEvery + time.Millisecond)
+		time.Sleep(filewatch.StillFor + 2*filewatch.LookEvery)
 		synctest.Wait()
 		_, ok := k.Check(key, noon)
 		require.False(t, ok)

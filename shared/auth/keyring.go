@@ -6,15 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/tidemark/tidemark/shared/filewatch"
 	"github.com/tidemark/tidemark/shared/loop"
 )
-
-// reloadEvery is how soon a change of the keys file takes effect.
-const reloadEvery = time.Second
 
 // repeatErrorEvery is how often the error of a keys file that cannot be used is logged again.
 const repeatErrorEvery = time.Minute
@@ -25,21 +25,25 @@ type Keyring struct {
 	log  *slog.Logger
 	keys atomic.Pointer[map[string]Entry]
 
-	// The rest is for Open and Watch alone, but for stale.
-	content  []byte    // of the last version that was read, good or bad
-	failure  string    // why the newest version cannot be used
-	loggedAt time.Time // when failure was logged last
+	// The rest is for Open and Watch alone, but for stale and lost.
+	versions filewatch.Versions
+	content  []byte            // of the last version that was taken up; nil after one that cannot be used
+	missing  map[string]string // names of the keys that an earlier version had and the last one has not, by id
+	lost     atomic.Int64      // how many those are
+	failure  string            // why the newest version cannot be used
+	loggedAt time.Time         // when failure was logged last
 	stale    atomic.Bool
 }
 
 // Open reads the file for the first time. Without a good first version there is no keyring.
 func Open(path string, log *slog.Logger) (*Keyring, error) {
-	k := &Keyring{path: path, log: log}
+	k := &Keyring{path: path, log: log, missing: map[string]string{}}
 	content, keys, err := k.read()
 	if err != nil {
 		return nil, fmt.Errorf("API_KEYS_FILE: %w", err)
 	}
 	k.content = content
+	k.versions.Still(time.Time{}, content, nil)
 	k.keys.Store(&keys)
 	if warning := permissions(path); warning != "" {
 		log.Warn("the keys file should be closed to others", "path", path, "reason", warning)
@@ -66,15 +70,25 @@ func (k *Keyring) Check(key string, now time.Time) (Caller, bool) {
 // good version are still valid.
 func (k *Keyring) Stale() bool { return k.stale.Load() }
 
-// Watch follows the file until ctx ends. It compares contents and not times, so it notices an edit in place,
-// a rename over the name, and Kubernetes' exchange of the folder behind a link, all alike.
+// Lost is how many keys an earlier version of the file had since Open, and the present one has not. Keys are revoked, not
+// removed, so a file that lost some was perhaps cut.
+func (k *Keyring) Lost() int64 { return k.lost.Load() }
+
+// Watch follows the file until ctx ends. A change counts once the file is still: see package filewatch.
 func (k *Keyring) Watch(ctx context.Context) {
-	loop.Every(ctx, reloadEvery, func(context.Context) { k.reload(time.Now()) })
+	loop.Every(ctx, filewatch.LookEvery, func(context.Context) { k.reload(time.Now()) })
 }
 
-// reload takes up a new version of the file.
+// reload takes up a new version of the file, once that is still.
 func (k *Keyring) reload(now time.Time) {
 	content, keys, err := k.read()
+	var unreadable []byte // a file that cannot be read is a version too
+	if content == nil && err != nil {
+		unreadable = []byte(err.Error())
+	}
+	if !k.versions.Still(now, content, unreadable) {
+		return
+	}
 	if err != nil {
 		// A broken version must not lock everybody out, and must not pass unnoticed: a key that it was to
 		// revoke is still valid.
@@ -91,13 +105,31 @@ func (k *Keyring) reload(now time.Time) {
 		return
 	}
 	k.content, k.failure = content, ""
-	k.keys.Store(&keys)
+	k.noteLost(*k.keys.Swap(&keys), keys)
 	k.log.Info("the keys file has changed: its keys are used from now on", "path", k.path, "keys", len(keys))
 	if warning := permissions(k.path); warning != "" {
 		k.log.Warn("the keys file should be closed to others", "path", k.path, "reason", warning)
 	}
 }
 
+// noteLost tells of keys that the new version of the file has no more.
+func (k *Keyring) noteLost(old, now map[string]Entry) {
+	var names []string
+	for id, e := range old {
+		if _, there := now[id]; !there {
+			k.missing[id] = e.Name
+			names = append(names, fmt.Sprintf("%s (%s)", e.Name, id))
+		}
+	}
+	maps.DeleteFunc(k.missing, func(id, _ string) bool { _, there := now[id]; return there })
+	k.lost.Store(int64(len(k.missing)))
+	if len(names) > 0 {
+		slices.Sort(names)
+		k.log.Warn("the keys file has lost keys, which are refused from now on: was it cut? revoke keys with tidemark keys revoke, which leaves their entries", "path", k.path, "lost", names)
+	}
+}
+
+// read returns the content with the error of a version that cannot be used, and none where it cannot be read.
 func (k *Keyring) read() ([]byte, map[string]Entry, error) {
 	content, err := readBounded(k.path)
 	if err != nil {
@@ -105,10 +137,10 @@ func (k *Keyring) read() ([]byte, map[string]Entry, error) {
 	}
 	entries, err := parseFile(content)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", k.path, err)
+		return content, nil, fmt.Errorf("%s: %w", k.path, err)
 	}
 	if len(entries) == 0 { // as a file that is just being written looks, too
-		return nil, nil, fmt.Errorf("%s holds no key: make one with tidemark keys create", k.path)
+		return content, nil, fmt.Errorf("%s holds no key: make one with tidemark keys create", k.path)
 	}
 	keys := make(map[string]Entry, len(entries))
 	for _, e := range entries {

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tidemark/tidemark/shared/filewatch"
 	"github.com/tidemark/tidemark/shared/loop"
 )
 
@@ -149,6 +150,7 @@ type Pair struct {
 	current atomic.Pointer[tls.Certificate]
 
 	// for Watch alone
+	versions  filewatch.Versions
 	cert, key []byte
 	failure   string // why the newest version cannot be used
 }
@@ -164,6 +166,7 @@ func Open(files Files, log *slog.Logger) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.versions.Still(time.Time{}, p.cert, p.key)
 	p.current.Store(c)
 	return p, nil
 }
@@ -178,12 +181,12 @@ func (p *Pair) Server() *tls.Config {
 	}
 }
 
-// Watch follows the files until ctx ends. A new version that cannot be used is logged once, and the last good one
+// Watch follows the files until ctx ends. A change counts once both files are still: see package filewatch. A new version that cannot be used is logged once, and the last good one
 // is served on: a renewal that is half written must not end the service. Watch also warns of a certificate that
 // ends soon.
 func (p *Pair) Watch(ctx context.Context) {
 	var warned time.Time
-	loop.Every(ctx, time.Second, func(context.Context) {
+	loop.Every(ctx, filewatch.LookEvery, func(context.Context) {
 		p.reload(time.Now())
 		if left := time.Until(p.current.Load().Leaf.NotAfter); left < warnBefore && time.Since(warned) > time.Hour {
 			warned = time.Now()
@@ -195,9 +198,12 @@ func (p *Pair) Watch(ctx context.Context) {
 // warnBefore is when to warn: whoever renews certificates by a program tries weeks earlier.
 const warnBefore = 48 * time.Hour
 
-// reload takes up a new version of the files.
+// reload takes up a new version of the files, once that is still.
 func (p *Pair) reload(now time.Time) {
 	cert, key, err := p.files.read()
+	if !p.versions.Still(now, cert, key) {
+		return
+	}
 	if err == nil && bytes.Equal(cert, p.cert) && bytes.Equal(key, p.key) && p.failure == "" {
 		return
 	}

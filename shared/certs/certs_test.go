@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/shared/certs/certstest"
+	"github.com/tidemark/tidemark/shared/filewatch"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -102,15 +103,21 @@ func TestAPairIsServedAndFollowed(t *testing.T) {
 	require.ErrorContains(t, wrong, "not signed by any authority in "+second.File+" (CA)")
 
 	renewed := second.Issue(t)
+	now := time.Now()
 	require.NoError(t, os.Rename(renewed.Cert, pair.Cert))
-	p.reload(time.Now())
+	p.reload(now)
+	require.Empty(t, said.String(), "the key may follow")
+	now = now.Add(filewatch.StillFor)
+	p.reload(now)
 	require.Contains(t, said.String(), "is not the key of the certificate", "half of a renewal")
 	require.NoError(t, handshake(t, p, first.File), "the one before stays")
 	said.Reset()
-	p.reload(time.Now())
+	p.reload(now)
 	require.Empty(t, said.String(), "said once")
 	require.NoError(t, os.Rename(renewed.Key, pair.Key))
-	p.reload(time.Now())
+	p.reload(now)
+	require.NoError(t, handshake(t, p, first.File), "the new one is not still yet")
+	p.reload(now.Add(filewatch.StillFor))
 	require.Contains(t, said.String(), "was renewed")
 	require.NoError(t, handshake(t, p, second.File))
 }

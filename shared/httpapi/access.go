@@ -63,6 +63,13 @@ func newAccess(o Options, s scopes, keys *auth.Keyring) *access {
 			return 1
 		}
 		return 0
+	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tidemark_api_keys_lost", Help: "Keys that an earlier version of the keys file had since the start, and the one in use has not: was it cut?",
+	}, func() float64 {
+		if keys == nil {
+			return 0
+		}
+		return float64(keys.Lost())
 	}))
 	return a
 }
