@@ -22,7 +22,7 @@ func startPgBouncer(t *testing.T, p *stack.Postgres, mode string) string {
 	require.NoError(t, err)
 	u, err := url.Parse(p.URL())
 	require.NoError(t, err)
-	dir, err := os.MkdirTemp("", "tidemark-pgbouncer-") // which another user may read
+	dir, err := os.MkdirTemp("", "tidemark-pgbouncer-") //nolint:usetesting // another user must read it, and the folder of t.TempDir is closed to others
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // for that user

@@ -235,11 +235,15 @@ func (d *Desk) takeTurn(ctx context.Context) (release func(), err error) {
 		return nil, fmt.Errorf("%w: %w", door.ErrBusy, ctx.Err())
 	}
 	release = func() { <-d.turn }
-	read := make(chan error, 1)
-	go func() { read <- d.decided.catchUp(ctx) }()
+	read := make(chan struct{})
+	var failed error
+	go func() {
+		failed = d.decided.catchUp(ctx)
+		close(read)
+	}()
 	select {
-	case err = <-read:
-		if err != nil {
+	case <-read:
+		if err = failed; err != nil {
 			release()
 		}
 	case <-ctx.Done():
