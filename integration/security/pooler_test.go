@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
@@ -52,7 +53,7 @@ default_pool_size = 20
 		}
 	})
 	u.Host = fmt.Sprintf("127.0.0.1:%d", port)
-	require.Eventually(t, func() bool { return connect(t, u.String()) == nil }, patience, tick)
+	await.NoError(t, func() error { return connect(t, u.String()) })
 	return u.String()
 }
 
