@@ -126,7 +126,7 @@ func TestEverybodyCanUseEveryPage(t *testing.T) {
 
 	database.Cut()
 	v.open("/")
-	v.sees("it cannot be read", "The projections cannot be read")
+	v.sees("The projections cannot be read", "the connection to the database was lost")
 	v.visits("database down", "/", "/projections", "/projections/timestamps/rebuild", "/tickets/"+applied.ID)
 	database.Pass()
 	v.waits("/api/v1/projections", http.StatusOK)
