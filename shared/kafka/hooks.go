@@ -2,8 +2,11 @@ package kafka
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
+	"time"
 
 	"github.com/Shopify/sarama"
 	"github.com/ThreeDotsLabs/watermill"
@@ -96,20 +99,60 @@ func isFencedInstance(err error) bool { return errors.Is(err, sarama.ErrFencedIn
 // watermillLogger passes what Watermill says on to slog, a level lower: reconnecting is its daily work
 // and shows in readiness. It also shows errors to watch, since Watermill reports them nowhere else.
 type watermillLogger struct {
-	log   *slog.Logger
-	watch func(error)
+	log     *slog.Logger
+	watch   func(error)
+	repeats *repeats
 }
 
-// newWatermillLogger returns Watermill's logging on log. Watch, where given, sees every error.
+// newWatermillLogger returns Watermill's logging on log. Watch, where given, sees every error; the log has equal ones once a
+// second, with how often they came.
 func newWatermillLogger(log *slog.Logger, watch func(error)) watermill.LoggerAdapter {
-	return watermillLogger{log: log, watch: watch}
+	return watermillLogger{log: log, watch: watch, repeats: &repeats{seen: map[string]*repeat{}}}
 }
 
 func (l watermillLogger) Error(msg string, err error, f watermill.LogFields) {
 	if l.watch != nil && err != nil {
 		l.watch(err)
 	}
-	l.log.Warn("watermill", append(attrs(f), "said", msg, "err", err)...)
+	times := l.repeats.count(fmt.Sprint(msg, ": ", err), time.Now())
+	if times == 0 {
+		return
+	}
+	l.log.Warn("watermill", append(attrs(f), "said", msg, "err", err, "times", times)...)
+}
+
+// repeats holds back equal errors: a broker that is gone makes a client say the same a hundred times a second.
+type repeats struct {
+	mu   sync.Mutex
+	seen map[string]*repeat
+}
+
+// repeat is an error that was logged, and how often it came since.
+type repeat struct {
+	logged time.Time
+	times  int
+}
+
+// repeatEvery is how often equal errors are logged.
+const repeatEvery = time.Second
+
+// count returns how often what has come since it was last to be logged, this time included, or 0 while that is too recent.
+func (r *repeats) count(what string, now time.Time) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, found := r.seen[what]
+	if found && now.Sub(last.logged) < repeatEvery {
+		last.times++
+		return 0
+	}
+	if !found {
+		last = &repeat{}
+		r.seen[what] = last
+	}
+	times := last.times + 1
+	last.logged, last.times = now, 0
+	maps.DeleteFunc(r.seen, func(_ string, l *repeat) bool { return now.Sub(l.logged) > time.Minute })
+	return times
 }
 
 func (l watermillLogger) Info(msg string, f watermill.LogFields) {
@@ -120,7 +163,7 @@ func (watermillLogger) Debug(string, watermill.LogFields) {}
 func (watermillLogger) Trace(string, watermill.LogFields) {}
 
 func (l watermillLogger) With(f watermill.LogFields) watermill.LoggerAdapter {
-	return watermillLogger{log: l.log.With(attrs(f)...), watch: l.watch}
+	return watermillLogger{log: l.log.With(attrs(f)...), watch: l.watch, repeats: l.repeats}
 }
 
 func attrs(f watermill.LogFields) []any {

@@ -15,6 +15,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/loop"
 )
 
 // Record is one record of the log, as it was read.
@@ -139,6 +140,8 @@ type Subscriber struct {
 	batches sync.Map // message UUID → *Batch
 	serial  atomic.Uint64
 	current atomic.Pointer[ending] // of the session
+	pause   func()                 // before the next try to join the group
+	joined  atomic.Bool            // whether a session has begun since the last try
 }
 
 // NewSubscriber returns a member that has not joined yet.
@@ -177,6 +180,16 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 // Subscribe joins the group and delivers batches until ctx ends or Close is called; then the channel
 // is closed. It fails at once where no broker answers: try again.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch, error) {
+	backoff, first := loop.Backoff{Most: mostPause}, true
+	s.pause = func() {
+		switch {
+		case first, s.joined.Swap(false):
+			first = false
+			backoff.Reset()
+		default:
+			_ = backoff.Sleep(ctx) // its end is noticed by who is called next
+		}
+	}
 	messages, err := s.inner.Subscribe(ctx, topic)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to %s: %w", topic, explained(err, s.o.Kafka))
@@ -213,7 +226,13 @@ func (s *Subscriber) partitionLost(int) time.Duration {
 // channel until it is closed.
 func (s *Subscriber) Close() error { return s.inner.Close() }
 
+// mostPause is the most between two tries to join the group. Close waits for a pause that has begun.
+const mostPause = 2 * time.Second
+
+// wrap is called before each try to join the group, and one that failed is followed by the next at once. Where no session came
+// of the last try, the next one waits: a broker that refuses would else be asked without a pause.
 func (s *Subscriber) wrap(inner sarama.ConsumerGroupHandler) sarama.ConsumerGroupHandler {
+	s.pause()
 	return &groupHandler{s: s, inner: inner}
 }
 
@@ -234,6 +253,7 @@ type groupHandler struct {
 func (h *groupHandler) Setup(sess sarama.ConsumerGroupSession) error {
 	h.current = &ending{ended: make(chan struct{})}
 	h.s.current.Store(h.current)
+	h.s.joined.Store(true)
 	return h.s.o.SetUp(session{sess, h.current})
 }
 
