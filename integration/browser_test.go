@@ -63,7 +63,15 @@ func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.tab, seenWithin)
 	defer cancel()
-	require.NoError(b.t, chromedp.Do(ctx, steps...))
+	for {
+		err := chromedp.Do(ctx, steps...)
+		// A live update put another in the node's place between its being found and its being used: nothing was done.
+		if err != nil && strings.Contains(err.Error(), "Could not find node with given id") && ctx.Err() == nil {
+			continue
+		}
+		require.NoError(b.t, err)
+		return
+	}
 }
 
 func (b *browser) open(path string) {
@@ -161,6 +169,22 @@ func (b *browser) stays() {
 	marked, err := chromedp.Run(ctx, chromedp.AttributeValue(chromedp.CSS("body"), "data-mark"))
 	require.NoError(b.t, err)
 	require.Equal(b.t, b.script, marked.Exists, "with script a page is renewed, without it is loaded again")
+}
+
+// leave clicks what leads to another page, and waits until that one is shown.
+func (b *browser) leave(what string) {
+	b.t.Helper()
+	b.mark()
+	b.click(what)
+	ctx, cancel := context.WithTimeout(b.tab, seenWithin)
+	defer cancel()
+	for {
+		// A page that is being left has no body for a moment.
+		if marked, err := chromedp.Run(ctx, chromedp.AttributeValue(chromedp.CSS("body"), "data-mark")); err == nil && !marked.Exists {
+			return
+		}
+		require.NoError(b.t, loop.Sleep(ctx, 20*time.Millisecond), "no other page comes after %s", what)
+	}
 }
 
 // complaints are what was written to the console, such as what the pages' policy forbids.

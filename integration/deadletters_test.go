@@ -61,7 +61,7 @@ func (l letters) decide(what string, body any) ([]result, string) {
 	l.t.Helper()
 	text, err := json.Marshal(body)
 	require.NoError(l.t, err)
-	a, err := l.Client.Do(l.t.Context(), http.MethodPost, l.command+"/api/v1/deadletters/"+what, string(text), "Content-Type", "application/json")
+	a, err := l.Client.Send(l.t.Context(), http.MethodPost, l.command+"/api/v1/deadletters/"+what, string(text), "Content-Type", "application/json")
 	require.NoError(l.t, err)
 	require.Equal(l.t, http.StatusOK, a.Status, a)
 	var answer struct {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,6 +75,26 @@ func (c *Client) Do(ctx context.Context, method, url, body string, headers ...st
 	return Answer{resp.StatusCode, resp.Header, content}, err
 }
 
+// Send is Do of a client that is told to come again: what is answered 503 with Retry-After it sends again after that time, under
+// the retry_key that the answer names where nobody knows what became of the first.
+func (c *Client) Send(ctx context.Context, method, url, body string, headers ...string) (Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	for {
+		a, err := c.Do(ctx, method, url, body, headers...)
+		after, bad := strconv.Atoi(a.Header.Get("Retry-After"))
+		if err != nil || a.Status != http.StatusServiceUnavailable || bad != nil {
+			return a, err
+		}
+		if key := a.Text("retry_key"); key != "" {
+			headers = append(slices.Clone(headers), "Idempotency-Key", key) // of two the last one counts
+		}
+		if loop.Sleep(ctx, time.Duration(after)*time.Second) != nil {
+			return a, nil
+		}
+	}
+}
+
 // Get asks once.
 func (c *Client) Get(ctx context.Context, url string, headers ...string) (Answer, error) {
 	return c.Do(ctx, http.MethodGet, url, "", headers...)
@@ -103,14 +125,14 @@ type Ticket struct {
 	Location string
 }
 
-// Stamp posts a timestamp command, with headers as name, value pairs, and returns the ticket. at is an RFC 3339
-// instant, or empty for now. Any answer but 202 is an error that shows it.
+// Stamp sends a timestamp command, with headers as name, value pairs, and returns the ticket. at is an RFC 3339
+// instant, or empty for now. Any answer but 202 in the end is an error that shows it.
 func (c *Client) Stamp(ctx context.Context, commandURL, at string, headers ...string) (Ticket, error) {
 	url := commandURL + "/api/v1/timestamp"
 	if at != "" {
 		url += "/" + at
 	}
-	a, err := c.Post(ctx, url, headers...)
+	a, err := c.Send(ctx, http.MethodPost, url, "", headers...)
 	if err != nil {
 		return Ticket{}, fmt.Errorf("POST %s: %w", url, err)
 	}
