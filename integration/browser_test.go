@@ -63,7 +63,15 @@ func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.tab, seenWithin)
 	defer cancel()
-	require.NoError(b.t, chromedp.Do(ctx, steps...))
+	for {
+		err := chromedp.Do(ctx, steps...)
+		// A live update put another in the node's place between its being found and its being used: nothing was done.
+		if err != nil && strings.Contains(err.Error(), "Could not find node with given id") && ctx.Err() == nil {
+			continue
+		}
+		require.NoError(b.t, err)
+		return
+	}
 }
 
 func (b *browser) open(path string) {
