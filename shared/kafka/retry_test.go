@@ -41,14 +41,11 @@ func TestARefusedMemberPausesAndSaysItOnce(t *testing.T) {
 		SetUp: func(Session) error { return errors.New("this group takes nobody") }, CleanUp: func() {},
 	})
 	require.NoError(t, err)
-	ctx, end := context.WithCancel(context.WithoutCancel(t.Context()))
-	defer end()
 	began := time.Now()
-	batches, err := s.Subscribe(ctx, "refused")
+	batches, err := s.Subscribe(t.Context(), "refused")
 	require.NoError(t, err)
 	await.Until(t, func() bool { return tries.Load() >= 5 })
 	took := time.Since(began)
-	end()
 	require.NoError(t, s.Close())
 	for range batches {
 		require.Fail(t, "a batch of a group that was not joined")
@@ -57,6 +54,38 @@ func TestARefusedMemberPausesAndSaysItOnce(t *testing.T) {
 	refusals := bytes.Count(said.text(), []byte("not authorized"))
 	require.Positive(t, refusals)
 	require.LessOrEqual(t, refusals, 2+int(time.Since(began)/repeatEvery))
+}
+
+// A member that is told to stop while the broker takes connections and does not answer stops at once. Sarama waits for ten
+// seconds, four times.
+func TestJoiningEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	h := setupHangs(t)
+	s, err := NewSubscriber(SubscriberOptions{
+		Kafka: config.Kafka{Brokers: h.brokers}, ClientID: "test", Group: "hangs", BatchSize: 1, Log: quiet(),
+		SetUp: func(Session) error { return nil }, CleanUp: func() {},
+	})
+	require.NoError(t, err)
+	h.answers.Lock()
+	ctx, end := context.WithCancel(t.Context())
+	joining := make(chan error, 1)
+	go func() {
+		_, err := s.Subscribe(ctx, "hangs")
+		joining <- err
+	}()
+	await.Until(t, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.conns) > 0
+	})
+	end()
+	select {
+	case err = <-joining:
+	case <-time.After(9 * time.Second): // Sarama's first wait is longer
+	}
+	h.answers.Unlock()
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, s.Close())
 }
 
 // Equal errors of one second are one line, which says how many came since the last one.

@@ -142,6 +142,14 @@ type Subscriber struct {
 	current atomic.Pointer[ending] // of the session
 	pause   func()                 // before the next try to join the group
 	joined  atomic.Bool            // whether a session has begun since the last try
+
+	leftBehind atomic.Bool // the caller of Subscribe did not wait for the broker
+}
+
+// joinResult is what comes of joining the group.
+type joinResult struct {
+	messages <-chan *message.Message
+	err      error
 }
 
 // NewSubscriber returns a member that has not joined yet.
@@ -177,9 +185,11 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	return s, nil
 }
 
-// Subscribe joins the group and delivers batches until ctx ends or Close is called; then the channel
-// is closed. It fails at once where no broker answers: try again.
+// Subscribe joins the group and delivers batches until Close is called; then the channel is closed. It fails at once where no
+// broker answers: try again. ctx bounds the joining only. Sarama waits up to forty seconds for a broker that takes connections
+// and does not answer; when ctx ends meanwhile, the attempt is left behind and the subscriber is closed.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch, error) {
+	living := context.WithoutCancel(ctx) // until Close
 	backoff, first := loop.Backoff{Most: mostPause}, true
 	s.pause = func() {
 		switch {
@@ -187,12 +197,33 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch
 			first = false
 			backoff.Reset()
 		default:
-			_ = backoff.Sleep(ctx) // its end is noticed by who is called next
+			_ = backoff.Sleep(living) // it has no end
 		}
 	}
-	messages, err := s.inner.Subscribe(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("subscribe to %s: %w", topic, explained(err, s.o.Kafka))
+	joining := make(chan joinResult, 1)
+	go func() {
+		messages, err := s.inner.Subscribe(living, topic)
+		joining <- joinResult{messages, err}
+	}()
+	var messages <-chan *message.Message
+	select {
+	case j := <-joining:
+		if j.err != nil {
+			return nil, fmt.Errorf("subscribe to %s: %w", topic, explained(j.err, s.o.Kafka))
+		}
+		messages = j.messages
+	case <-ctx.Done():
+		s.leftBehind.Store(true)
+		go func() { // ends with Sarama's own limits
+			j := <-joining
+			go func() { _ = s.inner.Close() }() // nobody is there to be told
+			if j.err == nil {
+				for m := range j.messages {
+					m.Ack()
+				}
+			}
+		}()
+		return nil, fmt.Errorf("subscribe to %s: %w", topic, unanswered(ctx))
 	}
 	out := make(chan *Batch)
 	go func() {
@@ -224,7 +255,12 @@ func (s *Subscriber) partitionLost(int) time.Duration {
 
 // Close leaves the group once the batches in flight are done or ended. Batches must be taken from the
 // channel until it is closed.
-func (s *Subscriber) Close() error { return s.inner.Close() }
+func (s *Subscriber) Close() error {
+	if s.leftBehind.Load() {
+		return nil
+	}
+	return s.inner.Close()
+}
 
 // mostPause is the most between two tries to join the group. Close waits for a pause that has begun.
 const mostPause = 2 * time.Second

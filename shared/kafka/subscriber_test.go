@@ -57,7 +57,7 @@ func join(t *testing.T, brokers []string, group, topic string, change func(*Subs
 	require.NoError(t, err)
 	var batches <-chan *Batch
 	await.Until(t, func() bool {
-		batches, err = m.Subscribe(context.WithoutCancel(t.Context()), topic)
+		batches, err = m.Subscribe(t.Context(), topic)
 		return err == nil
 	})
 	go func() {
