@@ -267,6 +267,7 @@ func fullDisk(t *testing.T, s *story.Story) func() {
 		run(t, s.DB, `ALTER INDEX public.timestamp_records_pkey SET TABLESPACE pg_default`)
 		run(t, s.DB, `DROP TABLESPACE small`)
 	})
+	run(t, s.DB, `VACUUM FULL public.timestamp_records`) // writers side by side leave it empty pages, as many as they happened to wait for each other
 	run(t, s.DB, `ALTER TABLE public.timestamp_records SET TABLESPACE small`)
 	run(t, s.DB, `ALTER INDEX public.timestamp_records_pkey SET TABLESPACE small`)
 	return func() {
