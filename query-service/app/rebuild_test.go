@@ -175,7 +175,7 @@ func TestThePageOfARebuild(t *testing.T) {
 		page = s.page(t, at)
 		return strings.Contains(page.body, "An index of <code>slow</code>: building index")
 	})
-	require.Contains(t, page.body, "This phase began 42 s ago.")
+	require.Regexp(t, `This phase began (4[2-9]|5\d) s ago\.`, page.body) // the phase began 42 s before its row was written
 	require.NotContains(t, page.body, "caught up in about")
 	require.NoError(t, <-built)
 

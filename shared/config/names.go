@@ -11,7 +11,7 @@ import (
 // because one environment is often handed to all of them: a name that another service reads is no typo.
 // A test in the tidemark module compares the list with the structs.
 var Names = []string{
-	"ACCEPT_LOG_START", "API_KEYS_FILE", "AUDIT_INTERVAL", "AUTH", "BATCH_SIZE", "BIND_ADDRESS", "COMMAND_URL", "CONSUMER_URL",
+	"ACCEPT_LOG_START", "ALLOWED_HOSTS", "API_KEYS_FILE", "AUDIT_INTERVAL", "AUTH", "BATCH_SIZE", "BIND_ADDRESS", "COMMAND_URL", "CONSUMER_URL",
 	"DB_CONN_MAX_LIFETIME", "DB_MAX_IDLE_CONNS", "DB_MAX_OPEN_CONNS", "DB_URL",
 	"KAFKA_BROKERS", "KAFKA_CLAIMED_PARTITIONS", "KAFKA_GROUP_ID", "KAFKA_GROUP_INSTANCE_ID", "KAFKA_PARTITIONS", "KAFKA_REPLICATION_FACTOR",
 	"KAFKA_SASL_MECHANISM", "KAFKA_SASL_PASSWORD", "KAFKA_SASL_USERNAME",

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strings"
 	"syscall"
@@ -51,6 +52,10 @@ var keyOfRun = regexp.MustCompile(`--key ([0-9a-f-]{36})`)
 // The input stays open: each answer must come before the end that never comes.
 func TestARunThatIsCutInAnyWayGoesOn(t *testing.T) {
 	t.Parallel()
+	// Under nohup a hang-up is ignored, by children too; a signal that is handled here has its default again in a child.
+	hungUp := make(chan os.Signal, 1)
+	signal.Notify(hungUp, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hungUp) })
 	all := lines(50)
 	for name, cut := range map[string]func(*testing.T, *process){
 		"kill -9": func(t *testing.T, p *process) { require.NoError(t, p.Process.Kill()) },
