@@ -21,6 +21,7 @@ import (
 // hangs is a broker that can be told to hang: it takes connections and requests, and its answers wait.
 type hangs struct {
 	brokers []string
+	cluster *kfake.Cluster
 	answers sync.RWMutex // locked while it hangs
 
 	mu    sync.Mutex
@@ -36,7 +37,7 @@ func setupHangs(t *testing.T) *hangs {
 	}))
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
-	h.brokers = c.ListenAddrs()
+	h.brokers, h.cluster = c.ListenAddrs(), c
 	return h
 }
 
@@ -46,6 +47,15 @@ func (h *hangs) lose() {
 	defer h.mu.Unlock()
 	for _, c := range h.conns {
 		c.lost.Store(true)
+	}
+}
+
+// cut is lose by a connection that ends.
+func (h *hangs) cut() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.conns {
+		c.cut.Store(true)
 	}
 }
 
@@ -70,6 +80,7 @@ type hangingConn struct {
 	net.Conn
 	h    *hangs
 	lost atomic.Bool
+	cut  atomic.Bool
 }
 
 func (c *hangingConn) Write(b []byte) (int, error) {
@@ -77,6 +88,9 @@ func (c *hangingConn) Write(b []byte) (int, error) {
 	defer c.h.answers.RUnlock()
 	if c.lost.Load() {
 		return len(b), nil
+	}
+	if c.cut.Load() {
+		return 0, c.Conn.Close()
 	}
 	return c.Conn.Write(b)
 }

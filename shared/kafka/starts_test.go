@@ -3,11 +3,11 @@ package kafka
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -39,7 +39,7 @@ func TestALogThatIsTrimmedUnderWayMakesTheServiceUnready(t *testing.T) {
 			ended := make(chan struct{})
 			go func() { defer close(ended); g.Keep(ctx) }()
 			if tc.reason != "" {
-				require.Eventually(t, func() bool { ready, _ := p.get(); return !ready }, time.Minute, 5*time.Millisecond, name)
+				await.Until(t, func() bool { ready, _ := p.get(); return !ready }, name)
 				_, reason := p.get()
 				require.Contains(t, reason, tc.reason, name)
 				require.NotContains(t, reason, "/0 starts", name)

@@ -26,7 +26,7 @@ func manyCommands(n int) []Command {
 func TestManyCommandsOfOneCallerShareAFlightWithTheOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: 10 * time.Millisecond}
+		log := logThatTakes(10 * time.Millisecond)
 		d, _ := setup(t, Options{Log: log, MaxGroup: 50})
 		go func() { _, _ = accept(t.Context(), d, "first") }()
 		synctest.Wait() // it leaves alone
@@ -38,11 +38,11 @@ func TestManyCommandsOfOneCallerShareAFlightWithTheOthers(t *testing.T) {
 		synctest.Wait()
 		outcomes := d.AcceptPatiently(t.Context(), manyCommands(3000))
 		require.NoError(t, <-single)
-		groups, keys := log.seen()
+		groups, written := log.Flights(), keysIn(log)
 		require.Equal(t, []int{1, 3001}, groups)
 		for i, o := range outcomes {
 			require.NoError(t, o.Err)
-			require.Equal(t, fmt.Sprint(i), keys[o.Position.Offset], "in their order, each his own place")
+			require.Equal(t, fmt.Sprint(i), written[o.Position.Offset], "in their order, each his own place")
 		}
 		require.Equal(t, 3002.0, testutil.ToFloat64(d.metrics.accepted))
 		require.Empty(t, d.AcceptPatiently(t.Context(), nil))
@@ -53,7 +53,8 @@ func TestOnlyWhatWasSurelyNotWrittenIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tries := map[string]int{}
-		log := &fakeLog{answer: func(m *message.Message) error {
+		log := logThatTakes(0)
+		log.Fault = failing(func(m *message.Message) error {
 			tries[m.UUID]++
 			switch {
 			case m.UUID == "1":
@@ -62,7 +63,7 @@ func TestOnlyWhatWasSurelyNotWrittenIsTriedAgain(t *testing.T) {
 				return fmt.Errorf("%w: no leader", kafka.ErrNotSent)
 			}
 			return nil
-		}}
+		})
 		d, _ := setup(t, Options{Log: log})
 		outcomes := d.AcceptPatiently(t.Context(), manyCommands(4))
 		require.NoError(t, outcomes[0].Err)
@@ -70,15 +71,15 @@ func TestOnlyWhatWasSurelyNotWrittenIsTriedAgain(t *testing.T) {
 		require.NoError(t, outcomes[2].Err)
 		require.NoError(t, outcomes[3].Err)
 		require.Equal(t, map[string]int{"0": 1, "1": 1, "2": 4, "3": 1}, tries)
-		_, keys := log.seen()
-		require.Equal(t, "2", keys[outcomes[2].Position.Offset])
+		written := keysIn(log)
+		require.Equal(t, "2", written[outcomes[2].Position.Offset])
 	})
 }
 
 func TestManyAreAnsweredWithinTheDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: time.Minute} // a broker that hangs
+		log := logThatTakes(time.Minute) // a broker that hangs
 		d, _ := setup(t, Options{Log: log, Deadline: 5 * time.Second})
 		start := time.Now()
 		handed := make(chan []Outcome, 1)
@@ -92,7 +93,7 @@ func TestManyAreAnsweredWithinTheDeadline(t *testing.T) {
 			require.NotErrorIs(t, abandoned[i].Err, ErrUnknown)
 		}
 		time.Sleep(2 * time.Minute)
-		groups, _ := log.seen()
+		groups := log.Flights()
 		require.Equal(t, []int{2}, groups, "what was abandoned never reaches the log")
 	})
 }
@@ -100,7 +101,7 @@ func TestManyAreAnsweredWithinTheDeadline(t *testing.T) {
 func TestADoorThatOpensInTimeTakesThemAll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d, _ := setup(t, Options{Log: &fakeLog{}, Deadline: 5 * time.Second})
+		d, _ := setup(t, Options{Log: logThatTakes(0), Deadline: 5 * time.Second})
 		d.Shut(errors.New("retention.ms must be -1"))
 		var shut *ShutError
 		require.ErrorAs(t, d.State(), &shut)

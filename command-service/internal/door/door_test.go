@@ -17,42 +17,32 @@ import (
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
 
-// fakeLog takes a while for each group and answers each message as told.
-type fakeLog struct {
-	takes  time.Duration
-	answer func(m *message.Message) error
-
-	mu     sync.Mutex
-	groups []int
-	keys   []string
+// logThatTakes is a log of one partition, so that offsets are the order of everything in it.
+func logThatTakes(long time.Duration) *kafkatest.Log {
+	l := kafkatest.NewLog(1)
+	l.Takes = long
+	return l
 }
 
-func (l *fakeLog) PublishAll(topic string, msgs ...*message.Message) []kafka.Result {
-	time.Sleep(l.takes)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.groups = append(l.groups, len(msgs))
-	results := make([]kafka.Result, len(msgs))
-	for i, m := range msgs {
-		if l.answer != nil {
-			if results[i].Err = l.answer(m); results[i].Err != nil {
-				continue
-			}
-		}
-		results[i].Position = position.Position{Topic: topic, Offset: int64(len(l.keys))}
-		l.keys = append(l.keys, m.UUID)
+// failing is a fault of those messages for which there is an error. None of them is in the log.
+func failing(why func(m *message.Message) error) func(*message.Message) (bool, error) {
+	return func(m *message.Message) (bool, error) {
+		err := why(m)
+		return err == nil, err
 	}
-	return results
 }
 
-func (l *fakeLog) seen() (groups []int, keys []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return append([]int(nil), l.groups...), append([]string(nil), l.keys...)
+// keysIn returns the keys of the records in the log, in their order.
+func keysIn(l *kafkatest.Log) (keys []string) {
+	for _, r := range l.Written(0) {
+		keys = append(keys, string(r.Key))
+	}
+	return keys
 }
 
 func setup(t *testing.T, o Options) (*Door, *prometheus.Registry) {
@@ -75,7 +65,7 @@ func accept(ctx context.Context, d *Door, key string) (position.Position, error)
 func TestAnIdleDoorSendsAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: 3 * time.Millisecond}
+		log := logThatTakes(3 * time.Millisecond)
 		d, _ := setup(t, Options{Log: log})
 		for i := range 5 {
 			start := time.Now()
@@ -90,7 +80,7 @@ func TestAnIdleDoorSendsAtOnce(t *testing.T) {
 func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: 10 * time.Millisecond}
+		log := logThatTakes(10 * time.Millisecond)
 		d, registry := setup(t, Options{Log: log, MaxGroup: 50})
 		var callers sync.WaitGroup
 		answers := make([]Outcome, 121)
@@ -101,11 +91,11 @@ func TestAGroupGathersWhileAnotherIsOnItsWay(t *testing.T) {
 			}
 		}
 		callers.Wait()
-		groups, keys := log.seen()
+		groups, written := log.Flights(), keysIn(log)
 		require.Equal(t, []int{1, 50, 50, 20}, groups)
 		for i, a := range answers {
 			require.NoError(t, a.Err)
-			require.Equal(t, fmt.Sprint(i), keys[a.Position.Offset], "each caller gets the position of its own record")
+			require.Equal(t, fmt.Sprint(i), written[a.Position.Offset], "each caller gets the position of its own record")
 		}
 		require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP tidemark_commands_total Commands at the door by outcome: accepted; unknown (handed over, no answer); down, busy, shut (refused, nothing written).
@@ -122,7 +112,7 @@ tidemark_commands_total{outcome="unknown",topic="topic"} 0
 func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: 20 * time.Second} // a broker that hangs
+		log := logThatTakes(20 * time.Second) // a broker that hangs
 		d, registry := setup(t, Options{Log: log, Deadline: 5 * time.Second})
 		start := time.Now()
 		errs := make(chan error, 2)
@@ -144,8 +134,8 @@ func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 		require.Equal(t, 6*time.Second, time.Since(start))
 
 		time.Sleep(time.Minute)
-		_, keys := log.seen()
-		require.Equal(t, []string{"handed over"}, keys, "what was abandoned never reaches the log")
+		written := keysIn(log)
+		require.Equal(t, []string{"handed over"}, written, "what was abandoned never reaches the log")
 		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.unknown))
 		require.Equal(t, 1.0, testutil.ToFloat64(d.metrics.down))
 		n, err := testutil.GatherAndCount(registry)
@@ -157,7 +147,7 @@ func TestTheDeadlineTellsTheHandedOverFromTheAbandoned(t *testing.T) {
 func TestACallerThatLeavesTakesHisCommandAlongIfHeStillCan(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: time.Second}
+		log := logThatTakes(time.Second)
 		d, _ := setup(t, Options{Log: log})
 		errs := make(chan error, 2)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -176,15 +166,16 @@ func TestACallerThatLeavesTakesHisCommandAlongIfHeStillCan(t *testing.T) {
 			require.ErrorIs(t, <-errs, context.Canceled)
 		}
 		time.Sleep(5 * time.Second)
-		_, keys := log.seen()
-		require.Equal(t, []string{"first"}, keys)
+		written := keysIn(log)
+		require.Equal(t, []string{"first"}, written)
 	})
 }
 
 func TestEveryMessageOfAGroupHasItsOwnOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: time.Millisecond, answer: func(m *message.Message) error {
+		log := logThatTakes(time.Millisecond)
+		log.Fault = failing(func(m *message.Message) error {
 			switch m.UUID[0] {
 			case 'n':
 				return fmt.Errorf("%w: no leader", kafka.ErrNotSent)
@@ -192,16 +183,16 @@ func TestEveryMessageOfAGroupHasItsOwnOutcome(t *testing.T) {
 				return errors.New("connection reset")
 			}
 			return nil
-		}}
+		})
 		d, _ := setup(t, Options{Log: log})
 		var callers sync.WaitGroup
-		keys := []string{"a0", "n1", "u2", "a3", "n4", "u5"}
-		errs := make([]error, len(keys))
-		for i, key := range keys {
+		all := []string{"a0", "n1", "u2", "a3", "n4", "u5"}
+		errs := make([]error, len(all))
+		for i, key := range all {
 			callers.Go(func() { _, errs[i] = accept(t.Context(), d, key) })
 		}
 		callers.Wait()
-		for i, key := range keys {
+		for i, key := range all {
 			switch err := errs[i]; key[0] {
 			case 'a':
 				require.NoError(t, err)
@@ -219,7 +210,7 @@ func TestEveryMessageOfAGroupHasItsOwnOutcome(t *testing.T) {
 func TestAFullQueueRefuses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d, _ := setup(t, Options{Log: &fakeLog{takes: time.Second}, MaxQueue: 3})
+		d, _ := setup(t, Options{Log: logThatTakes(time.Second), MaxQueue: 3})
 		var callers sync.WaitGroup
 		callers.Go(func() { _, _ = accept(t.Context(), d, "in flight") })
 		synctest.Wait()
@@ -240,7 +231,7 @@ func TestAFullQueueRefuses(t *testing.T) {
 func TestAShutDoorSaysWhyAndOpensAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: time.Millisecond}
+		log := logThatTakes(time.Millisecond)
 		d, _ := setup(t, Options{Log: log})
 		d.Shut(&kafka.GuardError{Topic: "topic", Faults: []kafka.Fault{{Setting: "retention.ms", Wanted: "-1", Found: "1", Why: "records would expire"}}})
 		_, err := accept(t.Context(), d, "k")
@@ -251,14 +242,14 @@ func TestAShutDoorSaysWhyAndOpensAgain(t *testing.T) {
 		d.Open()
 		_, err = accept(t.Context(), d, "k")
 		require.NoError(t, err)
-		_, keys := log.seen()
-		require.Len(t, keys, 1)
+		written := keysIn(log)
+		require.Len(t, written, 1)
 	})
 }
 
 func TestADoorThatWasNotOpenedRefusesAsIfTheLogWereDown(t *testing.T) {
 	t.Parallel()
-	d, err := New(Options{Topic: "topic", Log: &fakeLog{}, Metrics: NewMetrics(prometheus.NewRegistry())})
+	d, err := New(Options{Topic: "topic", Log: logThatTakes(0), Metrics: NewMetrics(prometheus.NewRegistry())})
 	require.NoError(t, err)
 	_, err = accept(t.Context(), d, "k")
 	require.ErrorIs(t, err, ErrDown)
@@ -271,7 +262,7 @@ func TestADoorThatWasNotOpenedRefusesAsIfTheLogWereDown(t *testing.T) {
 func TestCloseFinishesWhatIsInHand(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: time.Second}
+		log := logThatTakes(time.Second)
 		d, _ := setup(t, Options{Log: log, MaxGroup: 2})
 		var callers sync.WaitGroup
 		errs := make([]error, 5)
@@ -282,15 +273,15 @@ func TestCloseFinishesWhatIsInHand(t *testing.T) {
 		require.NoError(t, d.Close(t.Context()))
 		callers.Wait()
 		require.Equal(t, make([]error, 5), errs)
-		_, keys := log.seen()
-		require.Len(t, keys, 5)
+		written := keysIn(log)
+		require.Len(t, written, 5)
 	})
 }
 
 func TestCloseLeavesALogThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d, _ := setup(t, Options{Log: &fakeLog{takes: time.Hour}, Deadline: time.Second})
+		d, _ := setup(t, Options{Log: logThatTakes(time.Hour), Deadline: time.Second})
 		_, err := accept(t.Context(), d, "k")
 		require.ErrorIs(t, err, ErrUnknown)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -303,12 +294,13 @@ func TestCloseLeavesALogThatHangs(t *testing.T) {
 func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := &fakeLog{takes: 7 * time.Millisecond, answer: func(m *message.Message) error {
+		log := logThatTakes(7 * time.Millisecond)
+		log.Fault = failing(func(m *message.Message) error {
 			if strings.HasSuffix(m.UUID, "3") {
 				return kafka.ErrNotSent
 			}
 			return nil
-		}}
+		})
 		d, _ := setup(t, Options{Log: log, Deadline: 10 * time.Millisecond, MaxGroup: 20, MaxQueue: 60})
 		var mu sync.Mutex
 		answers := map[string]error{}
@@ -325,9 +317,9 @@ func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 		}
 		callers.Wait()
 		time.Sleep(time.Second)
-		_, keys := log.seen()
+		written := keysIn(log)
 		there := map[string]bool{}
-		for _, k := range keys {
+		for _, k := range written {
 			require.False(t, there[k], "%s is in the log twice", k)
 			there[k] = true
 		}
@@ -353,12 +345,9 @@ func TestNobodyIsToldAnythingUntrue(t *testing.T) {
 
 func TestTheRecordCarriesTheCorrelationID(t *testing.T) {
 	t.Parallel()
-	var seen string
-	d, _ := setup(t, Options{Log: &fakeLog{answer: func(m *message.Message) error {
-		seen = m.Metadata[event.HeaderCorrelationID]
-		return nil
-	}}})
+	log := logThatTakes(0)
+	d, _ := setup(t, Options{Log: log})
 	_, err := accept(telemetry.WithCorrelationID(t.Context(), "mine 1"), d, "k")
 	require.NoError(t, err)
-	require.Equal(t, "mine 1", seen)
+	require.Equal(t, []kafka.Header{{Key: []byte(event.HeaderCorrelationID), Value: []byte("mine 1")}}, log.Written(0)[0].Headers)
 }

@@ -14,7 +14,7 @@ import (
 func TestATicketOfTheDoorsOwnIsANewUUIDv7(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int32{0, 1, 2, 12, 48} {
-		d, _ := setup(t, Options{Log: &fakeLog{}, Partitions: partitions})
+		d, _ := setup(t, Options{Log: logThatTakes(0), Partitions: partitions})
 		seen := map[uuid.UUID]bool{}
 		for range 2_000 {
 			id, err := d.Ticket("", Binding{Wanted: Now}, noon)
@@ -32,7 +32,7 @@ func TestATicketOfTheDoorsOwnIsANewUUIDv7(t *testing.T) {
 
 func TestTicketsOfOneGroupShareAPartitionAndGroupsTakeTurns(t *testing.T) {
 	t.Parallel()
-	d, _ := setup(t, Options{Log: &fakeLog{}, Partitions: 12})
+	d, _ := setup(t, Options{Log: logThatTakes(0), Partitions: 12})
 	turns := map[int32]int{}
 	for range 24 {
 		group := map[int32]int{}
@@ -66,7 +66,7 @@ func TestTheTextOfATicketIsThatOfItsUUID(t *testing.T) {
 
 func TestWithAKeyTheTicketIsTheKeys(t *testing.T) {
 	t.Parallel()
-	d, _ := setup(t, Options{Log: &fakeLog{}, Partitions: 12})
+	d, _ := setup(t, Options{Log: logThatTakes(0), Partitions: 12})
 	for _, key := range []string{v7(noon), "6f2b8a0e-58cf-4d63-9a0d-0d1f3c1f3a55", "abc"} {
 		want, wantErr := KeyTicket(key, Binding{Wanted: Now}, noon)
 		id, err := d.Ticket(key, Binding{Wanted: Now}, noon)

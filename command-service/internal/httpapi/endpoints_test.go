@@ -78,14 +78,15 @@ func TestAnEndpointHasATicketAPlaceAndAnID(t *testing.T) {
 		require.EqualValues(t, 7, c.CommandID.Version())
 		require.Equal(t, endpoint.Of(c.CommandID), c.EndpointID)
 		require.Equal(t, map[string]any{"id": c.CommandID.String(), "endpoint_id": c.EndpointID.String()}, decode(t, w))
-		require.Equal(t, "endpoint.command.v1/3@0", w.Header().Get("Tidemark-Position"))
-		require.Equal(t, "http://read.example:7082/api/v1/tickets/"+c.CommandID.String()+"?position=endpoint.command.v1/3@0", w.Header().Get("Location"))
+		place := b.placeOf(t, topic.EndpointCommand, c.EndpointID)
+		require.Equal(t, place, w.Header().Get("Tidemark-Position"))
+		require.Equal(t, "http://read.example:7082/api/v1/tickets/"+c.CommandID.String()+"?position="+place, w.Header().Get("Location"))
 		require.Equal(t, "mine 1", b.messages()[0].Metadata["correlationId"])
 
 		w = b.send("PUT", anEndpoint, body, "Content-Type", kind)
 		require.Equal(t, 202, w.Code, w.Body)
 		require.Equal(t, endpointsID, decode(t, w)["endpoint_id"])
-		require.Equal(t, "endpoint.command.v1/3@1", w.Header().Get("Tidemark-Position"))
+		require.Equal(t, b.placeOf(t, topic.EndpointCommand, uuid.MustParse(endpointsID)), w.Header().Get("Tidemark-Position"))
 		w = b.send("DELETE", anEndpoint, "")
 		require.Equal(t, 202, w.Code, w.Body)
 		require.Equal(t, endpointsID, decode(t, w)["endpoint_id"])
@@ -155,8 +156,9 @@ func TestAListThatIsSentAgainMakesNoSecondEndpoint(t *testing.T) {
 		first := b.send("POST", endpoints, twoInAList, "Idempotency-Key", key)
 		require.Equal(t, 202, first.Code, first.Body)
 		answers := results(t, first)
-		require.Equal(t, "endpoint.command.v1/3@0", answers[0]["position"])
-		require.Equal(t, "endpoint.command.v1/3@1", answers[1]["position"])
+		for _, answer := range answers {
+			require.Equal(t, b.placeOf(t, topic.EndpointCommand, uuid.MustParse(answer["endpoint_id"].(string))), answer["position"])
+		}
 		require.NotEqual(t, answers[0]["endpoint_id"], answers[1]["endpoint_id"], "the place counts")
 		again := results(t, b.send("POST", endpoints, "- url: \"https://example.org/a\"\n- {interval: 60s, url: https://example.org/a}\n",
 			"Content-Type", "application/yaml", "Idempotency-Key", key))
@@ -309,7 +311,7 @@ func TestLettersOfEndpointsAreRedrivenToTheirTopic(t *testing.T) {
 func TestARecordIsReadAsItsTopicSays(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.sound = map[int64]bool{7: true} // a timestamp, wherever it stands
+	b.readable(7) // a timestamp, wherever it stands
 	require.Equal(t, 422, b.post(discard, `{"positions":["timestamp.command.v1/3@7"]}`).Code)
 	require.Equal(t, 200, b.post(discard, `{"positions":["endpoint.command.v1/3@7"]}`).Code)
 	b.failTopics(map[string]error{topic.EndpointCommand.Name: kafka.ErrNotSent})

@@ -27,6 +27,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/topic"
@@ -39,6 +40,8 @@ func TestMain(m *testing.M) {
 	)
 }
 
+// bundle is the service's HTTP side on topics in memory. Each partition of those that have dead letters holds lettersEnd offsets to
+// begin with: records that nobody can read, and at markerAt none.
 type bundle struct {
 	engine    *gin.Engine
 	doors     Doors
@@ -49,77 +52,101 @@ type bundle struct {
 	err    error
 	topics map[string]error // of one topic only
 	sent   []*message.Message
-	log    map[string][]kafka.Record // of partition 3 of each topic: what was sent and did not fail
-	sound  map[int64]bool            // offsets whose records can be read
+	logs   map[string]*kafkatest.Log // by topic
+}
+
+const markerAt, lettersEnd = 99, 100
+
+// sizes are those of the topics of this bundle.
+var sizes = config.Kafka{Partitions: 12, ClaimedPartitions: 48}
+
+// newTopic makes a topic, or makes it anew.
+func (b *bundle) newTopic(spec topic.Spec, letters bool) {
+	l := kafkatest.NewLog(spec.Sized(sizes).Partitions)
+	offsets, markers := 0, int64(0)
+	if letters {
+		offsets, markers = markerAt, lettersEnd-markerAt
+	}
+	for p := range l.Records {
+		for range offsets {
+			l.Add(p, time.Now(), "poison")
+		}
+		l.Pass(p, kafka.Gap{Markers: markers})
+	}
+	l.Fault = func(m *message.Message) (written bool, err error) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.sent = append(b.sent, m)
+		err = errors.Join(b.err, b.topics[spec.Name])
+		return err == nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.logs[spec.Name] = l
+}
+
+func (b *bundle) log(topic string) *kafkatest.Log {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.logs[topic]
 }
 
 func (b *bundle) PublishAll(topic string, msgs ...*message.Message) []kafka.Result {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	results := make([]kafka.Result, len(msgs))
-	for i, m := range msgs {
-		at := position.Position{Topic: topic, Partition: 3, Offset: int64(len(b.log[topic]))}
-		results[i] = kafka.Result{Position: at, Err: errors.Join(b.err, b.topics[topic])}
-		b.sent = append(b.sent, m)
-		if results[i].Err == nil {
-			b.log[topic] = append(b.log[topic], kafka.Record{Offset: at.Offset, Value: m.Payload, Timestamp: time.Now()})
-		}
-	}
-	return results
+	return b.log(topic).PublishAll(topic, msgs...)
 }
 
+func (b *bundle) StableEnds(ctx context.Context, topic string, partitions []int32) (map[int32]int64, error) {
+	return b.log(topic).StableEnds(ctx, topic, partitions)
+}
+
+func (b *bundle) ReadFrom(ctx context.Context, topic string, partition int32, offset int64) ([]kafka.Record, int64, error) {
+	return b.log(topic).ReadFrom(ctx, topic, partition, offset)
+}
+
+func (b *bundle) RecordAt(ctx context.Context, topic string, partition int32, offset int64) (kafka.Record, bool, error) {
+	return b.log(topic).RecordAt(ctx, topic, partition, offset)
+}
+
+// placeOf is where the newest command of a key stands.
+func (b *bundle) placeOf(t *testing.T, of topic.Spec, key uuid.UUID) string {
+	t.Helper()
+	partition := kafka.PartitionOf([]byte(key.String()), int32(of.Sized(sizes).Partitions))
+	records := b.log(of.Name).Written(partition)
+	newest := records[len(records)-1]
+	require.Equal(t, key.String(), string(newest.Key))
+	return position.Position{Topic: of.Name, Partition: partition, Offset: newest.Offset}.String()
+}
+
+// fail makes all topics fail to take and to answer, until it is told nil.
 func (b *bundle) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
+	for _, l := range b.logs {
+		l.Fail(err)
+	}
 }
 
+// failTopics makes those topics fail to take what is published.
 func (b *bundle) failTopics(topics map[string]error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.topics = topics
 }
 
-// StableEnds says that each partition has 100 records; the topic of decisions has what was sent to it.
-func (b *bundle) StableEnds(_ context.Context, name string, partitions []int32) (map[int32]int64, error) {
-	ends := map[int32]int64{}
-	for _, p := range partitions {
-		ends[p] = 100
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if name == topic.DeadLetterCommand.Name {
-		clear(ends)
-		ends[3] = int64(len(b.log[name]))
-	}
-	return ends, b.err
-}
-
-func (b *bundle) ReadFrom(_ context.Context, name string, _ int32, offset int64) ([]kafka.Record, int64, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.log[name][offset:], int64(len(b.log[name])), b.err
-}
-
 // forgetDecisions is a topic of decisions that was made anew.
-func (b *bundle) forgetDecisions() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.log, topic.DeadLetterCommand.Name)
-}
+func (b *bundle) forgetDecisions() { b.newTopic(topic.DeadLetterCommand, false) }
 
-func (b *bundle) RecordAt(_ context.Context, _ string, _ int32, offset int64) (kafka.Record, bool, error) {
-	r := kafka.Record{Offset: offset, Value: []byte("poison")}
-	if b.sound[offset] {
-		r.Value = event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: uuid.New(), EventTimestamp: time.Now()})
+// readable puts a timestamp into each partition at an offset, whatever its topic.
+func (b *bundle) readable(offset int64) {
+	for _, l := range b.logs {
+		for _, records := range l.Records {
+			if offset < int64(len(records)) {
+				records[offset].Value = event.AppendTimestampCommand(nil, event.TimestampCommand{CommandID: uuid.New(), EventTimestamp: time.Now()})
+			}
+		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return r, offset != markerAt, b.err
 }
-
-// markerAt is where the log has no record.
-const markerAt = 99
 
 // last is the newest record.
 func (b *bundle) last(t *testing.T) event.TimestampCommand {
@@ -136,7 +163,11 @@ func (b *bundle) last(t *testing.T) event.TimestampCommand {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{log: map[string][]kafka.Record{}}
+	b := &bundle{logs: map[string]*kafkatest.Log{}}
+	for _, of := range []topic.Spec{topic.TimestampCommand, topic.EndpointCommand, topic.ProjectionReceipt} {
+		b.newTopic(of, true)
+	}
+	b.newTopic(topic.DeadLetterCommand, false)
 	quiet := slog.New(slog.DiscardHandler)
 	registry := prometheus.NewRegistry()
 	var err error
@@ -152,13 +183,12 @@ func setup(t *testing.T) *bundle {
 	engine, err := sharedhttp.NewEngine(t.Context(), sharedhttp.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: Bodies})
 	require.NoError(t, err)
 	b.engine = engine.Engine
-	k := config.Kafka{Partitions: 12, ClaimedPartitions: 48}
 	letters := deadletter.New(deadletter.Options{
 		Topics: []deadletter.Topic{
-			deadletter.Timestamps(topic.TimestampCommand.Sized(k), b.doors.Timestamps), deadletter.Endpoints(topic.EndpointCommand.Sized(k), b.doors.Endpoints),
-			deadletter.Foreign(topic.ProjectionReceipt.Sized(k)),
+			deadletter.Timestamps(topic.TimestampCommand.Sized(sizes), b.doors.Timestamps), deadletter.Endpoints(topic.EndpointCommand.Sized(sizes), b.doors.Endpoints),
+			deadletter.Foreign(topic.ProjectionReceipt.Sized(sizes)),
 		},
-		Decisions: b.decisions, DecisionTopic: topic.DeadLetterCommand.Sized(k), Log: b, Deadline: 5 * time.Second,
+		Decisions: b.decisions, DecisionTopic: topic.DeadLetterCommand.Sized(sizes), Log: b, Deadline: 5 * time.Second,
 	})
 	b.server = &Server{
 		doors: b.doors, letters: letters, queryURL: "http://read.example:7082", failures: &failures{log: quiet}, now: time.Now, limits: defaultLimits, stopping: t.Context().Done(),
@@ -197,8 +227,9 @@ func TestAnAcceptedCommandHasATicketAPlaceAndALocation(t *testing.T) {
 	require.Equal(t, 202, w.Code, w.Body)
 	c := b.last(t)
 	require.Equal(t, `{"id":"`+c.CommandID.String()+`"}`, w.Body.String())
-	require.Equal(t, "timestamp.command.v1/3@0", w.Header().Get("Tidemark-Position"))
-	require.Equal(t, "http://read.example:7082/api/v1/tickets/"+c.CommandID.String()+"?position=timestamp.command.v1/3@0", w.Header().Get("Location"))
+	place := b.placeOf(t, topic.TimestampCommand, c.CommandID)
+	require.Equal(t, place, w.Header().Get("Tidemark-Position"))
+	require.Equal(t, "http://read.example:7082/api/v1/tickets/"+c.CommandID.String()+"?position="+place, w.Header().Get("Location"))
 	require.Equal(t, "application/json; charset=utf-8", w.Header().Get("Content-Type"))
 	require.Equal(t, "mine 1", w.Header().Get(sharedhttp.CorrelationHeader))
 	require.Equal(t, "mine 1", b.sent[0].Metadata[event.HeaderCorrelationID])

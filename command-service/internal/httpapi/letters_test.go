@@ -143,7 +143,7 @@ func TestEachBrokenLetterIsNamedAndNothingIsWritten(t *testing.T) {
 func TestARecordThatCanBeReadIsDecidedOnByThoseWhoKnowOnly(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.sound = map[int64]bool{7: true}
+	b.readable(7)
 	const payload = `{"event_timestamp":"2009-09-28T19:03:12Z"}`
 	w := b.post(redrive, letters(t, "timestamp.command.v1/3@6", payload, "timestamp.command.v1/3@7", payload, "timestamp.command.v1/3@99", payload))
 	require.Equal(t, 422, w.Code, w.Body)

@@ -22,42 +22,19 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// heldLog remembers what came in; refuse says what it answers, whether it took the record or not.
-type heldLog struct {
-	mu     sync.Mutex
-	values []string
-	keys   []string
-	refuse func(n int) (took bool, err error)
-	n      int
-}
-
-func (l *heldLog) PublishAll(_ string, msgs ...*message.Message) []kafka.Result {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	results := make([]kafka.Result, len(msgs))
-	for i, m := range msgs {
-		took := true
-		if l.refuse != nil {
-			took, results[i].Err = l.refuse(l.n)
-		}
-		l.n++
-		if took {
-			l.values, l.keys = append(l.values, string(m.Payload)), append(l.keys, m.UUID)
-		}
+// valuesIn returns what was published, in its order: the log has one partition.
+func valuesIn(l *kafkatest.Log) (values []string) {
+	for _, r := range l.Written(0) {
+		values = append(values, string(r.Value))
 	}
-	return results
-}
-
-func (l *heldLog) got() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.values)
+	return values
 }
 
 // heldStore is one outbox in memory.
@@ -126,7 +103,7 @@ func startWhile(t *testing.T, store Store, log Log, same func() bool) *Publisher
 func TestAKickBringsReceiptsToTheLogInTheirOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, log := &heldStore{}, &heldLog{}
+		store, log := &heldStore{}, kafkatest.NewLog(1)
 		p := start(t, store, log)
 		synctest.Wait()
 		const n = 2500 // more than two pages
@@ -138,17 +115,17 @@ func TestAKickBringsReceiptsToTheLogInTheirOrder(t *testing.T) {
 		time.Sleep(gather)
 		synctest.Wait()
 		require.Zero(t, store.left())
-		for i, v := range log.got() {
-			r, err := event.DecodeReceipt([]byte(v))
+		for i, record := range log.Written(0) {
+			r, err := event.DecodeReceipt(record.Value)
 			require.NoError(t, err)
 			require.EqualValues(t, i, r.From)
-			require.Equal(t, "t/3", log.keys[i])
+			require.Equal(t, "t/3", string(record.Key))
 		}
-		require.Len(t, log.got(), n)
+		require.Len(t, valuesIn(log), n)
 		store.add(n, n+1) // by another process
 		time.Sleep(p.options.Every)
 		synctest.Wait()
-		require.Len(t, log.got(), n+1)
+		require.Len(t, valuesIn(log), n+1)
 	})
 }
 
@@ -156,7 +133,7 @@ func TestAKickBringsReceiptsToTheLogInTheirOrder(t *testing.T) {
 func TestAnotherLogGetsNoReceipts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store, log := &heldStore{}, &heldLog{}
+		store, log := &heldStore{}, kafkatest.NewLog(1)
 		var same atomic.Bool
 		p := startWhile(t, store, log, same.Load)
 		store.add(0, 1)
@@ -164,7 +141,7 @@ func TestAnotherLogGetsNoReceipts(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Equal(t, 1, store.left())
-		require.Empty(t, log.got())
+		require.Empty(t, valuesIn(log))
 
 		same.Store(true)
 		time.Sleep(2 * time.Second)
@@ -178,7 +155,9 @@ func TestWhatIsNotAcknowledgedComesAgainTheSame(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := &heldStore{}
-		log := &heldLog{refuse: func(n int) (bool, error) {
+		log, n := kafkatest.NewLog(1), 0
+		log.Fault = func(*message.Message) (written bool, err error) {
+			n++
 			switch {
 			case n < 40 && n%3 == 0:
 				return false, kafka.ErrNotSent
@@ -186,7 +165,7 @@ func TestWhatIsNotAcknowledgedComesAgainTheSame(t *testing.T) {
 				return true, errors.New("no answer") // it is in the log all the same
 			}
 			return true, nil
-		}}
+		}
 		for i := range int64(50) {
 			store.add(i, i+1)
 		}
@@ -195,11 +174,11 @@ func TestWhatIsNotAcknowledgedComesAgainTheSame(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, store.left())
 		times := map[string]int{}
-		for _, v := range log.got() {
+		for _, v := range valuesIn(log) {
 			times[v]++
 		}
 		require.Len(t, times, 50)
-		require.Greater(t, len(log.got()), 50)
+		require.Greater(t, len(valuesIn(log)), 50)
 	})
 }
 
@@ -260,7 +239,7 @@ func left(t *testing.T, db *sqlx.DB, projection string) (n int) {
 func TestOneProcessAtATimeEmptiesTheOutboxOfItsProjection(t *testing.T) {
 	t.Parallel()
 	db := database(t)
-	log := &heldLog{}
+	log := kafkatest.NewLog(1)
 	var all []*Publisher
 	for range 3 {
 		all = append(all, start(t, &Postgres{db, "timestamps"}, log))
@@ -274,9 +253,9 @@ func TestOneProcessAtATimeEmptiesTheOutboxOfItsProjection(t *testing.T) {
 		}
 	}
 	await.Until(t, func() bool { return left(t, db, "timestamps") == 0 })
-	require.Len(t, log.got(), 100)
+	require.Len(t, valuesIn(log), 100)
 	candidate := 0
-	for _, v := range log.got() {
+	for _, v := range valuesIn(log) {
 		require.Contains(t, v, `"topic":"timestamps"`)
 		require.Contains(t, v, `"decided_at":"2026-01-02T03:04:05.000006Z"`)
 		if strings.Contains(v, `"generation":7`) {
@@ -314,11 +293,11 @@ func TestAReceiptOfAnIdlePartitionIsPublished(t *testing.T) {
 INSERT INTO projection_receipt_outbox (projection, group_name, generation, epoch, served, topic, partition, from_offset, next_offset, outcomes, caught_up_at, decided_at)
 VALUES ('timestamps', 'g', 0, 1, true, 't', 3, 17, 17, '[]', '2026-01-02T03:04:05Z', '2026-01-02T03:04:06Z')`)
 	require.NoError(t, err)
-	log := &heldLog{}
+	log := kafkatest.NewLog(1)
 	start(t, &Postgres{db, "timestamps"}, log)
 	await.Until(t, func() bool { return left(t, db, "timestamps") == 0 })
-	require.Len(t, log.got(), 1)
-	r, err := event.DecodeReceipt([]byte(log.got()[0]))
+	require.Len(t, valuesIn(log), 1)
+	r, err := event.DecodeReceipt([]byte(valuesIn(log)[0]))
 	require.NoError(t, err)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	require.Equal(t, event.Receipt{Group: "g", Epoch: 1, Served: true, Topic: "t", Partition: 3, From: 17, Next: 17, CaughtUpAt: &at, DecidedAt: at.Add(time.Second)}, r)

@@ -1,5 +1,6 @@
-// Package kafkatest has a log in memory that answers what a kafka.Reader is asked, for what a real log cannot be made to do on
-// demand. The tests of shared/kafka hold it to what they hold the Reader to, so a test that uses it learns nothing untrue.
+// Package kafkatest has a log in memory that takes what a kafka.Publisher publishes and answers what a kafka.Reader is asked, for
+// what a real log cannot be made to do on demand. The tests of shared/kafka hold it to what they hold those two to, so a test that
+// uses it learns nothing untrue.
 package kafkatest
 
 import (
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/tidemark/tidemark/shared/kafka"
 )
@@ -21,10 +24,14 @@ type Log struct {
 	Members map[string]bool // groups that cannot be deleted
 	Deleted []string        // groups
 
-	mu     sync.Mutex
-	passed map[int32][]passed
-	err    error
-	asked  int
+	Takes time.Duration                                      // how long a PublishAll takes
+	Fault func(m *message.Message) (written bool, err error) // what befalls a message on its way: an error, and whether it is in the log all the same; nothing unless given
+
+	mu      sync.Mutex
+	passed  map[int32][]passed
+	flights []int
+	err     error
+	asked   int
 }
 
 // passed is an offset that holds no committed record.
