@@ -326,7 +326,7 @@ func (e endpoints) keepChanging(ctx context.Context, ids []string) error {
 func keepStamping(ctx context.Context, e endpoints) error {
 	for i := 0; ; i++ {
 		at := time.Date(2012, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(i) * time.Second).Format(time.RFC3339)
-		err := writeAndRead(ctx, e.Client, e.stack, at)
+		err := writeAndRead(ctx, e.Client, e.Client.StampOnce, e.stack, at)
 		if ctx.Err() != nil {
 			return nil
 		}

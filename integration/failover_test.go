@@ -99,7 +99,7 @@ func (f *failover) stamp(n int) {
 	var last story.Ticket
 	for range n {
 		var err error
-		last, err = f.Client.Stamp(f.t.Context(), f.door.URL(), "")
+		last, err = f.Client.StampOnce(f.t.Context(), f.door.URL(), "")
 		require.NoError(f.t, err)
 	}
 	select {

@@ -30,7 +30,7 @@ func TestReadYourWrites(t *testing.T) {
 		all.Go(func() {
 			for i := range writes / clients {
 				at := time.Date(2009, 9, 28, 19, 3, 12, 0, time.UTC).Add(time.Duration(c*writes+i) * time.Second).Format(time.RFC3339)
-				if err := writeAndRead(ctx, client, stack, at); err != nil {
+				if err := writeAndRead(ctx, client, client.Stamp, stack, at); err != nil {
 					errs <- err
 					return
 				}
@@ -43,8 +43,11 @@ func TestReadYourWrites(t *testing.T) {
 	require.Equal(t, writes, lines(s.RequireProjected(s.DB).Rows))
 }
 
-func writeAndRead(ctx context.Context, client *story.Client, stack addresses, at string) error {
-	ticket, err := client.Stamp(ctx, stack.command, at)
+// stamping is Stamp or StampOnce of a client.
+type stamping func(ctx context.Context, commandURL, at string, headers ...string) (story.Ticket, error)
+
+func writeAndRead(ctx context.Context, client *story.Client, stamp stamping, stack addresses, at string) error {
+	ticket, err := stamp(ctx, stack.command, at)
 	if err != nil {
 		return err
 	}

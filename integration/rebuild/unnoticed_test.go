@@ -71,7 +71,7 @@ func startUsers(ctx context.Context, command, query string) *users {
 }
 
 func (u *users) writeAndRead(ctx context.Context, at string, read bool) error {
-	ticket, err := u.Stamp(ctx, u.command, at)
+	ticket, err := u.StampOnce(ctx, u.command, at)
 	if err != nil {
 		return err
 	}
@@ -148,8 +148,8 @@ func (u *users) end(t *testing.T) {
 	require.Positive(t, u.reads.Load())
 }
 
-// A rebuild runs and swaps while others write and read their writes: no error, no stale answer, nothing that
-// goes back in time. So does a rollback, after more records, two swaps in a row, and a swap while somebody
+// A rebuild runs and swaps while others write and read their writes: no error, nobody who is told to come again, no stale answer,
+// nothing that goes back in time. So does a rollback, after more records, two swaps in a row, and a swap while somebody
 // holds a transaction. No read waits for a table longer than a swap may hold readers up: the server's log tells.
 func TestNobodyNotices(t *testing.T) {
 	rows := size(t, "TEST_REBUILD_ROWS", 100_000)

@@ -128,11 +128,20 @@ type Ticket struct {
 // Stamp sends a timestamp command, with headers as name, value pairs, and returns the ticket. at is an RFC 3339
 // instant, or empty for now. Any answer but 202 in the end is an error that shows it.
 func (c *Client) Stamp(ctx context.Context, commandURL, at string, headers ...string) (Ticket, error) {
+	return stampBy(ctx, c.Send, commandURL, at, headers...)
+}
+
+// StampOnce is Stamp for a story which promises that no client is told to come again: a 503 is an error, too.
+func (c *Client) StampOnce(ctx context.Context, commandURL, at string, headers ...string) (Ticket, error) {
+	return stampBy(ctx, c.Do, commandURL, at, headers...)
+}
+
+func stampBy(ctx context.Context, send func(ctx context.Context, method, url, body string, headers ...string) (Answer, error), commandURL, at string, headers ...string) (Ticket, error) {
 	url := commandURL + "/api/v1/timestamp"
 	if at != "" {
 		url += "/" + at
 	}
-	a, err := c.Send(ctx, http.MethodPost, url, "", headers...)
+	a, err := send(ctx, http.MethodPost, url, "", headers...)
 	if err != nil {
 		return Ticket{}, fmt.Errorf("POST %s: %w", url, err)
 	}
