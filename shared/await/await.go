@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	limit = 90 * time.Second
-	tick  = 10 * time.Millisecond
+	limit    = 90 * time.Second
+	tick     = 10 * time.Millisecond
+	longTick = 50 * time.Millisecond
 )
 
 // SideBySide lets eight of a package's parallel tests run at once, however few processors there are: for tests that wait for
@@ -30,11 +31,17 @@ func SideBySide() {
 // waited for, as testify's messages do.
 func Until(t testing.TB, ready func() bool, what ...any) {
 	t.Helper()
-	UntilWithin(t, limit, ready, what...)
+	until(t, limit, tick, ready, what...)
 }
 
-// UntilWithin is Until with another limit, for what takes minutes by its nature.
+// UntilWithin is Until with another limit, for what takes minutes by its nature. It asks less often, so that asking costs a
+// benchmark nothing that shows.
 func UntilWithin(t testing.TB, limit time.Duration, ready func() bool, what ...any) {
+	t.Helper()
+	until(t, limit, longTick, ready, what...)
+}
+
+func until(t testing.TB, limit, tick time.Duration, ready func() bool, what ...any) {
 	t.Helper()
 	for end := time.Now().Add(limit); !ready(); time.Sleep(tick) {
 		if time.Now().After(end) {

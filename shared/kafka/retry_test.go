@@ -86,6 +86,7 @@ func TestJoiningEndsWithItsContext(t *testing.T) {
 	h.answers.Unlock()
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, s.Close())
+	s.left.Wait() // the broker answers again
 }
 
 // Equal errors of one second are one line, which says how many came since the last one.

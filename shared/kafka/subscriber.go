@@ -143,7 +143,8 @@ type Subscriber struct {
 	pause   func()                 // before the next try to join the group
 	joined  atomic.Bool            // whether a session has begun since the last try
 
-	leftBehind atomic.Bool // the caller of Subscribe did not wait for the broker
+	leftBehind atomic.Bool    // the caller of Subscribe did not wait for the broker
+	left       sync.WaitGroup // what was left behind then
 }
 
 // joinResult is what comes of joining the group.
@@ -214,15 +215,15 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch
 		messages = j.messages
 	case <-ctx.Done():
 		s.leftBehind.Store(true)
-		go func() { // ends with Sarama's own limits
+		s.left.Go(func() { // ends with Sarama's own limits
 			j := <-joining
-			go func() { _ = s.inner.Close() }() // nobody is there to be told
+			s.left.Go(func() { _ = s.inner.Close() }) // nobody is there to be told
 			if j.err == nil {
 				for m := range j.messages {
 					m.Ack()
 				}
 			}
-		}()
+		})
 		return nil, fmt.Errorf("subscribe to %s: %w", topic, unanswered(ctx))
 	}
 	out := make(chan *Batch)
