@@ -25,6 +25,7 @@ import (
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/timestamps"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -119,12 +120,12 @@ func BenchmarkTransactional(b *testing.B) {
 		ctx, stop := context.WithCancel(b.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- of.run(ctx, fmt.Sprint("run-", run), nil, name) }()
-		require.Eventually(b, func() bool {
+		await.UntilWithin(b, 10*time.Minute, func() bool {
 			var group string
 			var done int
 			err := db.QueryRowContext(ctx, `SELECT g.group_name, (SELECT sum(applied) FROM `+name+`.projection_progress) FROM projection_generations g WHERE g.projection = $1`, name).Scan(&group, &done)
 			return err == nil && strings.HasPrefix(group, fmt.Sprint("run-", run, "-")) && done == n
-		}, 10*time.Minute, 20*time.Millisecond)
+		})
 		stop()
 		require.NoError(b, <-ended)
 		var seconds float64
@@ -138,11 +139,11 @@ func BenchmarkTransactional(b *testing.B) {
 		ctx, stop := context.WithCancel(b.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- of.run(ctx, "first", nil, name) }() // makes the topic
-		require.Eventually(b, func() bool {
+		await.Until(b, func() bool {
 			var partitions int
 			err := db.QueryRowContext(ctx, `SELECT count(*) FROM `+name+`.projection_progress`).Scan(&partitions)
 			return err == nil && partitions == of.Partitions
-		}, time.Minute, 20*time.Millisecond)
+		})
 		stop()
 		require.NoError(b, <-ended)
 		var writing sync.WaitGroup

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -27,11 +28,11 @@ func BenchmarkEndpoints(b *testing.B) {
 	file := scratch(b, "rows")
 	env := map[string]string{"PROJECTIONS": "endpoints", "KAFKA_CLAIMED_PARTITIONS": partitions, "AUDIT_INTERVAL": "1h"}
 	wait := func() {
-		require.Eventually(b, func() bool {
+		await.UntilWithin(b, 20*time.Minute, func() bool {
 			var next int
 			err := s.db.QueryRowContext(b.Context(), `SELECT coalesce(sum(next_offset), 0) FROM endpoints.projection_progress`).Scan(&next)
 			return err == nil && next >= n
-		}, 20*time.Minute, 50*time.Millisecond)
+		})
 	}
 	runs := 0
 	replay := func() float64 {
@@ -80,7 +81,7 @@ func (s *stage) fillEndpoints(b *testing.B, n int) {
 	p, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: config.Kafka{Brokers: s.kafka.Brokers()}, ClientID: "bench", Producer: "bench/1", Log: quiet()})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, p.Close()) }()
-	require.Eventually(b, func() bool { return p.State() == nil }, time.Minute, 20*time.Millisecond)
+	await.NoError(b, p.State)
 	endpoints := make([]uuid.UUID, n/commandsEach)
 	for i := range endpoints {
 		if endpoints[i], err = ticket.New(); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/app"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -33,11 +34,11 @@ func BenchmarkGet(b *testing.B) {
 	s := newStage(b)
 	consumer := s.service(b, "consumer-service", nil)
 	s.fill(b, records)
-	require.Eventually(b, func() bool {
+	await.UntilWithin(b, 5*time.Minute, func() bool {
 		var next int
 		err := s.db.QueryRowContext(b.Context(), `SELECT coalesce(sum(next_offset), 0) FROM projection_progress`).Scan(&next)
 		return err == nil && next >= records
-	}, 5*time.Minute, 50*time.Millisecond)
+	})
 	require.NoError(b, consumer.Stop(b.Context())) // what it does in the background is no part of a read
 	s.exec(b, `VACUUM ANALYZE timestamp_records`)
 	requests := s.gets(b, asked)

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // load sends the requests over and over, on so many connections at once and for so long, and returns how
@@ -102,14 +104,14 @@ func start(b *testing.B, run func(ctx context.Context, listening func(address st
 		require.NoError(b, <-ended)
 	})
 	address := <-listening
-	require.Eventually(b, func() bool {
+	await.Until(b, func() bool {
 		res, err := http.Get("http://" + address + "/ready")
 		if err != nil {
 			return false
 		}
 		_ = res.Body.Close()
 		return res.StatusCode == http.StatusOK
-	}, time.Minute, 50*time.Millisecond)
+	})
 	return address
 }
 

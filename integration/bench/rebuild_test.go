@@ -138,11 +138,11 @@ SELECT string_agg(id::text, ' ') FROM (SELECT id FROM timestamp_records TABLESAM
 	out.Reference = r.reads(b, client, query, ids, during)
 	var g generation
 	require.Equal(b, http.StatusAccepted, generations(b, c, http.MethodPost, "", fmt.Sprintf(`{"swap":false,"rate_limit":%d}`, limit), &g))
-	require.Eventually(b, func() bool {
+	await.Until(b, func() bool {
 		var done int64
 		err := r.db.QueryRowContext(b.Context(), fmt.Sprintf(`SELECT sum(next_offset) FROM timestamps_g%d.projection_progress`, g.Generation)).Scan(&done)
 		return err == nil && done > 0
-	}, time.Minute, 10*time.Millisecond)
+	})
 	out.Value = r.reads(b, client, query, ids, during)
 	r.gone(b, c, g.Generation)
 	require.NoError(b, query.Stop(b.Context()))

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // replayed is a log of n records with the stage it stands on.
@@ -31,11 +33,11 @@ func newReplayed(b *testing.B, n int) *replayed {
 
 func (r *replayed) wait(b *testing.B) {
 	b.Helper()
-	require.Eventually(b, func() bool {
+	await.UntilWithin(b, 20*time.Minute, func() bool {
 		var next int
 		err := r.db.QueryRowContext(b.Context(), `SELECT coalesce(sum(next_offset), 0) FROM projection_progress`).Scan(&next)
 		return err == nil && next >= r.n
-	}, 20*time.Minute, 50*time.Millisecond)
+	})
 }
 
 // replay rebuilds the emptied table under a fresh group name and returns records a second, from the

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -99,7 +100,7 @@ func (s *stage) fill(b *testing.B, n int) {
 	p, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: config.Kafka{Brokers: s.kafka.Brokers()}, ClientID: "bench", Producer: "bench/1", Log: quiet()})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, p.Close()) }()
-	require.Eventually(b, func() bool { return p.State() == nil }, time.Minute, 20*time.Millisecond)
+	await.NoError(b, p.State)
 	at := time.Now()
 	for sent := 0; sent < n; {
 		messages := make([]*message.Message, 0, 10_000)

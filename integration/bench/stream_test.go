@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/kafka"
@@ -103,7 +104,7 @@ func newRaw(b *testing.B, brokers []string, n int) *raw {
 	log := kafka.NewReader(config.Kafka{Brokers: brokers}, "bench")
 	defer func() { require.NoError(b, log.Close()) }()
 	spec := topic.Spec{Name: r.topic, Partitions: partitionCount, ReplicationFactor: 1}
-	require.Eventually(b, func() bool { return log.Ensure(b.Context(), spec) == nil }, 20*time.Second, 50*time.Millisecond)
+	await.NoError(b, func() error { return log.Ensure(b.Context(), spec) })
 	at := time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.UTC)
 	for i := range r.records {
 		id, err := ticket.New()

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // BenchmarkUp measures the time from starting tidemark up, on data that is there and with binaries that are
@@ -50,10 +51,10 @@ func up(b *testing.B, dir string) time.Duration {
 	require.NoError(b, cmd.Start())
 	client := newClient()
 	defer client.CloseIdleConnections()
-	require.Eventually(b, func() bool {
+	await.Until(b, func() bool {
 		posted, err := ask(b.Context(), client, "POST", "http://127.0.0.1:"+ports[0]+"/api/v1/timestamp", "")
 		return err == nil && posted.status == 202
-	}, time.Minute, 5*time.Millisecond)
+	})
 	took := time.Since(start)
 	require.NoError(b, cmd.Process.Signal(syscall.SIGTERM))
 	require.NoError(b, cmd.Wait())

@@ -2,6 +2,7 @@ package compose_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/Shopify/sarama"
 	"github.com/google/uuid"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
@@ -143,23 +143,30 @@ func leader(t *testing.T, brokers []string, partition int32) string {
 func highWatermarks(t *testing.T, broker string) map[int32]int64 {
 	t.Helper()
 	ends := map[int32]int64{}
-	require.EventuallyWithT(t, func(t *assert.CollectT) {
+	await.NoError(t, func() (err error) {
 		c, err := kafka.NewClient(config.Kafka{Brokers: []string{broker}}, "test")
-		require.NoError(t, err)
-		defer func() { _ = c.Close() }()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, c.Close()) }()
 		partitions, err := c.Partitions(story.Topic)
-		require.NoError(t, err)
+		if err != nil {
+			return err
+		}
 		for _, p := range partitions {
 			leader, err := c.Leader(story.Topic, p)
 			if err != nil || leader.Addr() != broker {
 				continue // it died
 			}
-			end, err := c.GetOffset(story.Topic, p, sarama.OffsetNewest)
-			require.NoError(t, err)
-			ends[p] = end
+			if ends[p], err = c.GetOffset(story.Topic, p, sarama.OffsetNewest); err != nil {
+				return err
+			}
 		}
-		require.NotEmpty(t, ends)
-	}, story.Patience, 200*time.Millisecond)
+		if len(ends) == 0 {
+			return errors.New("it leads no partition")
+		}
+		return nil
+	})
 	return ends
 }
 

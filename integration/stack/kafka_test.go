@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/Shopify/sarama"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 func TestKafka(t *testing.T) {
@@ -104,11 +104,10 @@ func makeTopic(t *testing.T, brokers []string, topic string) {
 func write(t *testing.T, brokers []string, topic string) string {
 	t.Helper()
 	var value string
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		var err error
+	await.NoError(t, func() (err error) {
 		value, err = tryWrite(brokers, topic)
-		require.NoError(c, err)
-	}, 20*time.Second, 20*time.Millisecond)
+		return err
+	})
 	return value
 }
 

@@ -7,10 +7,10 @@ import (
 	"time"
 
 	"github.com/Shopify/sarama"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 func TestMain(m *testing.M) { os.Exit(story.Main(m)) }
@@ -68,11 +68,10 @@ func transact(t *testing.T, s *story.Story, commit bool, value string) {
 	config.Producer.Transaction.ID = "story"
 	config.Producer.Partitioner = sarama.NewManualPartitioner
 	var producer sarama.SyncProducer
-	require.EventuallyWithT(t, func(c *assert.CollectT) { // a broker that has just started still loads its transactions
-		var err error
+	await.NoError(t, func() (err error) { // a broker that has just started still loads its transactions
 		producer, err = sarama.NewSyncProducer(s.Broker.Brokers(), config)
-		require.NoError(c, err)
-	}, story.Patience, 50*time.Millisecond)
+		return err
+	})
 	defer func() { require.NoError(t, producer.Close()) }()
 	require.NoError(t, producer.BeginTxn())
 	_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: story.Topic, Partition: 0, Value: sarama.StringEncoder(value)})

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/await"
 )
 
 // grow makes the catalog old enough to be read again.
@@ -42,11 +43,11 @@ func TestNobodyWaitsForAListOfProjectionsThatIsKnown(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled, "what is not known is looked for")
 
 	require.NoError(t, held.Close())
-	require.Eventually(t, func() bool {
+	await.Until(t, func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return c.reading == nil && time.Since(c.read) < catalogFor
-	}, time.Minute, 5*time.Millisecond, "the reading that was begun comes to its end")
+	}, "the reading that was begun comes to its end")
 }
 
 func TestAProjectionIsFoundAsSoonAsItIsThere(t *testing.T) {
