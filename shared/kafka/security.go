@@ -14,28 +14,36 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 )
 
-// secure sets TLS and SASL as k says. Files are read anew for every client and the certificate for every
-// connection, so that renewed ones are taken up without a restart.
-func secure(c *sarama.Config, k config.Kafka) error {
-	if k.SpeaksTLS() {
-		c.Net.TLS.Enable = true
-		c.Net.TLS.Config = &tls.Config{MinVersion: tls.VersionTLS12}
-		if k.CAFile != "" {
-			pool, err := certs.Authorities("KAFKA_TLS_CA_FILE", k.CAFile)
-			if err != nil {
-				return err
-			}
-			c.Net.TLS.Config.RootCAs = pool
-		}
-		if files := k.Certificate(); files.Set() {
-			if _, err := files.Load(time.Now()); err != nil {
-				return err
-			}
-			c.Net.TLS.Config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				return files.Load(time.Now())
-			}
-		}
+// TLS returns how connections to the brokers are encrypted as k says; nil where they are not. Files are read anew by each call
+// and the certificate for every connection, so that renewed ones are taken up without a restart.
+func TLS(k config.Kafka) (*tls.Config, error) {
+	if !k.SpeaksTLS() {
+		return nil, nil //nolint:nilnil // as crypto/tls has it, nil is no TLS
 	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if k.CAFile != "" {
+		pool, err := certs.Authorities("KAFKA_TLS_CA_FILE", k.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		c.RootCAs = pool
+	}
+	if files := k.Certificate(); files.Set() {
+		if _, err := files.Load(time.Now()); err != nil {
+			return nil, err
+		}
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return files.Load(time.Now()) }
+	}
+	return c, nil
+}
+
+// secure sets TLS and SASL as k says.
+func secure(c *sarama.Config, k config.Kafka) error {
+	encrypted, err := TLS(k)
+	if err != nil {
+		return err
+	}
+	c.Net.TLS.Enable, c.Net.TLS.Config = encrypted != nil, encrypted
 	if k.SASLMechanism == "" {
 		return nil
 	}
