@@ -77,7 +77,13 @@ func startWith(t *testing.T, dbURL, others string, environ map[string]string) *r
 			t.Error("the service did not stop")
 		}
 	})
-	s.url = "http://" + <-address
+	select {
+	case a := <-address:
+		s.url = "http://" + a
+	case err := <-s.result:
+		s.result <- err // for the cleanup
+		require.FailNow(t, "the service did not start", err)
+	}
 	return s
 }
 

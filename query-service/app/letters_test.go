@@ -250,3 +250,23 @@ func TestOpenAndDecidedLettersAreCountedApart(t *testing.T) {
 	db.Must(t, `UPDATE projection_progress SET next_offset = 2, rejected = 2 WHERE partition = 1`)
 	counted(1, 1)
 }
+
+// A person pastes a position as it is printed, a client escapes it: every route that has one takes both.
+func TestAPositionInAPathIsTakenRawAndEscaped(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	db.Reject(t, 0, []byte(broken), `[]`, "no instant")
+	for _, route := range []string{"/api/v1/deadletters/", "/dead-letters/"} {
+		for _, written := range []string{"timestamp.command.v1/0@0", "timestamp.command.v1%2F0@0", "timestamp.command.v1%2f0%400", "timestamp.command.v1/0%400"} {
+			a := s.get(t, route+written)
+			require.Equal(t, 200, a.status, "%s%s: %s", route, written, a.body)
+			require.Contains(t, a.body, "timestamp.command.v1/0@0")
+			a = s.get(t, route+written+"?no=such")
+			require.Equal(t, 400, a.status, "%s%s: what is not read is refused", route, written)
+		}
+		for _, written := range []string{"timestamp.command.v1/0@1", "timestamp.command.v1%2F0@1"} {
+			require.Equal(t, 404, s.get(t, route+written).status, route+written)
+		}
+	}
+	require.Equal(t, 400, s.get(t, "/api/v1/deadletters/timestamp.command.v1%2F0").status, "no position at all")
+}

@@ -31,7 +31,7 @@ func Listen(ctx context.Context, e *Engine, writeTimeout time.Duration, fail fun
 		return nil, fmt.Errorf("listen on %s: %w: end what holds the port or set SERVER_PORT to another", address, err)
 	}
 	s := &Server{listener: l, http: &http.Server{
-		Handler:           e,
+		Handler:           positionsInPaths(e),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      writeTimeout,

@@ -65,7 +65,7 @@ func Mount(e *gin.Engine, o Options) {
 	}, []string{"read", "outcome"})}
 	s.statuses, s.generations = shared(s.readStatuses), shared(s.readGenerations)
 	o.Registry.MustRegister(s.reads)
-	e.UseRawPath = true // a dead letter's position has a slash in it, which comes escaped
+	e.UseRawPath = true // a position in a path is one segment, its slash escaped
 	api.RegisterHandlersWithOptions(e, s, api.GinServerOptions{
 		Middlewares: []api.MiddlewareFunc{noStore},
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
