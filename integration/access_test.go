@@ -26,7 +26,7 @@ import (
 // phone, light and dark. One stack is led from state to state. With SCREENSHOTS=FOLDER each is kept as a picture, to be
 // looked at. The page of the API is Swagger UI's own and is left out.
 func TestEverybodyCanUseEveryPage(t *testing.T) {
-	s := story.New(t)
+	s := story.NewOnKafka(t, samePages)
 	database, err := stack.StartProxy(t.Context(), s.Postgres.Address())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, database.Close()) })

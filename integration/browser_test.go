@@ -19,6 +19,9 @@ import (
 // seenWithin is the limit of whatever a page must come to show.
 const seenWithin = 60 * time.Second
 
+// samePages is why what a browser sees is looked at on one broker only.
+const samePages = "pages know nothing of brokers: they are looked at on Apache Kafka"
+
 // browser is one tab of a headless Chromium of its own.
 type browser struct {
 	t      *testing.T

@@ -65,7 +65,7 @@ type failover struct {
 }
 
 func newFailover(t *testing.T) *failover {
-	f := &failover{Story: story.New(t), t: t}
+	f := &failover{Story: story.NewOnKafka(t, "a failover of the database concerns no broker"), t: t}
 	var err error
 	t.Log("start a primary and its replica, and the services on both")
 	f.primary, err = stack.StartPostgres(t.Context())

@@ -16,7 +16,7 @@ import (
 // What is shown is true now, or says that it is old: consumer-service is killed and commands go on being accepted, so nobody
 // knows how many wait; then the server behind an open page is killed, and the page says so itself.
 func TestWhatIsShownIsTrueOrSaysThatItIsOld(t *testing.T) {
-	s := story.New(t)
+	s := story.NewOnKafka(t, samePages)
 	door, consumer := s.Door(), s.Consumer("")
 	reader := s.Service("query-service", map[string]string{"COMMAND_URL": door.URL(), "CONSUMER_URL": consumer.URL()})
 	s.Ready(reader)

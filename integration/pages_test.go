@@ -22,7 +22,7 @@ import (
 // script and without, at a desk and on a phone. Nothing of a page may be wider than its screen, and nothing may be
 // written to the browser's console.
 func TestPagesInABrowser(t *testing.T) {
-	s := story.New(t)
+	s := story.NewOnKafka(t, samePages)
 	stack := beside(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
@@ -131,7 +131,7 @@ func TestPagesInABrowser(t *testing.T) {
 // Live updates leave alone what somebody is doing on a page: the focus and a selection stay, and a screen reader hears of
 // another state only.
 func TestLiveUpdatesKeepFocusAndSelection(t *testing.T) {
-	s := story.New(t)
+	s := story.NewOnKafka(t, samePages)
 	stack := beside(t, s)
 	b := newBrowser(t, stack.query, 1280, true)
 	write := func() string {

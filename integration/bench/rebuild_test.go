@@ -161,7 +161,7 @@ func (r *replayed) reads(b *testing.B, client *http.Client, query *stack.Service
 	start := time.Now()
 	for i := range n {
 		due := start.Add(time.Duration(i) * time.Second / rate)
-		time.Sleep(time.Until(due))
+		time.Sleep(time.Until(due)) // a load of so many a second
 		all.Go(func() {
 			a, err := ask(b.Context(), client, http.MethodGet, query.URL()+"/api/v1/timestamp/"+ids[rand.IntN(len(ids))], "")
 			if err == nil && a.status != http.StatusOK {

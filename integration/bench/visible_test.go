@@ -63,7 +63,7 @@ func visible(b *testing.B, client *http.Client, door, query string, rate int, du
 	start := time.Now()
 	for i := range n {
 		due := start.Add(time.Duration(i) * time.Second / time.Duration(rate))
-		time.Sleep(time.Until(due))
+		time.Sleep(time.Until(due)) // a load of so many a second
 		all.Go(func() {
 			errs[i] = once(b.Context(), client, door, query)
 			took[i] = float64(time.Since(due).Microseconds()) / 1000

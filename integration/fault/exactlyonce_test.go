@@ -19,7 +19,7 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("seed", 0, "of the random faults; 0 draws one")
-	roundsFlag = flag.Int("rounds", 100, "how many rounds of random faults, at the least")
+	roundsFlag = flag.Int("rounds", 60, "how many rounds of random faults, at the least")
 	waveFlag   = flag.Int("wave", -1, "run this wave of random faults only")
 )
 
@@ -45,25 +45,26 @@ const (
 	asleep   kind = "writers asleep" // each projection's own fault is a writer that sleeps past its session
 )
 
-// waves are the kinds of forty waves: with five projections two hundred rounds, twenty of them with a writer asleep. A
-// wave that disturbs the broker restarts it twice, which makes twenty restarts.
+// waves are the kinds of twelve waves: with five deployments sixty rounds, which is what a run has unless told otherwise. So
+// each run has each kind. A wave that disturbs the broker restarts it twice.
 var waves = []struct {
 	kind kind
-	of40 int
-}{{broker, 10}, {asleep, 4}, {postgres, 8}, {door, 9}, {plain, 9}}
+	of12 int
+}{{broker, 3}, {asleep, 1}, {postgres, 2}, {door, 3}, {plain, 3}}
 
+// schedule returns the kinds of n waves, all kinds in each twelve of them.
 func schedule(seed uint64, n int) []kind {
-	var forty []kind
+	var twelve []kind
 	for _, w := range waves {
-		for range w.of40 {
-			forty = append(forty, w.kind)
+		for range w.of12 {
+			twelve = append(twelve, w.kind)
 		}
 	}
 	r := rand.New(rand.NewPCG(seed, 0))
 	var kinds []kind
 	for len(kinds) < n {
-		r.Shuffle(len(forty), func(i, j int) { forty[i], forty[j] = forty[j], forty[i] })
-		kinds = append(kinds, forty...)
+		r.Shuffle(len(twelve), func(i, j int) { twelve[i], twelve[j] = twelve[j], twelve[i] })
+		kinds = append(kinds, twelve...)
 	}
 	return kinds[:n]
 }

@@ -4,7 +4,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
 )
 
@@ -17,8 +16,5 @@ func TestMain(m *testing.M) {
 // stopped or cut; what it promises has tests of its own.
 func onKafka(t *testing.T) *story.Story {
 	t.Helper()
-	if story.Kind() != stack.ApacheKafka {
-		t.Skip("only a broker that is a process of its own can be disturbed")
-	}
-	return story.New(t)
+	return story.NewOnKafka(t, "only a broker that is a process of its own can be disturbed")
 }

@@ -39,9 +39,9 @@ func TestOneIDInSeveralPartitionsIsTheSameAfterEachReplay(t *testing.T) {
 	expected := story.Expect(log, story.Rules{})
 	require.Equal(t, len(used), expected.Count)
 
-	consumer := s.Service("consumer-service", map[string]string{"BATCH_SIZE": "1"})
+	consumer := s.Service("consumer-service", map[string]string{"BATCH_SIZE": "1", "AUDIT_INTERVAL": "200ms"})
 	var first story.Dump
-	for replay := range 20 {
+	for replay := range 10 {
 		if replay > 0 {
 			s.Stop(consumer)
 			if r.IntN(4) > 0 { // else the rows stay, and are recognised

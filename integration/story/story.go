@@ -119,6 +119,15 @@ func New(t testing.TB) *Story {
 	return s
 }
 
+// NewOnKafka is New for a story that is told on Apache Kafka alone, and is skipped on the embedded broker, for that reason.
+func NewOnKafka(t testing.TB, reason string) *Story {
+	t.Helper()
+	if Kind() != stack.ApacheKafka {
+		t.Skip(reason)
+	}
+	return New(t)
+}
+
 // Of is the same story, looking at another projection. It starts no services and makes no databases of its own.
 func (s *Story) Of(p Projection) *Story {
 	other := *s

@@ -124,7 +124,7 @@ func TestTheLogInMemoryAnswersAsTheReaderDoes(t *testing.T) {
 			stable(7)
 			time.Sleep(2 * time.Millisecond) // log times are whole milliseconds, and the next one is to be a later one
 			between := time.Now()
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(2 * time.Millisecond) // as above
 			l.write(t, 1, true)  // 7, marker 8
 			l.write(t, 1, false) // 9, marker 10
 			stable(11)

@@ -276,7 +276,7 @@ func TestAnIdleStreamIsCut(t *testing.T) {
 	dribbled := make(chan struct{})
 	go func() { // bytes are no lines
 		defer close(dribbled)
-		for err := error(nil); err == nil; time.Sleep(10 * time.Millisecond) {
+		for err := error(nil); err == nil; time.Sleep(10 * time.Millisecond) { // a slow client
 			_, err = io.WriteString(conn, "x")
 		}
 	}()

@@ -29,7 +29,7 @@ func (f *fakeLog) read(ctx context.Context, topics []string) (map[Place]int64, e
 	f.asked.Store(&topics)
 	seen := f.next.Load()
 	f.reads.Add(1)
-	time.Sleep(time.Millisecond)
+	time.Sleep(time.Millisecond) // of the bubble that its test runs in
 	if f.fails.Load() {
 		return nil, errors.New("down")
 	}
