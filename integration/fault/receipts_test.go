@@ -81,13 +81,27 @@ func (w *world) receipted(t *testing.T, r *rand.Rand) error {
 	return nil
 }
 
-// repeatSome makes sure that some receipts come twice: nobody may publish until there are some, and then nobody hears
-// that they were taken.
+// repeatSome makes sure that some receipts of a deployment come twice: it lets receipts be written of which nobody hears, until
+// some were. A try is in vain where no publisher is connected just then.
 func repeatSome(t *testing.T, l *deployment, log *story.Log, r *rand.Rand) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), story.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*story.Patience)
 	defer cancel()
 	require.NoError(t, l.serving(ctx))
+	for !publishUnheard(ctx, t, l, log, r) {
+		t.Log("no receipt came to the log while nobody could hear of it: once more")
+	}
+}
+
+const (
+	publishFor  = 15 * time.Second // longer than a publisher waits before it tries again
+	repeatedFor = 6 * time.Second  // longer than a publisher repeats one flight, which the broker would recognise
+)
+
+// publishUnheard lets nobody publish until there are receipts, and then lets nobody hear that they were taken. It reports
+// whether some were.
+func publishUnheard(ctx context.Context, t *testing.T, l *deployment, log *story.Log, r *rand.Rand) bool {
+	t.Helper()
 	conn, err := l.db.Conn(ctx)
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }() // and with it the lock, if it is still held
@@ -102,16 +116,42 @@ func repeatSome(t *testing.T, l *deployment, log *story.Log, r *rand.Rand) {
 		}
 		return fmt.Errorf("%d receipts wait", n)
 	}))
+	receipts := log.On(story.ReceiptTopic)
+	before, err := receipts.Ends()
+	require.NoError(t, err)
 	for _, m := range l.members {
 		m.kafka.HangReplies()
 	}
 	_, err = conn.ExecContext(ctx, "SELECT pg_advisory_unlock("+publishLock+")")
 	require.NoError(t, err)
-	pause(ctx, 5*time.Second)
+	trying, cancel := context.WithTimeout(ctx, publishFor)
+	defer cancel()
+	err = story.Eventually(trying, "wait for a receipt in the log", func(ctx context.Context) error {
+		ends, err := receipts.Ends()
+		if err != nil {
+			return err
+		}
+		records, err := receipts.ReadFrom(ctx, before, ends)
+		if err != nil {
+			return err
+		}
+		for _, record := range records {
+			var one receipt
+			if err := json.Unmarshal(record.Value, &one); err == nil && one.Group == l.group && one.Next > one.From {
+				return nil
+			}
+		}
+		return fmt.Errorf("%d receipts of others came", len(records))
+	})
+	if err == nil {
+		pause(ctx, repeatedFor)
+	}
+	require.NoError(t, ctx.Err())
 	for _, m := range l.members {
 		m.kafka.Reset()
 		m.kafka.Pass()
 	}
+	return err == nil
 }
 
 // groupReceipts are the receipts of one group that have offsets, each once, and how many came again, the same; and how many
