@@ -26,6 +26,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
@@ -73,7 +74,9 @@ type wiring struct {
 	reader   *kafka.Reader
 	book     *decision.Book
 	log      *kafka.Publisher // of receipts
+	asker    *logid.Asker
 	accepted map[string]map[int32]int64
+	newLogs  logid.Acceptance
 
 	projected *projection.AllMetrics
 	rebuilt   *generation.Metrics
@@ -158,6 +161,9 @@ func open(o Options, s *service.Service) (*wiring, error) {
 	if w.accepted, err = o.Config.acceptedStarts(o.definitions); err != nil {
 		return nil, err
 	}
+	if w.newLogs, err = o.Config.acceptedLogs(o.definitions); err != nil {
+		return nil, err
+	}
 	if w.db, err = postgres.Open(o.Config.Postgres, Name, postgres.WriterLimits); err != nil {
 		return nil, err
 	}
@@ -169,6 +175,8 @@ func open(o Options, s *service.Service) (*wiring, error) {
 	s.Stack.Add("database for rebuilds", func(context.Context) error { return postgres.Close(w.long) })
 	w.reader = kafka.NewReader(o.Config.Kafka, Name)
 	s.Stack.Add("log reader", func(context.Context) error { return w.reader.Close() })
+	w.asker = logid.NewAsker(o.Config.Kafka, Name)
+	s.Stack.Add("asker for the ids of topics", func(context.Context) error { return w.asker.Close() })
 	if w.log, err = kafka.NewPublisher(kafka.PublisherOptions{
 		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
 		RetryFor: 3 * time.Second, // less than the server lets the publishers' lock sit idle
@@ -190,7 +198,7 @@ func (w *wiring) services() []*generation.Service {
 	for i, d := range w.definitions {
 		all[i] = generation.New(generation.Options{
 			DB: w.db, Long: w.long, Log: w.reader, Decisions: w.book, Definition: d, Group: d.GroupOf(w.Config.GroupID),
-			AcceptLogStart: w.accepted[d.Topic.Name], Worker: generation.WorkerOptions{Kafka: w.Config.Kafka, ClientID: Name, BatchSize: w.Config.BatchSize},
+			AcceptLogStart: w.accepted[d.Topic.Name], Identity: w.asker, Worker: generation.WorkerOptions{Kafka: w.Config.Kafka, ClientID: Name, BatchSize: w.Config.BatchSize},
 			Metrics: w.rebuilt, Logger: w.Log,
 		})
 	}

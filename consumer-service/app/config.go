@@ -9,8 +9,10 @@ import (
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/service"
+	"github.com/tidemark/tidemark/shared/topic"
 )
 
 // Config is everything that can be set.
@@ -24,6 +26,7 @@ type Config struct {
 	GroupID       string        `env:"KAFKA_GROUP_ID" desc:"consumer group of the timestamps, and the beginning of the other projections' groups; a fresh name rebuilds all of them from their logs' start"`
 	InstanceID    string        `env:"KAFKA_GROUP_INSTANCE_ID" desc:"makes this a static member of its groups; no other process may have the same"`
 	AcceptStart   []string      `env:"ACCEPT_LOG_START" desc:"topic/partition@offset, by commas: starts of a log that lost its beginning, accepted by the operator"`
+	AcceptNewLog  []string      `env:"ACCEPT_NEW_LOG" desc:"topic@id, by commas: topics that were deleted and made anew, accepted by the operator; means nothing once they are projected"`
 	BatchSize     int           `env:"BATCH_SIZE" desc:"most records in one transaction"`
 	AuditInterval time.Duration `env:"AUDIT_INTERVAL" desc:"time between two completeness audits"`
 	QueryURL      string        `env:"QUERY_URL" desc:"base URL of query-service, where readers are sent"`
@@ -58,6 +61,9 @@ func (c Config) validate(all []*projection.Definition) error {
 		errs = append(errs, fmt.Errorf("AUDIT_INTERVAL=%s is below 100ms", c.AuditInterval))
 	}
 	if _, err := c.acceptedStarts(all); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := c.acceptedLogs(all); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, config.ServiceURL("QUERY_URL", c.QueryURL))...)
@@ -111,4 +117,18 @@ func (c Config) acceptedStarts(all []*projection.Definition) (map[string]map[int
 		out[p.Topic][p.Partition] = p.Offset
 	}
 	return out, nil
+}
+
+// acceptedLogs are the topics that the operator accepts in place of those that were projected.
+func (c Config) acceptedLogs(all []*projection.Definition) (logid.Acceptance, error) {
+	accepted, err := logid.ParseAcceptance(c.AcceptNewLog)
+	if err != nil {
+		return nil, err
+	}
+	for name := range accepted {
+		if _, known := topic.ByName(name); !known && !slices.ContainsFunc(all, func(d *projection.Definition) bool { return d.Topic.Name == name }) {
+			return nil, fmt.Errorf("ACCEPT_NEW_LOG: there is no topic %q", name)
+		}
+	}
+	return accepted, nil
 }

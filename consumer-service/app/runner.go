@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/logid"
 )
 
 // runner is one projection that this process runs.
@@ -53,7 +54,7 @@ func (r *runner) run(ctx context.Context) {
 	}
 	projector := projection.New(projection.Options{
 		DB: r.db, Log: r.reader, Decisions: r.book, Definition: r.def, Group: r.rebuilds.Group, Role: projection.Serving(),
-		AcceptLogStart: r.accepted[r.def.Topic.Name], AuditInterval: r.Config.AuditInterval, Ready: r.Ready, Metrics: r.projected.Of(r.def.Name),
+		AcceptLogStart: r.accepted[r.def.Topic.Name], Identity: r.asker, NewLog: r, AuditInterval: r.Config.AuditInterval, Ready: r.Ready, Metrics: r.projected.Of(r.def.Name),
 		Tracer: r.Tracer, Logger: r.Log, Written: r.receipts.Kick,
 		Stop: func(refusal *projection.Refusal) {
 			if refusal.Final {
@@ -82,6 +83,19 @@ func (r *runner) run(ctx context.Context) {
 	running.Wait()
 	written()
 	publishing.Wait()
+}
+
+var _ projection.NewLog = (*runner)(nil)
+
+// Accepted implements projection.NewLog.
+func (r *runner) Accepted(_ context.Context, topic, id string) (bool, error) {
+	parsed, err := logid.ParseID(id)
+	return err == nil && r.newLogs.Accepts(topic, parsed), nil
+}
+
+// Fill implements projection.NewLog.
+func (r *runner) Fill(ctx context.Context, id, cluster string) (int, error) {
+	return r.rebuilds.FillNewLog(ctx, id, cluster)
 }
 
 // fail ends the process for an error that waiting cannot mend; one that only says that it was told to stop is none.

@@ -9,6 +9,9 @@
 //
 //	any of them but serving and swapping ── cancel, drop ──► dropping ──► gone
 //
+// A generation that is filled from a topic that was made anew, and accepted, is swapped in without a proof; the one that
+// served before is then held (see newlog.go).
+//
 // One generation is serving or swapping, and its tables are in the projection's own schema. Every other one is a
 // candidate or a standby and has a schema of its own. The states from filling to standby are written: each process that
 // runs the projection has a worker for them, a member of a consumer group of their own with a projector behind it. A

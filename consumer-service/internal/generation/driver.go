@@ -226,6 +226,13 @@ WHERE projection = {projection} AND generation = $1 AND state = $2`), g.Number, 
 const proofAge = 30 * time.Second
 
 func (s *Service) proveAndSwap(ctx context.Context, g Generation) (bool, error) {
+	newLog, err := s.replacesLog(ctx, g)
+	if err != nil {
+		return false, err
+	}
+	if newLog { // there is nothing to verify it against
+		return s.swapIn(ctx, g)
+	}
 	if g.ProofWanted || g.Proof == nil || time.Since(g.Proof.At) > max(proofAge, 5*time.Duration(g.Proof.TookMs)*time.Millisecond) {
 		var proof Proof
 		err := s.whileInState(ctx, g, func(ctx context.Context) (err error) {
@@ -248,6 +255,10 @@ func (s *Service) proveAndSwap(ctx context.Context, g Generation) (bool, error) 
 			return true, nil
 		}
 	}
+	return s.swapIn(ctx, g)
+}
+
+func (s *Service) swapIn(ctx context.Context, g Generation) (bool, error) {
 	if err := s.swap(ctx, g); err != nil {
 		if errors.Is(err, errStatesChanged) {
 			return false, nil // the next look tells what is so now

@@ -46,6 +46,8 @@ type Generation struct {
 	RateLimit   *int            // records a second
 	Point       *string         // as it was asked for; nil follows the log
 	Stops       map[int32]int64 // by partition, where Point is given
+	TopicID     string          // of the topic that it is computed from; empty where none was read yet
+	NewLog      bool            // filled from a topic that was made anew and accepted: never verified against the one before
 	Progress    Progress
 	Proof       *Proof
 }
@@ -129,6 +131,8 @@ type row struct {
 	Point       *string    `db:"point"`
 	Stops       []byte     `db:"stops"`
 	Proof       []byte     `db:"proof"`
+	TopicID     *string    `db:"topic_id"`
+	NewLog      bool       `db:"new_log"`
 	Rate        *float64   `db:"rate"`
 	ETA         *float64   `db:"eta_seconds"`
 	Bottleneck  *string    `db:"bottleneck"`
@@ -140,7 +144,7 @@ type row struct {
 func (r row) generation(group string) (Generation, error) {
 	g := Generation{
 		Projection: r.Projection, Number: r.Number, State: r.State, Epoch: r.Epoch, Schema: r.Schema, RequestedAt: r.RequestedAt, StateSince: r.StateSince,
-		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point,
+		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point, NewLog: r.NewLog,
 		Progress: Progress{ETA: r.ETA, Stalled: r.Stalled, Bottleneck: ByNothing},
 	}
 	switch {
@@ -151,6 +155,9 @@ func (r row) generation(group string) (Generation, error) {
 	}
 	if r.State.serves() {
 		r.Rate, r.Bottleneck, r.Note, g.Progress.ETA, g.Progress.Stalled = nil, nil, nil, nil, nil // of the time before it served
+	}
+	if r.TopicID != nil {
+		g.TopicID = *r.TopicID
 	}
 	if r.Rate != nil {
 		g.Progress.Rate = *r.Rate

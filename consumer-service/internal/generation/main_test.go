@@ -63,10 +63,10 @@ func setup(t *testing.T) *bundle {
 	db, long := open(postgres.WriterLimits), open(postgres.Limits{})
 	log := kafkatest.NewLog(partitions)
 	b := &bundle{log: log, url: c.URL, Service: New(Options{
-		DB: db, Long: long, Log: log, Definition: timestamps.Definition(sized()), Group: "group-1",
+		DB: db, Long: long, Log: log, Identity: log, Definition: timestamps.Definition(sized()), Group: "group-1",
 		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})}
-	b.exec(t, `UPDATE projection_generations SET group_name = 'group-1', cluster_id = 'cluster-1' WHERE projection = 'timestamps'`)
+	b.exec(t, `UPDATE projection_generations SET group_name = 'group-1', cluster_id = 'cluster-1', topic_id = 'topic-1' WHERE projection = 'timestamps'`)
 	b.exec(t, `UPDATE projections SET run_at = now() + interval '1 day'`)
 	for p := range int32(partitions) {
 		for o := range perEach {

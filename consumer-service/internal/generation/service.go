@@ -45,9 +45,11 @@ type Options struct {
 	Group string
 	// AcceptLogStart names, by partition, the offset at which a log that lost its beginning may start.
 	AcceptLogStart map[int32]int64
-	Worker         WorkerOptions
-	Metrics        *Metrics
-	Logger         *slog.Logger
+	// Identity tells whether the topic is still the one that a generation was computed from.
+	Identity projection.Identity
+	Worker   WorkerOptions
+	Metrics  *Metrics
+	Logger   *slog.Logger
 }
 
 // Service takes requests about the generations of one projection. In a process that runs the projection it fills them as
@@ -98,7 +100,7 @@ func (s *Service) in(query string) string {
 
 const selectRows = `
 SELECT g.projection, g.generation, g.schema_name, g.state, g.epoch, g.group_name, g.requested_at, g.state_since, g.swap_wanted, g.proof_wanted,
-	g.rate_limit, g.point, g.stops, g.proof, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note
+	g.rate_limit, g.point, g.stops, g.proof, g.topic_id, g.new_log, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note
 FROM public.projection_generations g LEFT JOIN public.generation_progress p ON p.projection = g.projection AND p.generation = g.generation`
 
 const servingFirst = ` ORDER BY g.projection, g.state IN ('serving', 'swapping') DESC, g.generation DESC`
@@ -270,8 +272,8 @@ func (s *Service) insert(ctx context.Context, tx *sqlx.Tx, state State, r Reques
 		return 0, fmt.Errorf("take a number: %w", err)
 	}
 	if _, err := tx.ExecContext(ctx, s.in(`
-INSERT INTO public.projection_generations (projection, generation, schema_name, state, cluster_id, started_at, swap_wanted, rate_limit, point, stops)
-SELECT {projection}, $1, $2, $7, g.cluster_id, now(), $3, $4, $5, $6::text::jsonb
+INSERT INTO public.projection_generations (projection, generation, schema_name, state, cluster_id, topic_id, started_at, swap_wanted, rate_limit, point, stops)
+SELECT {projection}, $1, $2, $7, g.cluster_id, g.topic_id, now(), $3, $4, $5, $6::text::jsonb
 FROM public.projection_generations g WHERE g.projection = {projection} AND g.state = 'serving'`),
 		number, s.schemaOf(number), r.Swap, r.RateLimit, point, text(encoded), state); err != nil {
 		return 0, fmt.Errorf("note the generation: %w", err)
@@ -354,9 +356,15 @@ func (s *Service) request(ctx context.Context, number int, swap bool) (Generatio
 		}
 		switch g := all[i]; g.State {
 		case Ready, Standby:
+			if !swap && replacesLog(all, g) {
+				return conflict("generation %d is filled from a new log that was accepted: there is nothing to verify it against", number)
+			}
 		case Serving, Swapping:
 			return conflict("generation %d serves already", number)
 		case Held:
+			if g.Point == nil {
+				return conflict("generation %d was computed from another log (topic id %s) than the one that is there now, and never serves again: read its tables in schema %s, and drop it when done", number, g.TopicID, g.Schema)
+			}
 			return conflict("generation %d was filled to %s and never serves: read its tables in schema %s, and drop it when done", number, *g.Point, g.Schema)
 		case Queued, Filling, Indexing:
 			return conflict("generation %d cannot be verified yet: it is still %s", number, g.State)

@@ -38,10 +38,12 @@ type swapping struct {
 	conn      *sqlx.Conn // of its own: its locks and limits end with it
 	serving   Generation
 	candidate Generation
+	newLog    bool  // the candidate is filled from another topic: offsets of the two mean different records
 	mark      int64 // the epoch that the serving generation was marked with
 }
 
-// swap puts g in the place of the serving generation, or leaves everything as it was and says why.
+// swap puts g in the place of the serving generation, or leaves everything as it was and says why. Where g replaces another
+// log, nothing is compared with the serving generation's progress or taken over from it, and that one is held afterwards.
 func (s *Service) swap(ctx context.Context, g Generation) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -54,7 +56,11 @@ func (s *Service) swap(ctx context.Context, g Generation) (err error) {
 		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // this is how database/sql is told
 		_ = conn.Close()
 	}()
-	w := &swapping{Service: s, conn: conn, candidate: g}
+	newLog, err := s.replacesLog(ctx, g)
+	if err != nil {
+		return err
+	}
+	w := &swapping{Service: s, conn: conn, candidate: g, newLog: newLog}
 	// A stopped driver holds nobody up: the server ends its transaction, and its lock goes with it.
 	if _, err := conn.ExecContext(ctx, fmt.Sprintf(`SET lock_timeout = %d; SET idle_in_transaction_session_timeout = 1000; SET idle_session_timeout = 10000`, lockLimit.Milliseconds())); err != nil {
 		return fmt.Errorf("set the limits of a swap: %w", err)
@@ -154,7 +160,7 @@ func (w *swapping) fence(ctx context.Context) error {
 				return errStatesChanged
 			}
 		}
-		if w.serving.Schema == "" {
+		if w.serving.Schema == "" || w.newLog != otherTopic(w.serving, w.candidate) {
 			return errStatesChanged
 		}
 		if err := tx.GetContext(ctx, &w.mark, w.in(`
@@ -194,6 +200,9 @@ func (w *swapping) awaitCaughtUp(ctx context.Context) error {
 
 // awaitBehind waits until the candidate is no more than most records behind.
 func (w *swapping) awaitBehind(ctx context.Context, most int64, limit time.Duration) error {
+	if w.newLog {
+		return nil
+	}
 	for end := time.Now().Add(limit); ; {
 		var behind int64
 		if err := w.conn.GetContext(ctx, &behind, `
@@ -247,6 +256,12 @@ SELECT generation, state, epoch FROM public.projection_generations WHERE project
 	return nil
 }
 
+// mergeWatermarks lets the candidate know what the serving generation knew of the log they have in common.
+const mergeWatermarks = `
+UPDATE {candidate}.projection_progress b
+SET log_end = greatest(a.log_end, b.log_end), log_end_at = greatest(a.log_end_at, b.log_end_at), caught_up_at = greatest(a.caught_up_at, b.caught_up_at)
+FROM {serving}.projection_progress a WHERE a.topic = b.topic AND a.partition = b.partition AND b.next_offset >= a.next_offset;`
+
 // script is the rest of (c). It waits for all locks together no longer than lockLimit.
 func (w *swapping) script() string {
 	var moves, views []string
@@ -257,10 +272,15 @@ func (w *swapping) script() string {
 	for _, t := range w.Definition.All() {
 		moves = append(moves, fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s;", postgres.Qualified(w.candidate.Schema, t), postgres.Quoted(w.Service.serving())))
 	}
+	old, merged := Standby, w.in(mergeWatermarks)
+	if w.newLog {
+		old, merged = Held, ""
+	}
 	for _, v := range w.Definition.Views {
 		views = append(views, v.Statement(w.Service.serving()))
 	}
 	return strings.NewReplacer(
+		"{merge watermarks}", strings.ReplaceAll(merged, "{candidate}", postgres.Quoted(w.candidate.Schema)), "{old state}", string(old),
 		"{limit}", fmt.Sprint(lockLimit.Milliseconds()), "{moved}", strings.Join(w.moved(), ", "), "{away}", postgres.Quoted(away),
 		"{away name}", away, "{comment}", projection.SchemaComment(w.Definition), "{moves}", strings.Join(moves, "\n"), "{views}", strings.Join(views, "\n"),
 		"{projection}", "'"+w.name()+"'", "{serving}", postgres.Quoted(w.Service.serving()), "{serving name}", w.Service.serving(),
@@ -269,9 +289,7 @@ func (w *swapping) script() string {
 SET LOCAL statement_timeout = {limit};
 LOCK TABLE {moved} IN ACCESS EXCLUSIVE MODE;
 SET LOCAL statement_timeout = 0;
-UPDATE {candidate}.projection_progress b
-SET log_end = greatest(a.log_end, b.log_end), log_end_at = greatest(a.log_end_at, b.log_end_at), caught_up_at = greatest(a.caught_up_at, b.caught_up_at)
-FROM {serving}.projection_progress a WHERE a.topic = b.topic AND a.partition = b.partition AND b.next_offset >= a.next_offset;
+{merge watermarks}
 CREATE SCHEMA IF NOT EXISTS {away};
 COMMENT ON SCHEMA {away} IS '{comment}';
 {moves}
@@ -280,7 +298,7 @@ WITH old AS (SELECT group_name, cluster_id FROM public.projection_generations WH
 UPDATE public.projection_generations g SET group_name = old.group_name, cluster_id = coalesce(g.cluster_id, old.cluster_id) FROM old
 WHERE g.projection = {projection} AND g.generation = {new};
 UPDATE public.projection_generations SET state = 'dropping' WHERE projection = {projection} AND generation = {new};
-UPDATE public.projection_generations SET state = 'standby', state_since = clock_timestamp(), swapping_since = NULL, group_name = NULL,
+UPDATE public.projection_generations SET state = '{old state}', state_since = clock_timestamp(), swapping_since = NULL, group_name = NULL,
 	schema_name = '{away name}', epoch = public.next_projection_epoch(), swap_wanted = false, proof_wanted = false, rate_limit = NULL
 WHERE projection = {projection} AND generation = {old};
 UPDATE public.projection_generations SET state = 'serving', state_since = clock_timestamp(), schema_name = '{serving name}',

@@ -105,7 +105,7 @@ func (s *Service) fill(ctx context.Context, g Generation, w *worker, log *slog.L
 	group := CandidateGroup(s.Group, g.Number)
 	projector := projection.New(projection.Options{
 		DB: s.DB, Log: s.Log, Decisions: s.Decisions, Written: s.Written, Definition: s.Definition, Group: group,
-		Role: projection.Candidate(g.Number), Pace: pace, AcceptLogStart: s.AcceptLogStart,
+		Role: projection.Candidate(g.Number), Pace: pace, AcceptLogStart: s.AcceptLogStart, Identity: s.Identity,
 		Ready: w, Metrics: projection.NewMetrics(prometheus.NewRegistry()).Of(s.name()), Logger: log,
 		Stop: func(r *projection.Refusal) { w.trouble(r.Reason) },
 	})

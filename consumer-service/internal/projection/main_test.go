@@ -130,7 +130,7 @@ func consumer(t *testing.T, url string, db *sqlx.DB, log *kafkatest.Log, group s
 	t.Helper()
 	b := &bundle{decided: &heldDecisions{}, log: log, ready: httpapi.NewReadiness(), stopped: make(chan *Refusal, 8), url: url}
 	b.Projector = New(Options{
-		DB: db, Log: log, Decisions: b.decided, Definition: stamps(partitions), Group: group, Role: Serving(), AuditInterval: time.Second, Ready: b.ready,
+		DB: db, Log: log, Identity: log, Decisions: b.decided, Definition: stamps(partitions), Group: group, Role: Serving(), AuditInterval: time.Second, Ready: b.ready,
 		Metrics: NewMetrics(prometheus.NewRegistry()).Of("timestamps"), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(r *Refusal) { b.stopped <- r },
 	})
 	return b

@@ -51,7 +51,7 @@ type Readiness interface {
 	Unready(part, reason string)
 }
 
-// Options of a projector. All are required but AcceptLogStart, Pace, Tracer and Written.
+// Options of a projector. All are required but AcceptLogStart, NewLog, Pace, Tracer and Written.
 type Options struct {
 	DB        *sqlx.DB
 	Log       Log
@@ -66,6 +66,10 @@ type Options struct {
 	Pace *Pace
 	// AcceptLogStart names, by partition, the offset at which a log that lost its beginning may start.
 	AcceptLogStart map[int32]int64
+	// Identity tells whether the topic is still the one that the tables were computed from.
+	Identity Identity
+	// NewLog is what happens where it is not, under the role Serving; nil refuses.
+	NewLog NewLog
 	// AuditInterval is the least time between two audits of the serving generation.
 	AuditInterval time.Duration
 	Ready         Readiness
@@ -90,6 +94,7 @@ type Projector struct {
 	stopped  bool          // it refused to go on; the reason stays in the readiness
 	assigned map[int32]*assignment
 	troubles map[int32]string // partitions that cannot be written, and why
+	looks    identityLooks
 }
 
 // Parts of the service's readiness that a projection speaks for; Part puts its name before them.
@@ -179,19 +184,26 @@ func (p *Projector) SetUp(s kafka.Session) error {
 	for {
 		err := p.enter(ctx, s)
 		var refusal *Refusal
+		var accepted *newLogAccepted
 		switch {
 		case err == nil:
 			p.ready(PartDatabase)
 			p.ready(PartAssignment)
 			return nil
 		case errors.As(err, &refusal):
-			p.Logger.Error("the projection refuses to go on", "projection", p.Definition.Name, "topic", p.topic(), "reason", refusal.Reason)
-			p.noteRefusal(ctx, refusal)
-			p.stop(refusal)
+			p.refuseToGoOn(ctx, refusal)
 			<-ctx.Done() // consuming nothing until the membership has ended
 			return refusal
 		case ctx.Err() != nil:
 			return nil // a session that is over is no error; the next one sets up again
+		case errors.As(err, &accepted):
+			if err := p.awaitNewLog(ctx, accepted); err != nil && ctx.Err() == nil {
+				p.Logger.Warn("cannot note that a new log is waited for", "projection", p.Definition.Name, "err", err)
+			}
+			if loop.Sleep(ctx, newLogPoll) != nil {
+				return nil
+			}
+			continue
 		case errors.Is(err, errNotWritten):
 			p.Logger.Debug("nothing is to be written", "topic", p.topic(), "reason", err.Error())
 			if loop.Sleep(ctx, notWrittenPoll) != nil {
@@ -237,11 +249,15 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 	if err != nil {
 		return err
 	}
+	g, topicID, err := p.ownTopic(ctx, cluster)
+	if err != nil {
+		return err
+	}
 	committed, err := p.Log.Committed(ctx, p.Group, p.topic(), own)
 	if err != nil {
 		return err
 	}
-	bounds, err := p.sameLog(ctx, cluster, own) // before anything is written, decisions too
+	bounds, err := p.sameLog(ctx, g, own) // before anything is written, decisions too
 	if err != nil {
 		return err
 	}
@@ -249,7 +265,7 @@ func (p *Projector) enter(ctx context.Context, s kafka.Session) error {
 		return err
 	}
 	in, err := p.Role.enter(ctx, p.store, entering{
-		group: p.Group, cluster: cluster, partitions: p.Definition.Topic.Partitions, own: own, committed: committed, starts: p.starts(bounds),
+		group: p.Group, cluster: cluster, topicID: topicID, partitions: p.Definition.Topic.Partitions, own: own, committed: committed, starts: p.starts(bounds),
 	})
 	if err != nil {
 		return err
@@ -328,19 +344,7 @@ func partitionsOf(of topic.Spec) []int32 {
 // sameLog refuses a log that the tables were not computed from. Whoever is about to start over looks at
 // the last record of all partitions, since all of them will be at zero afterwards; any other member at
 // those of its own.
-func (p *Projector) sameLog(ctx context.Context, cluster string, own []int32) (map[int32]kafka.Bounds, error) {
-	g, err := p.store.generation(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if p.Role.candidate() != nil {
-		if err := p.Role.check(g, p.Group); err != nil {
-			return nil, err
-		}
-	}
-	if err := judgeCluster(g, cluster); err != nil {
-		return nil, err
-	}
+func (p *Projector) sameLog(ctx context.Context, g generation, own []int32) (map[int32]kafka.Bounds, error) {
 	all := p.all()
 	at, err := p.store.progress(ctx, p.store.db, all)
 	if err != nil {
@@ -637,6 +641,9 @@ func (p *Projector) logRows(ctx context.Context, b batch) {
 func (p *Projector) reason(err error) string {
 	if errors.Is(err, errBrokenDeploy) {
 		return err.Error() + "; mend the tables or go back to the release before, it goes on by itself"
+	}
+	if errors.Is(err, errNoTopic) {
+		return err.Error()
 	}
 	if cause, ok := postgres.CauseIn(p.DB, err); ok {
 		return cause.Found

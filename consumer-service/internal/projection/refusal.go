@@ -38,7 +38,8 @@ type generation struct {
 	Epoch     int64     `db:"epoch"`
 	GroupName *string   `db:"group_name"`
 	ClusterID *string   `db:"cluster_id"`
-	Now       time.Time `db:"now"` // the database's clock when this was read
+	TopicID   *string   `db:"topic_id"` // of the topic that it was computed from; nil until it was first read
+	Now       time.Time `db:"now"`      // the database's clock when this was read
 }
 
 // metadata stands on every offset that this epoch commits to Kafka, so that one that an operator's tool has set is told

@@ -36,6 +36,7 @@ func Candidate(generation int) Role { return candidate{generation} }
 type entering struct {
 	group      string
 	cluster    string
+	topicID    string
 	partitions int
 	own        []int32
 	committed  map[int32]kafka.Committed
@@ -75,7 +76,7 @@ func (r serving) enter(ctx context.Context, s store, e entering) (out entered, e
 		if g.State == "swapping" {
 			return errSwapping
 		}
-		if err := judgeCluster(*g, e.cluster); err != nil {
+		if err := stillOf(*g, e); err != nil {
 			return err
 		}
 		var served bool
@@ -100,10 +101,8 @@ func (r serving) enter(ctx context.Context, s store, e entering) (out entered, e
 				return err
 			}
 		}
-		if g.ClusterID == nil {
-			if _, err := tx.ExecContext(ctx, s.in(`UPDATE public.projection_generations g SET cluster_id = $1 WHERE {row}`), e.cluster); err != nil {
-				return fmt.Errorf("note the cluster: %w", err)
-			}
+		if err := s.noteLog(ctx, tx, e); err != nil {
+			return err
 		}
 		if err := tx.GetContext(ctx, &out.generation, s.in(selectGeneration)); err != nil {
 			return fmt.Errorf("read the generation: %w", err)
@@ -158,7 +157,10 @@ func (candidate) enter(ctx context.Context, s store, e entering) (out entered, e
 		if out.generation, err = s.candidateGeneration(ctx, tx); err != nil {
 			return err
 		}
-		if err := judgeCluster(out.generation, e.cluster); err != nil {
+		if err := stillOf(out.generation, e); err != nil {
+			return err
+		}
+		if err := s.noteLog(ctx, tx, e); err != nil {
 			return err
 		}
 		for _, c := range e.committed { // two databases on one group would share its partitions
@@ -172,6 +174,24 @@ func (candidate) enter(ctx context.Context, s store, e entering) (out entered, e
 		return err
 	})
 	return out, err
+}
+
+// stillOf judges the generation anew under its row's lock: a swap may have put another in its place since it was read.
+func stillOf(g generation, e entering) error {
+	if g.TopicID != nil && *g.TopicID != e.topicID {
+		return fmt.Errorf("generation %d was computed from the topic %s by now, and %s was asked about", g.Number, *g.TopicID, e.topicID)
+	}
+	return judgeCluster(g, e.cluster)
+}
+
+// noteLog notes the cluster and the topic of a generation that knows none yet.
+func (s store) noteLog(ctx context.Context, tx *sqlx.Tx, e entering) error {
+	if _, err := tx.ExecContext(ctx, s.in(`
+UPDATE public.projection_generations g SET cluster_id = coalesce(g.cluster_id, $1), topic_id = coalesce(g.topic_id, $2)
+WHERE {row} AND (g.cluster_id IS NULL OR g.topic_id IS NULL)`), e.cluster, e.topicID); err != nil {
+		return fmt.Errorf("note cluster and topic: %w", err)
+	}
+	return nil
 }
 
 func (s store) ensureProgress(ctx context.Context, tx *sqlx.Tx, e entering, epoch int64) error {

@@ -32,7 +32,7 @@ func (b *bundle) candidate(t *testing.T, pace *Pace) *bundle {
 		SELECT topic, partition, (SELECT epoch FROM projection_generations WHERE projection = 'timestamps' AND generation = 1), 0, 0 FROM public.projection_progress`)
 	at := &bundle{decided: b.decided, log: b.log, ready: httpapi.NewReadiness(), stopped: make(chan *Refusal, 8), url: b.url}
 	at.Projector = New(Options{
-		DB: b.DB, Log: b.log, Decisions: b.decided, Definition: b.Definition, Group: "group-1.g1", Role: Candidate(1), Pace: pace, AuditInterval: time.Second, Ready: at.ready,
+		DB: b.DB, Log: b.log, Identity: b.log, Decisions: b.decided, Definition: b.Definition, Group: "group-1.g1", Role: Candidate(1), Pace: pace, AuditInterval: time.Second, Ready: at.ready,
 		Metrics: NewMetrics(prometheus.NewRegistry()).Of("timestamps"), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stop: func(r *Refusal) { at.stopped <- r },
 	})
 	return at

@@ -102,7 +102,7 @@ func (s store) prepared(ctx context.Context) (*sqlx.Stmt, error) {
 }
 
 const selectGeneration = `
-SELECT i.database_id, g.generation, g.state, g.epoch, g.group_name, g.cluster_id, clock_timestamp() AS now
+SELECT i.database_id, g.generation, g.state, g.epoch, g.group_name, g.cluster_id, g.topic_id, clock_timestamp() AS now
 FROM public.projection_generations g CROSS JOIN public.database_identity i
 WHERE {row}`
 
@@ -124,7 +124,7 @@ func (s store) standing(ctx context.Context, partition int32) (generation, *prog
 		Next          *int64 `db:"next_offset"`
 	}
 	err := s.db.GetContext(ctx, &row, s.in(`
-SELECT i.database_id, g.generation, g.state, g.epoch, g.group_name, g.cluster_id, p.epoch AS progress_epoch, p.next_offset
+SELECT i.database_id, g.generation, g.state, g.epoch, g.group_name, g.cluster_id, g.topic_id, p.epoch AS progress_epoch, p.next_offset
 FROM public.projection_generations g CROSS JOIN public.database_identity i
 	LEFT JOIN {g}.projection_progress p ON p.topic = $1 AND p.partition = $2
 WHERE {row}`), s.def.Topic.Name, partition)
@@ -264,6 +264,16 @@ func (s store) runs(ctx context.Context) error {
 	if _, err := s.db.ExecContext(ctx, s.in(`
 UPDATE public.projections SET run_at = clock_timestamp(), refusal = '', refused_at = NULL WHERE projection = {projection}`)); err != nil {
 		return fmt.Errorf("note that the projection runs: %w", err)
+	}
+	return nil
+}
+
+// waits notes that this process runs the projection, and what it waits for before it reads its log; readers are answered with
+// the reason, as if it refused.
+func (s store) waits(ctx context.Context, reason string) error {
+	if _, err := s.db.ExecContext(ctx, s.in(`
+UPDATE public.projections SET run_at = clock_timestamp(), refusal = $1, refused_at = clock_timestamp() WHERE projection = {projection}`), printable(reason)); err != nil {
+		return fmt.Errorf("note what is waited for: %w", err)
 	}
 	return nil
 }

@@ -63,6 +63,11 @@ func (p *Projector) Watch(ctx context.Context) {
 }
 
 func (p *Projector) look(ctx context.Context, w *watch) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := p.lookAtTopic(ctx); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	session, assigned := p.session, p.assigned
 	p.mu.Unlock()
@@ -70,8 +75,6 @@ func (p *Projector) look(ctx context.Context, w *watch) error {
 		p.Metrics.lagUnknown()
 		return nil // not known yet to be the right log and the right database
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	g, err := p.store.generation(ctx)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ const (
 	Indexing State = "indexing"
 	Ready    State = "ready"   // caught up, and kept so
 	Standby  State = "standby" // served before; a rollback returns to it
-	Held     State = "held"    // filled to its point
+	Held     State = "held"    // filled to its point, or computed from a topic that was made anew since
 	Dropping State = "dropping"
 )
 
@@ -43,6 +43,7 @@ type Generation struct {
 	Point       *string // the time or position it is filled to; nil where it follows the log
 	Progress    Progress
 	Proof       *Proof // nil while it was never verified
+	NewLog      bool   // filled from a topic that was made anew and accepted: never verified against the generation before
 }
 
 // Serves reports whether this is the one that is read.

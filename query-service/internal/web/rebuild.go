@@ -130,6 +130,8 @@ func (g generationView) Headline() string {
 	switch {
 	case g.State == generation.Queued:
 		return "Waiting for the rebuild of another projection"
+	case g.State == generation.Filling && g.NewLog:
+		return "New log accepted: reading it into new tables"
 	case g.State == generation.Filling && g.Point != nil:
 		return "Reading the log up to " + *g.Point
 	case g.State == generation.Filling:
@@ -138,6 +140,8 @@ func (g generationView) Headline() string {
 		return "Building the indexes"
 	case g.Swapping:
 		return "Verified: being swapped"
+	case g.State == generation.Ready && g.SwapWanted && g.NewLog:
+		return "New log accepted: being swapped, not verified against the old one"
 	case g.State == generation.Ready && g.ProofWanted && g.SwapWanted:
 		return "Caught up: being verified, then swapped"
 	case g.State == generation.Ready && g.ProofWanted:
@@ -152,12 +156,16 @@ func (g generationView) Headline() string {
 		return "Caught up"
 	case g.State == generation.Standby:
 		return "Served before and is kept caught up, for a rollback"
+	case g.State == generation.Held && g.Point == nil:
+		return "Computed from the former log; kept to be read, never serves again"
 	case g.State == generation.Held:
 		return "Holds the tables as they were"
 	case g.State == generation.Dropping:
 		return "Being dropped"
 	case g.State == generation.Swapping:
 		return "Being swapped"
+	case g.State == generation.Serving && g.NewLog:
+		return "Serves every read: new log accepted, not verified against the old one"
 	default:
 		return "Serves every read"
 	}

@@ -129,7 +129,7 @@ type Generation struct {
 	// State `serving` (`swapping` for the moment of a swap): everyone reads it. `queued`: it waits for the rebuild of another
 	// projection. `filling`: it reads the log. `indexing`: its indexes are made. `ready`: it has caught up, and follows
 	// the log. `standby`: it served before and follows the log, so that a rollback is possible. `held`: filled to its
-	// point. `dropping`: it is being removed.
+	// point, or computed from a topic that was made anew since; it never serves. `dropping`: it is being removed.
 	State GenerationState `json:"state"`
 
 	// Epoch The fencing token of its writers. It counts nothing.
@@ -146,15 +146,18 @@ type Generation struct {
 	RateLimit   *int   `json:"rate_limit"`
 
 	// Point The time or position it is filled to, null where it follows the log.
-	Point    *string  `json:"point"`
+	Point *string `json:"point"`
+	Proof *Proof  `json:"proof"`
+
+	// NewLog Whether it was filled from a topic that was made anew and accepted (`ACCEPT_NEW_LOG`): it was not verified against the generation before it.
+	NewLog   bool     `json:"new_log"`
 	Progress Progress `json:"progress"`
-	Proof    *Proof   `json:"proof"`
 }
 
 // GenerationState `serving` (`swapping` for the moment of a swap): everyone reads it. `queued`: it waits for the rebuild of another
 // projection. `filling`: it reads the log. `indexing`: its indexes are made. `ready`: it has caught up, and follows
 // the log. `standby`: it served before and follows the log, so that a rollback is possible. `held`: filled to its
-// point. `dropping`: it is being removed.
+// point, or computed from a topic that was made anew since; it never serves. `dropping`: it is being removed.
 type GenerationState string
 
 // GenerationList defines model for GenerationList.

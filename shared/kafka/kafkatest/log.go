@@ -18,6 +18,7 @@ import (
 // Log is one topic. Its fields may be changed while nobody asks.
 type Log struct {
 	Cluster string
+	ID      string                   // of the topic; empty where it is not there
 	Start   int64                    // of every partition; what stands below it is gone
 	Records map[int32][]kafka.Record // by partition, in the order of their offsets
 	Commits map[int32]kafka.Committed
@@ -43,7 +44,7 @@ type passed struct {
 // NewLog returns a log without records, of which no group has committed anything.
 func NewLog(partitions int) *Log {
 	l := &Log{
-		Cluster: "cluster-1", Records: map[int32][]kafka.Record{}, Commits: map[int32]kafka.Committed{}, Members: map[string]bool{},
+		Cluster: "cluster-1", ID: "topic-1", Records: map[int32][]kafka.Record{}, Commits: map[int32]kafka.Committed{}, Members: map[string]bool{},
 		passed: map[int32][]passed{},
 	}
 	for p := range int32(partitions) {
@@ -113,6 +114,13 @@ func (l *Log) ClusterID(context.Context) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.Cluster, l.err
+}
+
+// TopicID is what the cluster calls the topic.
+func (l *Log) TopicID(context.Context, string) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ID, l.err
 }
 
 // Bounds is kafka.Reader's.

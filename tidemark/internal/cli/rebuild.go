@@ -650,6 +650,9 @@ func generationRows(g consumer.Generation) [][2]string {
 	if g.RateLimit != nil {
 		rows = append(rows, [2]string{"rate limit", fmt.Sprintf("%d records/s", *g.RateLimit)})
 	}
+	if g.NewLog {
+		rows = append(rows, [2]string{"verification", "none: new log accepted, not verified against the old one"})
+	}
 	if g.Proof == nil {
 		return rows
 	}

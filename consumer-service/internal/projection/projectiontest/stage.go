@@ -22,6 +22,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 	"github.com/tidemark/tidemark/shared/topic"
@@ -37,6 +38,7 @@ type stage struct {
 	random  *rand.Rand
 	kafka   config.Kafka
 	reader  *kafka.Reader
+	asker   *logid.Asker
 	db      *sqlx.DB
 	long    *sqlx.DB // without limits of time
 	group   string
@@ -72,6 +74,8 @@ func newStage(t *testing.T, def func(topic.Spec) *projection.Definition, samples
 
 	s.reader = kafka.NewReader(s.kafka, "suite")
 	t.Cleanup(func() { require.NoError(t, s.reader.Close()) })
+	s.asker = logid.NewAsker(s.kafka, "suite")
+	t.Cleanup(func() { require.NoError(t, s.asker.Close()) })
 	if samples.At != nil && s.def.Retention > 0 && strings.HasSuffix(t.Name(), timedContract) {
 		timedByTheWriter(t, s.kafka.Brokers, of.Name, partitions)
 	}
@@ -150,7 +154,8 @@ type settings struct {
 	group    string // that of the stage unless given
 	batch    int    // most records in a transaction; any number up to 50 unless given
 	pace     *projection.Pace
-	rebuilds bool // it fills generations and drives them, too
+	rebuilds bool   // it fills generations and drives them, too
+	accepts  string // the id of the topic that it accepts in place of another
 }
 
 // process is what app wires for a projection, without the receipts' way to the log.
@@ -161,6 +166,7 @@ type process struct {
 	registry *prometheus.Registry
 	refused  chan *projection.Refusal
 	rebuilds *generation.Service
+	accepts  string
 	stop     func()
 	// unwatch stops what a process does beside writing, as if it were stopped whole; watch lets it go on.
 	watch, unwatch func()
@@ -182,17 +188,17 @@ func (s *stage) startHeld(t *testing.T, o settings, held ...int32) *process {
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	p := &process{
-		gate: &gate{decided: &s.decided}, asked: &countedLog{Reader: s.reader}, registry: prometheus.NewRegistry(), refused: make(chan *projection.Refusal, 1),
+		gate: &gate{decided: &s.decided}, asked: &countedLog{Reader: s.reader}, accepts: o.accepts, registry: prometheus.NewRegistry(), refused: make(chan *projection.Refusal, 1),
 	}
 	p.gate.hold(held...)
 	ctx, cancel := context.WithCancel(t.Context())
 	p.Projector = projection.New(projection.Options{
 		DB: s.db, Log: p.asked, Decisions: p.gate, Definition: s.def, Group: o.group, Role: projection.Serving(), Pace: o.pace,
-		AuditInterval: time.Hour, Ready: httpapi.NewReadiness(), Metrics: projection.NewMetrics(p.registry).Of(s.def.Name), Logger: log,
+		Identity: s.asker, NewLog: p, AuditInterval: time.Hour, Ready: httpapi.NewReadiness(), Metrics: projection.NewMetrics(p.registry).Of(s.def.Name), Logger: log,
 		Stop: func(r *projection.Refusal) { p.refused <- r; cancel() },
 	})
 	p.rebuilds = generation.New(generation.Options{
-		DB: s.db, Long: s.long, Log: s.reader, Decisions: &gate{decided: &s.decided}, Written: func() {}, Definition: s.def, Group: o.group,
+		DB: s.db, Long: s.long, Log: s.reader, Decisions: &gate{decided: &s.decided}, Written: func() {}, Definition: s.def, Group: o.group, Identity: s.asker,
 		Worker:  generation.WorkerOptions{Kafka: s.kafka, ClientID: "suite", BatchSize: o.batch},
 		Metrics: generation.NewMetrics(prometheus.NewRegistry()), Logger: log,
 	})

@@ -87,6 +87,7 @@ func Run(t *testing.T, def func(topic.Spec) *projection.Definition, samples Samp
 		{"a reset by Kafka's own tool starts over", true, kafkasResetStartsOver},
 		{"a rebuild is proved, swapped and rolled back while records come in", true, rebuildSwapAndRollback},
 		{"a proof names the key that a hand changed", true, aProofNamesWhatDiffers},
+		{"a topic that was made anew is refused, or accepted into a generation of its own", true, aLogMadeAnew},
 		{"an audit sees what is lost and what is too many", true, anAuditSees},
 		{"a misplaced record is a dead letter", keyed, misplacedRecords},
 		{"what is folded does not depend on the cuts", derived, foldsInAnyCuts},
