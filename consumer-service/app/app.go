@@ -186,9 +186,16 @@ func open(o Options, s *service.Service) (*wiring, error) {
 	s.Stack.Add("publisher", func(context.Context) error { return w.log.Close() })
 	w.book = decision.New(decision.Options{
 		Log: w.reader, Store: &decision.Postgres{DB: w.db}, Topic: o.decisions.Name, Partitions: o.decisions.Partitions, Logger: o.Log,
+		TopicID: w.asker.TopicID, Accepts: func(id string) bool { return w.acceptsNewLog(o.decisions.Name, id) },
 		Refuse: func(reason string) { s.Fail(&projection.Refusal{Reason: reason, Final: true}) },
 	})
 	return w, nil
+}
+
+// acceptsNewLog reports whether the operator accepts that a topic has this id.
+func (w *wiring) acceptsNewLog(topic, id string) bool {
+	parsed, err := logid.ParseID(id)
+	return err == nil && w.newLogs.Accepts(topic, parsed)
 }
 
 // services are the generations of every projection of this release, those that other processes run included: requests

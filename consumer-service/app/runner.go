@@ -10,7 +10,6 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/logid"
 )
 
 // runner is one projection that this process runs.
@@ -87,10 +86,20 @@ func (r *runner) run(ctx context.Context) {
 
 var _ projection.NewLog = (*runner)(nil)
 
-// Accepted implements projection.NewLog.
-func (r *runner) Accepted(_ context.Context, topic, id string) (bool, error) {
-	parsed, err := logid.ParseID(id)
-	return err == nil && r.newLogs.Accepts(topic, parsed), nil
+// Accepted implements projection.NewLog. A decision on a dead letter of the former topic would reject whatever record of the new
+// one has its offset, so where there is one, the new topic is not read.
+func (r *runner) Accepted(ctx context.Context, topic, id string) (bool, error) {
+	if !r.acceptsNewLog(topic, id) {
+		return false, nil
+	}
+	var decided int
+	if err := r.db.GetContext(ctx, &decided, `SELECT count(*) FROM public.dead_letter_decisions WHERE topic = $1`, topic); err != nil {
+		return true, fmt.Errorf("the decisions on dead letters of the former topic cannot be counted: %w", err)
+	}
+	if decided > 0 {
+		return true, fmt.Errorf("%d decisions on dead letters name offsets of the former topic and would reject other records of this one; this release cannot leave them out", decided)
+	}
+	return true, nil
 }
 
 // Fill implements projection.NewLog.

@@ -43,6 +43,12 @@ type Store interface {
 	Save(ctx context.Context, partition int32, next int64, decisions []Decision) error
 	// Progress returns up to where each partition is saved.
 	Progress(ctx context.Context) (map[int32]int64, error)
+	// Topic returns the id of the log of decisions that the tables know; empty where they know none.
+	Topic(ctx context.Context) (string, error)
+	// Renew notes that id as the log of decisions. Where the tables knew another one, they forget what came from it.
+	Renew(ctx context.Context, id string) error
+	// Forget deletes decisions on letters of a topic that were made before the log time that since gives for it.
+	Forget(ctx context.Context, since func(topic string) time.Time) error
 	// WithoutLetter returns the positions of those decisions whose record is projected and no dead letter.
 	WithoutLetter(ctx context.Context, decisions []Decision) ([]position.Position, error)
 }
@@ -50,7 +56,7 @@ type Store interface {
 // Decision is one record of the log of decisions.
 type Decision = event.DecisionRecord
 
-// Options of a book. All are required but Every.
+// Options of a book. All are required but Every, TopicID, Accepts and Since.
 type Options struct {
 	Log        Log
 	Store      Store
@@ -58,6 +64,15 @@ type Options struct {
 	Partitions int    // of Topic
 	Logger     *slog.Logger
 	Every      time.Duration // between two looks at the log's end; 200 ms unless given
+	// TopicID returns the id of a topic as it is now, empty where it is not there. Nil looks at no id.
+	TopicID func(ctx context.Context, topic string) (string, error)
+	// Accepts says whether the operator accepts a log of decisions of this id in place of another. What was decided in the
+	// former one is forgotten then, as a rebuild would find nothing of it. Nil accepts none.
+	Accepts func(id string) bool
+	// Since is the log time from which on decisions on letters of a topic count: the time at which the topic that stands
+	// there now was accepted in place of another, zero where that never was. Earlier ones name offsets of the former topic.
+	// Nil counts all.
+	Since func(topic string) time.Time
 	// Refuse is called when the log of decisions is not the one that the tables know. The process must
 	// not go on: what was decided would be undone.
 	Refuse func(reason string)
@@ -74,6 +89,7 @@ type Book struct {
 	positions map[place]map[int64]Decision
 	next      map[int32]int64 // read and saved up to here
 	moved     chan struct{}   // closed when next has moved
+	anew      bool            // the next round begins at the start: Since has changed
 }
 
 // place is a partition of a log whose dead letters are decided on.
@@ -86,6 +102,9 @@ type place struct {
 func New(o Options) *Book {
 	if o.Every == 0 {
 		o.Every = 200 * time.Millisecond
+	}
+	if o.Since == nil {
+		o.Since = func(string) time.Time { return time.Time{} }
 	}
 	return &Book{options: o, kick: make(chan struct{}, 1), begun: make(chan struct{}), positions: map[place]map[int64]Decision{}, next: map[int32]int64{}, moved: make(chan struct{})}
 }
@@ -131,7 +150,7 @@ func (b *Book) CatchUp(ctx context.Context) error {
 	}
 	for {
 		b.mu.Lock()
-		behind, moved := false, b.moved
+		behind, moved := b.anew, b.moved
 		for p, end := range ends {
 			behind = behind || b.next[p] < end
 		}
@@ -149,6 +168,27 @@ func (b *Book) CatchUp(ctx context.Context) error {
 		case <-moved:
 		}
 	}
+}
+
+// Reread makes CatchUp wait until everything is read and sorted out once more: another topic was accepted, and decisions on
+// letters of the former one no longer count.
+func (b *Book) Reread() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.anew = true
+	b.next = map[int32]int64{}
+}
+
+// begins forgets what is in memory where everything is to be read once more, and reports whether it is.
+func (b *Book) begins(known bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.anew {
+		b.anew = false
+		b.positions, b.next = map[place]map[int64]Decision{}, map[int32]int64{}
+		return true
+	}
+	return !known
 }
 
 func (b *Book) all() []int32 {
@@ -205,6 +245,33 @@ type otherLog struct{ reason string }
 
 func (e *otherLog) Error() string { return e.reason }
 
+// sameTopic refuses a log of decisions that was made anew, or forgets the former one where the operator accepts it.
+func (b *Book) sameTopic(ctx context.Context) error {
+	if b.options.TopicID == nil {
+		return nil
+	}
+	id, err := b.options.TopicID(ctx, b.options.Topic)
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		return fmt.Errorf("%s is not there: no topic has this name", b.options.Topic)
+	}
+	was, err := b.options.Store.Topic(ctx)
+	switch {
+	case err != nil:
+		return err
+	case was != "" && was != id && (b.options.Accepts == nil || !b.options.Accepts(id)):
+		return &otherLog{fmt.Sprintf("%s is another topic than the one that this database's decisions come from: it has the id %s and had %s, so it was deleted and made anew; bring the old one back, or, if what was decided is given up, set ACCEPT_NEW_LOG=%s@%s and restart", b.options.Topic, id, was, b.options.Topic, id)}
+	case was == id:
+		return nil
+	}
+	if was != "" {
+		b.options.Logger.Warn("an accepted new log of decisions takes the place of the former one, whose decisions are forgotten", "topic", b.options.Topic, "topic_id", id, "was", was)
+	}
+	return b.options.Store.Renew(ctx, id)
+}
+
 // same refuses a log that lost its beginning, or that is shorter than what was read of it.
 func (b *Book) same(ctx context.Context) error {
 	saved, err := b.options.Store.Progress(ctx)
@@ -228,8 +295,15 @@ func (b *Book) same(ctx context.Context) error {
 
 // round reads each partition to its end as it is now.
 func (b *Book) round(ctx context.Context, known *bool) error {
-	if !*known {
+	if b.begins(*known) {
+		*known = false
+		if err := b.sameTopic(ctx); err != nil {
+			return err
+		}
 		if err := b.same(ctx); err != nil {
+			return err
+		}
+		if err := b.options.Store.Forget(ctx, b.options.Since); err != nil {
 			return err
 		}
 		*known = true
@@ -273,6 +347,9 @@ func (b *Book) take(ctx context.Context, partition int32, next int64, records []
 			at := position.Position{Topic: b.options.Topic, Partition: partition, Offset: r.Offset}
 			b.options.Logger.Warn("a record decides nothing", "position", at.String(), "err", err)
 			continue
+		}
+		if r.Timestamp.Before(b.options.Since(c.Position.Topic)) {
+			continue // it is about a record of a topic that was replaced
 		}
 		decisions = append(decisions, Decision{DeadLetterCommand: c, At: r.Timestamp, Partition: partition, Offset: r.Offset})
 	}

@@ -61,6 +61,10 @@ func (s *heldStore) Progress(context.Context) (map[int32]int64, error) {
 	return maps.Clone(s.next), s.away
 }
 
+func (s *heldStore) Topic(context.Context) (string, error)                      { return "", nil }
+func (s *heldStore) Renew(context.Context, string) error                        { return nil }
+func (s *heldStore) Forget(context.Context, func(topic string) time.Time) error { return nil }
+
 func (s *heldStore) WithoutLetter(context.Context, []Decision) ([]position.Position, error) {
 	return nil, nil
 }

@@ -126,6 +126,55 @@ func (p *Postgres) Progress(ctx context.Context) (map[int32]int64, error) {
 	return out, nil
 }
 
+// Topic implements Store.
+func (p *Postgres) Topic(ctx context.Context) (id string, err error) {
+	if err := p.DB.GetContext(ctx, &id, `SELECT coalesce(max(topic_id), '') FROM public.decision_progress`); err != nil {
+		return "", fmt.Errorf("read which log decisions come from: %w", err)
+	}
+	return id, nil
+}
+
+// Renew implements Store. The id stands in the row of partition 0, which every log has.
+func (p *Postgres) Renew(ctx context.Context, id string) error {
+	return postgres.Tx(ctx, p.DB, func(tx *sqlx.Tx) error {
+		var former bool
+		if err := tx.GetContext(ctx, &former, `SELECT EXISTS (SELECT FROM public.decision_progress WHERE topic_id <> $1)`, id); err != nil {
+			return fmt.Errorf("read which log decisions come from: %w", err)
+		}
+		if former {
+			for _, table := range []string{"dead_letter_decisions", "decision_progress"} {
+				if _, err := tx.ExecContext(ctx, `DELETE FROM public.`+table); err != nil {
+					return fmt.Errorf("forget what the former log decided: %w", err)
+				}
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `
+INSERT INTO public.decision_progress (partition, next_offset, topic_id) VALUES (0, 0, $1)
+ON CONFLICT (partition) DO UPDATE SET topic_id = excluded.topic_id`, id); err != nil {
+			return fmt.Errorf("note which log decisions come from: %w", err)
+		}
+		return nil
+	})
+}
+
+// Forget implements Store.
+func (p *Postgres) Forget(ctx context.Context, since func(topic string) time.Time) error {
+	var topics []string
+	if err := p.DB.SelectContext(ctx, &topics, `SELECT DISTINCT topic FROM public.dead_letter_decisions ORDER BY topic`); err != nil {
+		return fmt.Errorf("list the topics that were decided on: %w", err)
+	}
+	for _, topic := range topics {
+		from := since(topic)
+		if from.IsZero() {
+			continue
+		}
+		if _, err := p.DB.ExecContext(ctx, `DELETE FROM public.dead_letter_decisions WHERE topic = $1 AND decided_at < $2`, topic, from); err != nil {
+			return fmt.Errorf("forget decisions on letters of a topic that was replaced: %w", err)
+		}
+	}
+	return nil
+}
+
 // WithoutLetter implements Store, for the generations that serve.
 func (p *Postgres) WithoutLetter(ctx context.Context, decisions []Decision) ([]position.Position, error) {
 	if len(decisions) == 0 {
