@@ -90,7 +90,7 @@ func (c *hangingConn) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	if c.cut.Load() {
-		return 0, c.Conn.Close()
+		return 0, c.Close()
 	}
 	return c.Conn.Write(b)
 }

@@ -125,8 +125,8 @@ func TestTheLogInMemoryAnswersAsTheReaderDoes(t *testing.T) {
 			time.Sleep(2 * time.Millisecond) // log times are whole milliseconds, and the next one is to be a later one
 			between := time.Now()
 			time.Sleep(2 * time.Millisecond) // as above
-			l.write(t, 1, true)  // 7, marker 8
-			l.write(t, 1, false) // 9, marker 10
+			l.write(t, 1, true)              // 7, marker 8
+			l.write(t, 1, false)             // 9, marker 10
 			stable(11)
 			records := map[int64]string{0: "value 0", 1: "value 1", 2: "value 2", 7: "value 0"}
 
