@@ -18,6 +18,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/telemetry"
 	"github.com/tidemark/tidemark/shared/topic"
@@ -33,6 +34,8 @@ type Config struct {
 	config.Kafka
 	config.Telemetry
 	ProduceDeadline time.Duration `env:"PRODUCE_DEADLINE" desc:"the longest a command waits for the log's answer"`
+	AcceptNewLog    []string      `env:"ACCEPT_NEW_LOG" desc:"topic@id, by commas: topics that were deleted and made anew, accepted by the operator; means nothing once they are noted"`
+	ClusterID       string        `env:"KAFKA_CLUSTER_ID" desc:"the only cluster whose log is taken; any unless given"`
 	QueryURL        string        `env:"QUERY_URL" desc:"base URL of query-service, where tickets are read"`
 }
 
@@ -53,7 +56,8 @@ func (c Config) Validate() error {
 	if c.ProduceDeadline < 10*time.Millisecond || c.ProduceDeadline > longestDeadline {
 		late = fmt.Errorf("PRODUCE_DEADLINE=%s is outside 10ms to %s", c.ProduceDeadline, longestDeadline)
 	}
-	return errors.Join(late, config.ServiceURL("QUERY_URL", c.QueryURL))
+	_, accepted := logid.ParseAcceptance(c.AcceptNewLog)
+	return errors.Join(late, accepted, config.ServiceURL("QUERY_URL", c.QueryURL))
 }
 
 // Options of one run.
@@ -63,6 +67,7 @@ type Options struct {
 	Topic     string               // name of the topic of timestamps; topic.TimestampCommand's unless given
 	Endpoints string               // name of the topic of endpoints; topic.EndpointCommand's unless given
 	Decisions string               // name of the topic of decisions on dead letters; topic.DeadLetterCommand's unless given
+	Identity  string               // name of the topic in which ids of topics are noted; topic.LogIdentity's unless given
 	Watch     WatchOptions         // how often topics are checked
 	Listening func(address string) // called once the port is open, with the address that was bound; optional
 }
@@ -73,6 +78,12 @@ type Options struct {
 func Run(ctx context.Context, o Options) error {
 	stamps, endpoints, decided := topic.TimestampCommand.Sized(o.Config.Kafka), topic.EndpointCommand.Sized(o.Config.Kafka), topic.DeadLetterCommand.Sized(o.Config.Kafka)
 	stamps.Name, endpoints.Name, decided.Name = cmp.Or(o.Topic, stamps.Name), cmp.Or(o.Endpoints, endpoints.Name), cmp.Or(o.Decisions, decided.Name)
+	noted := topic.LogIdentity.Sized(o.Config.Kafka)
+	noted.Name = cmp.Or(o.Identity, noted.Name)
+	accepted, err := logid.ParseAcceptance(o.Config.AcceptNewLog)
+	if err != nil {
+		return err
+	}
 	return service.Run(ctx, service.Options{
 		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
 		API:   sharedhttp.Options{HTTP: o.Config.HTTP, Spec: api.Spec, MaxBodies: httpapi.Bodies},
@@ -92,6 +103,11 @@ func Run(ctx context.Context, o Options) error {
 		metrics := door.NewMetrics(s.Registry)
 		reader := kafka.NewReader(o.Config.Kafka, Name)
 		s.Stack.Add("log reader", func(context.Context) error { return reader.Close() })
+		asker := logid.NewAsker(o.Config.Kafka, Name)
+		s.Stack.Add("asker of ids", func(context.Context) error { return asker.Close() })
+		known := logid.NewBook(logid.Options{
+			Reader: reader, Asker: asker, Topic: noted, Accepted: accepted, Cluster: o.Config.ClusterID, Publish: publisher.Publish,
+		})
 		// doorTo makes the door to a topic and the guard that opens it.
 		doorTo := func(t topic.Spec, part string) (*door.Door, error) {
 			var guard *kafka.Guard // before the door opens
@@ -104,7 +120,7 @@ func Run(ctx context.Context, o Options) error {
 				return nil, err
 			}
 			s.Stack.Add("door of "+t.Name, d.Close)
-			guard = newGuard(o, reader, t, part, d, s.Ready)
+			guard = newGuard(o, reader, known, t, part, d, s.Ready)
 			s.Stack.Go(ctx, "guard of "+t.Name, func(ctx context.Context) { guardDoor(ctx, guard, s.Fail) })
 			return d, nil
 		}

@@ -74,9 +74,9 @@ func (l *lines) String() string {
 
 func options(brokers []string) Options {
 	name := uuid.NewString()
-	o := Options{Config: DefaultConfig(), Topic: "commands-" + name, Endpoints: "endpoints-" + name, Decisions: "decisions-" + name}
+	o := Options{Config: DefaultConfig(), Topic: "commands-" + name, Endpoints: "endpoints-" + name, Decisions: "decisions-" + name, Identity: "identity-" + name}
 	o.Config.ServerPort, o.Config.Brokers, o.Config.Partitions, o.Config.ClaimedPartitions = 0, brokers, 3, 5
-	o.Watch = WatchOptions{Retry: 20 * time.Millisecond, Guard: 50 * time.Millisecond}
+	o.Watch = WatchOptions{Retry: 20 * time.Millisecond, Guard: 50 * time.Millisecond, Look: 20 * time.Millisecond}
 	return o
 }
 

@@ -19,8 +19,8 @@ type Readiness interface {
 	Unready(part, reason string)
 }
 
-// GuardOptions say which topic is guarded and who is told. All are required but WatchStart, AcceptStart, Retry, Every and
-// Checked.
+// GuardOptions say which topic is guarded and who is told. All are required but WatchStart, AcceptStart, SameLog, Look, Retry,
+// Every and Checked.
 type GuardOptions struct {
 	Reader *Reader      // asks the brokers
 	Topic  topic.Spec   // the topic, with its counts: see Sized
@@ -35,10 +35,16 @@ type GuardOptions struct {
 	// does not concern the topic.
 	AcceptStart map[int32]int64
 
+	// SameLog is asked whether the topic is the one that it was, before the topic may be made and, in Keep, every few seconds.
+	// It returns nil where it is, or where nobody has known the topic yet; an *IdentityError where it is another one or is gone, a
+	// *ClusterError where the brokers are others; any other error where that could not be found out. Optional.
+	SameLog func(ctx context.Context, topic string) error
+	Look    time.Duration // the pause between two questions of SameLog in Keep; 3 seconds unless given
+
 	Retry time.Duration // the pause after a check that the broker did not answer; 500 ms unless given
 	Every time.Duration // the pause after a check that the broker answered; 1 minute unless given
 	// Checked is called with the outcome of each check, before the readiness is told: nil for a topic that is safe, a
-	// *GuardError for one that is not, a *TrimmedError for one that has lost its beginning,
+	// *GuardError for one that is not, a *TrimmedError for one that has lost its beginning, an *IdentityError for another one,
 	// any other error where the broker did not answer, which says nothing about the topic. Optional.
 	Checked func(error)
 }
@@ -55,6 +61,9 @@ type GuardOptions struct {
 // the service: one that writes refuses to, and one that reads goes on, since stopping would make the loss certain. When
 // the topic is mended, the service is ready again. Keep never makes a topic: one that has gone missing was lost, and a
 // new one would hide that from everybody who reads it.
+//
+// A topic that is not the one that it was (see SameLog) is an *IdentityError. Await waits for it, since an operator may bring
+// the old one back, and makes no topic meanwhile.
 //
 // A topic that is kept forever and has lost its beginning is a *TrimmedError. Nothing mends it, so the service stays
 // unready until it is restarted with a setting that accepts the loss.
@@ -75,6 +84,12 @@ func NewGuard(o GuardOptions) *Guard {
 	if o.Every == 0 {
 		o.Every = time.Minute
 	}
+	if o.Look == 0 {
+		o.Look = 3 * time.Second
+	}
+	if o.SameLog == nil {
+		o.SameLog, o.Look = func(context.Context, string) error { return nil }, o.Every
+	}
 	if o.Checked == nil {
 		o.Checked = func(error) {}
 	}
@@ -90,10 +105,16 @@ func (g *Guard) CheckNow() { g.wake.Send() }
 func (g *Guard) Await(ctx context.Context) error {
 	for {
 		err := g.checkOnce(ctx, func(ctx context.Context) error {
+			if err := g.o.SameLog(ctx, g.o.Topic.Name); err != nil {
+				return err // one that is gone must not be made
+			}
 			if err := g.o.Reader.Ensure(ctx, g.o.Topic); err != nil {
 				return err
 			}
-			return g.o.Reader.Check(ctx, g.o.Topic)
+			if err := g.o.Reader.Check(ctx, g.o.Topic); err != nil {
+				return err
+			}
+			return g.o.SameLog(ctx, g.o.Topic.Name) // one that was made now is known by now
 		})
 		var unsafe *GuardError
 		if err == nil || errors.As(err, &unsafe) {
@@ -107,17 +128,15 @@ func (g *Guard) Await(ctx context.Context) error {
 
 // Keep checks the topic again and again until ctx ends.
 func (g *Guard) Keep(ctx context.Context) {
-	wait := g.o.Every
-	for g.wake.Sleep(ctx, wait) == nil {
-		err := g.checkOnce(ctx, func(ctx context.Context) error {
-			if err := g.o.Reader.Check(ctx, g.o.Topic); err != nil || !g.o.WatchStart {
-				return err
-			}
-			return g.o.Reader.CheckStart(ctx, g.o.Topic, g.o.AcceptStart)
-		})
-		var unsafe *GuardError
-		var trimmed *TrimmedError
-		if wait = g.o.Every; err != nil && !errors.As(err, &unsafe) && !errors.As(err, &trimmed) {
+	for wait := g.o.Every; ; {
+		err := g.watch(ctx, wait)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = g.checkOnce(ctx, g.checkWhole)
+		}
+		if wait = g.o.Every; err != nil && !isFinding(err) {
 			wait = g.o.Retry
 		}
 		pause := min(wait, g.o.Retry)
@@ -126,6 +145,48 @@ func (g *Guard) Keep(ctx context.Context) {
 		}
 		wait -= pause
 	}
+}
+
+// watch returns nil once the topic should be checked as a whole: after wait, or at once when somebody asks for it. Until then it
+// asks every few seconds whether it is the same topic, and returns what it has reported where it is not.
+func (g *Guard) watch(ctx context.Context, wait time.Duration) error {
+	for due := time.After(wait); ; {
+		select {
+		case <-due:
+			return nil
+		case <-g.wake:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(g.o.Look):
+		}
+		if g.last != "" {
+			return nil // whether it is mended is told by the whole check only
+		}
+		bounded, cancel := context.WithTimeout(ctx, checkTimeout)
+		err := g.o.SameLog(bounded, g.o.Topic.Name)
+		cancel()
+		if isFinding(err) {
+			return g.checkOnce(ctx, func(context.Context) error { return err })
+		}
+	}
+}
+
+func (g *Guard) checkWhole(ctx context.Context) error {
+	if err := g.o.SameLog(ctx, g.o.Topic.Name); err != nil {
+		return err
+	}
+	if err := g.o.Reader.Check(ctx, g.o.Topic); err != nil || !g.o.WatchStart {
+		return err
+	}
+	return g.o.Reader.CheckStart(ctx, g.o.Topic, g.o.AcceptStart)
+}
+
+// isFinding reports whether err says something about the topic, and not that the broker did not answer.
+func isFinding(err error) bool {
+	var unsafe *GuardError
+	var trimmed *TrimmedError
+	return errors.As(err, &unsafe) || errors.As(err, &trimmed) || IsOtherLog(err)
 }
 
 // checkOnce runs check, and reports what it found.
@@ -139,10 +200,13 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 	g.o.Checked(err)
 	var unsafe *GuardError
 	var trimmed *TrimmedError
+	other := IsOtherLog(err)
 	reason := ""
 	switch {
 	case err == nil:
 		g.o.Ready.Ready(g.o.Part)
+	case other:
+		reason = err.Error()
 	case errors.As(err, &trimmed):
 		reason = trimmed.Error()
 	case errors.As(err, &unsafe):
@@ -162,6 +226,8 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 	switch log := g.o.Log.With("topic", g.o.Topic.Name); {
 	case err == nil:
 		log.Info("the topic is safe")
+	case other:
+		log.Error("the topic is not the one that it was", "err", err)
 	case trimmed != nil:
 		log.Error("the topic has lost its beginning", "err", err)
 	case unsafe != nil:

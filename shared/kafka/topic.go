@@ -195,9 +195,13 @@ func describe(b *sarama.Broker, name string) (partitions, replicas int, err erro
 func judge(t topic.Spec, partitions, replicas int, found map[string]string) []Fault {
 	var faults []Fault
 	if partitions != t.Partitions {
+		why := "another count moves keys to other partitions"
+		if by := t.CountVariable(); by != "" {
+			why += "; " + by + " says what is wanted"
+		}
 		faults = append(faults, Fault{
 			Setting: "the number of partitions", Wanted: strconv.Itoa(t.Partitions), Found: strconv.Itoa(partitions),
-			Why: "another count moves keys to other partitions; " + t.CountVariable() + " says what is wanted",
+			Why: why,
 		})
 	}
 	for _, s := range guarded(t) {

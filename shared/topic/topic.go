@@ -30,7 +30,7 @@ const (
 	Consumer Service = "consumer"
 )
 
-// Spec says what a topic is. The values of this package have no counts; Sized fills them in.
+// Spec says what a topic is. The values of this package have no counts but fixed ones; Sized fills in the others.
 type Spec struct {
 	Name      string        // with the version of its values' shape
 	Key       string        // what the record's key is, in words
@@ -45,7 +45,9 @@ type Spec struct {
 	// the same key as a claimed one are claimed too, so that the records of a key have one partition number in all of them.
 	Claimed bool
 
-	Partitions        int // any other count is refused where the topic exists: it would move keys
+	// Partitions is the count; any other is refused where the topic exists: it would move keys. Of the values of this package
+	// only a topic with a fixed count has one, and Sized leaves it.
+	Partitions        int
 	ReplicationFactor int // of a topic that is made; one that exists keeps its own
 }
 
@@ -57,13 +59,15 @@ var (
 	DeadLetterCommand = Spec{Name: "deadletter.command.v1", Key: "position of the dead letter", Writer: Command, Kept: Forever}
 	// EndpointCommand holds puts and deletes of endpoints.
 	EndpointCommand = Spec{Name: "endpoint.command.v1", Key: "endpoint_id", Writer: Command, Kept: Forever, Claimed: true}
+	// LogIdentity notes the id of each topic that is kept forever, so that one that was made anew is told from the old one.
+	LogIdentity = Spec{Name: "log.identity.v1", Key: "topic", Writer: Command, Kept: Compacted, Partitions: 1}
 	// ProjectionReceipt says what became of every offset that consumer-service has read.
 	ProjectionReceipt = Spec{Name: "projection.receipt.v1", Key: "topic/partition", Writer: Consumer, Kept: Expiring, Retention: 30 * 24 * time.Hour}
 )
 
 // All returns every topic there is.
 func All() []Spec {
-	return []Spec{TimestampCommand, DeadLetterCommand, EndpointCommand, ProjectionReceipt}
+	return []Spec{TimestampCommand, DeadLetterCommand, EndpointCommand, LogIdentity, ProjectionReceipt}
 }
 
 // ByName returns the topic of that name, without counts; ok is false where there is none.
@@ -78,15 +82,22 @@ func ByName(name string) (s Spec, ok bool) {
 
 // Sized returns s with the counts that the configuration wants.
 func (s Spec) Sized(k config.Kafka) Spec {
-	s.Partitions, s.ReplicationFactor = k.Partitions, k.ReplicationFactor
-	if s.Claimed {
+	s.ReplicationFactor = k.ReplicationFactor
+	switch {
+	case s.Partitions != 0: // a fixed count
+	case s.Claimed:
 		s.Partitions = k.ClaimedPartitions
+	default:
+		s.Partitions = k.Partitions
 	}
 	return s
 }
 
-// CountVariable names the setting that says how many partitions s has.
+// CountVariable names the setting that says how many partitions s has; empty for a fixed count.
 func (s Spec) CountVariable() string {
+	if fixed, ok := ByName(s.Name); ok && fixed.Partitions != 0 {
+		return ""
+	}
 	if s.Claimed {
 		return "KAFKA_CLAIMED_PARTITIONS"
 	}
@@ -94,5 +105,5 @@ func (s Spec) CountVariable() string {
 }
 
 // Redrivable reports whether a dead letter of this topic can be redriven: command-service must be its writer, since a
-// redrive is a new command. Letters of other topics can only be discarded.
-func (s Spec) Redrivable() bool { return s.Writer == Command }
+// redrive is a new command, which only a topic that keeps all of them can hold. Letters of other topics can only be discarded.
+func (s Spec) Redrivable() bool { return s.Writer == Command && s.Kept == Forever }

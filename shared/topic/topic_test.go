@@ -35,10 +35,15 @@ func TestClaimedTopicsHaveACountOfTheirOwn(t *testing.T) {
 	require.Equal(t, 48, claimed.Partitions)
 	require.Equal(t, 3, claimed.ReplicationFactor)
 	require.Zero(t, EndpointCommand.Partitions, "the list itself stays without counts")
+	fixed := LogIdentity.Sized(k)
+	require.Equal(t, 1, fixed.Partitions, "a fixed count stays")
+	require.Equal(t, 3, fixed.ReplicationFactor)
+	require.Empty(t, fixed.CountVariable())
 }
 
 func TestOnlyWhatCommandServiceWritesCanBeRedriven(t *testing.T) {
 	t.Parallel()
 	require.True(t, TimestampCommand.Redrivable())
 	require.False(t, ProjectionReceipt.Redrivable())
+	require.False(t, LogIdentity.Redrivable(), "it holds no commands")
 }

@@ -144,7 +144,10 @@ func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, got func(F
 		for _, f := range guard.Faults {
 			do := fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s", t.Name, f.Setting, strings.TrimPrefix(f.Wanted, "at least "))
 			if strings.Contains(f.Setting, " ") { // the number of partitions is no setting
-				do = fmt.Sprintf("set %s=%s for every service if the topic is as it should be; a topic that has grown has moved its keys, and cannot be shrunk", t.CountVariable(), f.Found)
+				do = "a topic that has grown has moved its keys, and cannot be shrunk"
+				if by := t.CountVariable(); by != "" {
+					do = fmt.Sprintf("set %s=%s for every service if the topic is as it should be; ", by, f.Found) + do
+				}
 			}
 			got(Finding{check, Fail, fmt.Sprintf("%s must be %s and is %s: %s", f.Setting, f.Wanted, f.Found, f.Why), do})
 		}
