@@ -18,6 +18,7 @@ import (
 	"github.com/tidemark/tidemark/shared/config"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/telemetry"
@@ -86,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	return service.Run(ctx, service.Options{
 		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
-		API:   sharedhttp.Options{HTTP: o.Config.HTTP, Spec: api.Spec, MaxBodies: httpapi.Bodies},
+		API:   sharedhttp.Options{HTTP: o.Config.HTTP, Spec: api.Spec, MaxBodies: limits.Bodies},
 		Parts: []string{partLog, partEndpoints, partDecisions, partPublisher},
 	}, func(ctx context.Context, s *service.Service) error {
 		publisher, err := kafka.NewPublisher(kafka.PublisherOptions{

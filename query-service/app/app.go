@@ -24,6 +24,7 @@ import (
 	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/problem"
@@ -36,9 +37,6 @@ var Name = service.Query.Name
 
 // partDatabase is the one part of its readiness: the database answers and has this release's schema.
 const partDatabase = "database"
-
-// mostForm is what a form may have: a thousand positions of dead letters, or the payloads of a page of them.
-const mostForm = 1 << 20
 
 // Config is everything that can be set.
 type Config struct {
@@ -86,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 	return service.Run(ctx, service.Options{
 		Name: Name, Log: o.Log, Telemetry: o.Config.Telemetry, Listening: o.Listening,
 		API: sharedhttp.Options{
-			HTTP: o.Config.HTTP, Spec: api.Spec, MaxBody: mostForm, Key: web.Key,
+			HTTP: o.Config.HTTP, Spec: api.Spec, MaxBody: limits.FormBody, MaxBodies: limits.Forms, Key: web.Key,
 			Refuse: func(c *gin.Context, p problem.Problem) { pages.Refuse(c, p) },
 		},
 		Parts: []string{partDatabase},

@@ -28,6 +28,7 @@ import (
 	"github.com/tidemark/tidemark/shared/auth"
 	"github.com/tidemark/tidemark/shared/certs"
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/telemetry"
 )
@@ -43,7 +44,7 @@ type Options struct {
 	Spec      []byte               // the OpenAPI document that lists every route with its x-scope
 	HTTP      config.HTTP          // keys, certificate, limits and where to listen
 	Tracer    trace.Tracer         // makes a span of each request; none unless given
-	MaxBody   int64                // most bytes of a request's body; 64 KiB unless given
+	MaxBody   int64                // most bytes of a request's body; limits.Body unless given
 	MaxBodies map[string]int64     // most bytes of a body, for routes with a limit of their own, by route pattern; none unless given
 
 	// Key finds the API key of a request; the bearer token of its Authorization header unless given.
@@ -65,7 +66,7 @@ type Engine struct {
 // an operation of it has no scope, or keys or certificate cannot be used. The context is needed only until it returns.
 func NewEngine(ctx context.Context, o Options) (*Engine, error) {
 	if o.MaxBody == 0 {
-		o.MaxBody = 64 << 10
+		o.MaxBody = limits.Body
 	}
 	e := &Engine{options: o}
 	doc, err := readSpec(ctx, o.Spec)

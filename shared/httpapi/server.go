@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/limits"
 )
 
 // Server is a listening HTTP server with bounds on every phase of a request.
@@ -36,7 +38,7 @@ func Listen(ctx context.Context, e *Engine, writeTimeout time.Duration, fail fun
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    limits.Header,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}}
 	serve := s.http.Serve

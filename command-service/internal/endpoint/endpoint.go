@@ -21,12 +21,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/ticket"
 )
 
 // Bounds of a request.
 const (
-	mostItems       = 1000
+	mostItems       = limits.Endpoints
 	longestDocument = 63 << 10 // bytes: with its ids and its sender a record stays below 64 KiB
 	longestName     = 200      // characters of a name that is made of a URL
 )

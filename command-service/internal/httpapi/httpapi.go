@@ -45,7 +45,7 @@ type Server struct {
 	queryURL string
 	failures *failures
 	now      func() time.Time
-	limits   limits
+	limits   streamLimits
 	stopping <-chan struct{} // closed when streams must come to an end
 }
 

@@ -28,6 +28,7 @@ import (
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/kafka/kafkatest"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/topic"
@@ -180,7 +181,7 @@ func setup(t *testing.T) *bundle {
 		t.Cleanup(func() { require.NoError(t, (*d).Close(context.Background())) }) // the test's context has ended
 		(*d).Open()
 	}
-	engine, err := sharedhttp.NewEngine(t.Context(), sharedhttp.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: Bodies})
+	engine, err := sharedhttp.NewEngine(t.Context(), sharedhttp.Options{Log: quiet, Registry: registry, Spec: api.Spec, MaxBody: 256, MaxBodies: limits.Bodies})
 	require.NoError(t, err)
 	b.engine = engine.Engine
 	letters := deadletter.New(deadletter.Options{

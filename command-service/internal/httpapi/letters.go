@@ -20,13 +20,6 @@ import (
 	"github.com/tidemark/tidemark/shared/problem"
 )
 
-// Bodies are the bounds of the routes that take larger bodies than others, for the engine.
-var Bodies = map[string]int64{
-	"/api/v1/deadletters/redrive": 8 << 20,
-	"/api/v1/deadletters/discard": 1 << 20,
-	"/api/v1/endpoints":           8 << 20,
-}
-
 // RedriveDeadLetters writes a new command for each letter.
 func (s *Server) RedriveDeadLetters(c *gin.Context, p api.RedriveDeadLettersParams) {
 	var body api.Redrive

@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/shared/event"
 	sharedhttp "github.com/tidemark/tidemark/shared/httpapi"
 	"github.com/tidemark/tidemark/shared/instant"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/telemetry"
 	"github.com/tidemark/tidemark/shared/ticket"
@@ -37,8 +38,8 @@ import (
 // the service stops. Whatever was handed to the door by then has its answer written, if anybody is there to read it;
 // then a last answer without a line number says why, unless it was the body's end.
 
-// limits of a stream.
-type limits struct {
+// streamLimits bound a stream.
+type streamLimits struct {
 	line  int           // bytes of one line, without its end
 	chunk int           // lines decoded before they are passed on
 	bytes int           // of the records of one chunk, about
@@ -46,7 +47,7 @@ type limits struct {
 	idle  time.Duration // without a line, or with an answer that nobody takes
 }
 
-var defaultLimits = limits{line: 4 << 10, chunk: 256, bytes: 64 << 10, ahead: 16, idle: time.Minute}
+var defaultLimits = streamLimits{line: limits.Line, chunk: 256, bytes: 64 << 10, ahead: 16, idle: time.Minute}
 
 var (
 	errIdle       = errors.New("no line came for too long")
@@ -131,11 +132,11 @@ func (s *Server) StampStream(c *gin.Context, p api.StampStreamParams) {
 func (st *stream) answer(ctx context.Context) {
 	// A client that has gone, or sends no more, still has commands in hand; the deadline of the door bounds them.
 	ctx = context.WithoutCancel(ctx)
-	limits := st.server.limits
-	group := make([]entry, 0, limits.chunk*limits.ahead)
+	bounds := st.server.limits
+	group := make([]entry, 0, bounds.chunk*bounds.ahead)
 	for chunk := range st.chunks {
 		group = append(group[:0], chunk...)
-		for more := true; more && len(group)+limits.chunk <= cap(group); {
+		for more := true; more && len(group)+bounds.chunk <= cap(group); {
 			select {
 			case chunk, open := <-st.chunks:
 				group, more = append(group, chunk...), open
@@ -150,7 +151,7 @@ func (st *stream) answer(ctx context.Context) {
 			return
 		}
 	}
-	_ = st.http.SetWriteDeadline(time.Now().Add(limits.idle)) // that of the request may be over
+	_ = st.http.SetWriteDeadline(time.Now().Add(bounds.idle)) // that of the request may be over
 	if st.readErr == nil {
 		if !st.started {
 			st.start()

@@ -16,14 +16,15 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/deadletter"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
 const (
-	mostInBulk   = 1000 // what command-service takes in one request
-	mostEditable = 25   // payloads that one page shows to be edited one by one
+	mostInBulk   = limits.Letters
+	mostEditable = 25 // payloads that one page shows to be edited one by one
 )
 
 // letterFilter is the search above the list, as it stands in the address.

@@ -17,15 +17,15 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
 const (
-	longestLine  = 4 << 10 // that the door takes
-	mostWaiting  = 4_096   // lines read from the file and not sent
-	mostUnheard  = 65_536  // lines sent and not answered
-	shownRefused = 10      // refused lines named on the standard error output
+	mostWaiting  = 4_096  // lines read from the file and not sent
+	mostUnheard  = 65_536 // lines sent and not answered
+	shownRefused = 10     // refused lines named on the standard error output
 )
 
 // bulkLine is one line of the file, as it is sent.
@@ -160,9 +160,10 @@ func (b *bulk) read(in io.Reader) {
 			break
 		}
 		size := int64(len(text))
-		long := size > longestLine
+		long := false
 		for errors.Is(err, bufio.ErrBufferFull) {
 			var more []byte
+			long = true
 			more, err = lines.ReadSlice('\n')
 			size += int64(len(more))
 		}
@@ -174,11 +175,15 @@ func (b *bulk) read(in io.Reader) {
 			b.skip(size)
 			continue
 		}
-		if long {
-			b.refuse(bulkLine{number: number, size: size}, &client.Problem{Service: "tidemark", Status: 413, Title: "Line not accepted", Detail: fmt.Sprintf("it is longer than %d bytes", longestLine)})
+		line := bulkLine{number: number, size: size}
+		if !long {
+			line = b.prepare(number, size, text)
+		}
+		if long || len(line.body) > limits.Line+len("\n") {
+			b.refuse(line, &client.Problem{Service: "tidemark", Status: 413, Title: "Line not accepted", Detail: fmt.Sprintf("with its key it is longer than %d bytes", limits.Line)})
 			continue
 		}
-		if !b.put(b.prepare(number, size, text)) {
+		if !b.put(line) {
 			return
 		}
 	}

@@ -229,7 +229,7 @@ func TestRefusedLinesAreNamedAndTheOthersGoOn(t *testing.T) {
 	require.Contains(t, out, "accepted  2")
 	require.Contains(t, out, "refused   3")
 	require.Contains(t, errOut, "line 2: it is broken")
-	require.Contains(t, errOut, "line 3: it is longer than 4096 bytes")
+	require.Contains(t, errOut, "line 3: with its key it is longer than 4096 bytes")
 	require.Contains(t, errOut, "line 4: it is broken")
 	require.Contains(t, errOut, "3 of 5 lines were refused")
 	require.Len(t, d.got, 4, "the long one stays here")

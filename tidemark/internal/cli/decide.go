@@ -19,14 +19,14 @@ import (
 
 	door "github.com/tidemark/tidemark/shared/api/command"
 	"github.com/tidemark/tidemark/shared/api/query"
+	"github.com/tidemark/tidemark/shared/limits"
 	"github.com/tidemark/tidemark/shared/ticket"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 )
 
 const (
-	letterBatch = 1_000   // that one request may decide on
-	batchBytes  = 3 << 20 // of payloads in one request: the service takes 8 MiB, and JSON makes them longer
-	longestJSON = 16 << 20
+	batchRoom   = 16 << 10 // of a request's body, for what stands beside its letters: a note of 1,000 characters
+	longestJSON = 16 << 20 // a line of an exported file
 
 	visibleWithin = 5 * time.Second // a decision is, unless the projection is down
 )
@@ -69,7 +69,7 @@ many they are and asks; where there is no terminal to ask at it needs --yes.
 			if !agreed {
 				return err
 			}
-			return c.decide(cmd.Context(), services, decision{len(args), "discarded", key, func(int) int { return 0 }, func(from, to int, key string) ([]door.DecisionResult, string, error) {
+			return c.decide(cmd.Context(), services, decision{len(args), "discarded", key, func(i int) int { return encodedSize(args[i]) }, func(from, to int, key string) ([]door.DecisionResult, string, error) {
 				return services.Discard(cmd.Context(), args[from:to], note, key)
 			}})
 		},
@@ -124,7 +124,7 @@ func (c *command) lettersRedrive() *cobra.Command {
 		Short: "Redrive dead letters: write a corrected command in the place of each",
 		Long: `Redrive dead letters: write a new command in the place of each, one with its new payload, or with --file all lines of a file as export writes them,
 after any editing. Only position and payload of a line are read. A payload that is still broken is refused with its reason,
-and so is a letter that was decided on before; nothing of its batch of up to 1,000 lines is written then. A file is asked about first;
+and so is a letter that was decided on before; nothing of its batch (up to 1,000 lines or 1 MiB) is written then. A file is asked about first;
 where there is no terminal to ask at it needs --yes.
 ` + exitStatuses,
 		Example: "  tidemark deadletters export -q 2026-13-01 > letters.ndjson\n  sed -i 's/2026-13-01/2026-12-01/' letters.ndjson\n  tidemark deadletters redrive --file letters.ndjson --note 'month 13' --yes",
@@ -169,7 +169,7 @@ where there is no terminal to ask at it needs --yes.
 			if !agreed {
 				return err
 			}
-			return c.decide(cmd.Context(), services, decision{len(letters), "redriven", key, func(i int) int { return len(letters[i].Payload) }, func(from, to int, key string) ([]door.DecisionResult, string, error) {
+			return c.decide(cmd.Context(), services, decision{len(letters), "redriven", key, func(i int) int { return encodedSize(letters[i]) }, func(from, to int, key string) ([]door.DecisionResult, string, error) {
 				return services.Redrive(cmd.Context(), letters[from:to], note, key)
 			}})
 		},
@@ -225,18 +225,35 @@ func keyFlag(cmd *cobra.Command, key *string) {
 
 // decision is what one run decides.
 type decision struct {
-	n      int    // letters
-	what   string // becomes of them: redriven or discarded
-	key    string // of the run that this one repeats; empty for none
-	weight func(i int) int
+	n      int             // letters
+	what   string          // becomes of them: redriven or discarded
+	key    string          // of the run that this one repeats; empty for none
+	weight func(i int) int // bytes of one in a request's body
 	send   func(from, to int, key string) ([]door.DecisionResult, string, error)
 }
 
-// decide sends the decisions in batches, bounded in number and in the weight of their payloads, with a progress bar, and prints
+// encodedSize is what item takes of a request's body: JSON makes a payload longer, up to six times.
+func encodedSize(item any) int {
+	encoded, _ := json.Marshal(item) // a letter and a position always marshal
+	return len(encoded) + len(",")
+}
+
+// batchEnd is where the batch ends that begins at from: as many as one request may hold, in number and in bytes, and one at the
+// least.
+func (d *decision) batchEnd(from int) int {
+	to, size := from, batchRoom
+	for to < d.n && to-from < limits.Letters && (to == from || size+d.weight(to) <= limits.ClientBody) {
+		size += d.weight(to)
+		to++
+	}
+	return to
+}
+
+// decide sends the decisions in batches, bounded in number and in bytes, with a progress bar, and prints
 // what became of them once readers see it. A batch that is refused does not keep the others. The key is printed before anything
 // is sent, so that a run which is cut in any way can be repeated.
 func (c *command) decide(ctx context.Context, services *client.Client, d decision) error {
-	n, what, weight := d.n, d.what, d.weight
+	n, what := d.n, d.what
 	if d.key == "" {
 		id, err := ticket.New()
 		if err != nil {
@@ -250,11 +267,7 @@ func (c *command) decide(ctx context.Context, services *client.Client, d decisio
 	var last string
 	var failures []error
 	for from, to := 0, 0; from < n; from = to {
-		size := 0
-		for to < n && to-from < letterBatch && (to == from || size+weight(to) <= batchBytes) {
-			size += weight(to)
-			to++
-		}
+		to = d.batchEnd(from)
 		results, at, err := d.send(from, to, d.key)
 		var refusal *client.Problem
 		if err != nil {
