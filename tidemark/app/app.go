@@ -135,6 +135,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	r.stack.Add("data directory", func(context.Context) error { return lock.Release() })
+	if err := r.refuseLeftovers(ctx); err != nil {
+		return err
+	}
 	if err := o.portsFree(ctx); err != nil {
 		return err
 	}
@@ -195,7 +198,10 @@ func (r *run) servers(ctx context.Context) error {
 	if errors.Is(dbErr, syscall.EADDRINUSE) {
 		dbErr = fmt.Errorf("%w: end what holds the port, or choose another with --postgres-port", dbErr)
 	}
-	return errors.Join(logErr, dbErr)
+	if err := errors.Join(logErr, dbErr); err != nil {
+		return err
+	}
+	return r.keepOwnServers()
 }
 
 func (o Options) ownKafka() bool { return o.Environ["KAFKA_BROKERS"] == "" }
@@ -332,8 +338,14 @@ func (r *run) publish() error {
 // ErrNotRunning says that nothing runs on a data directory, or that it is not ready yet.
 var ErrNotRunning = errors.New("no tidemark up runs")
 
+// errNoDataDir says that none is named. The working directory does not stand in for it.
+var errNoDataDir = errors.New("no data directory is named, and HOME, which holds the usual one, is no absolute path: set HOME, or name one with --data")
+
 // Find says where the run on dataDir has everything, or returns ErrNotRunning.
 func Find(dataDir string) (Running, error) {
+	if dataDir == "" {
+		return Running{}, errNoDataDir
+	}
 	holder, err := datadir.Held(dataDir)
 	if err != nil {
 		return Running{}, err

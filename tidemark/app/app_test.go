@@ -200,6 +200,29 @@ func TestNamedServersAreUsedAndNotStarted(t *testing.T) {
 	require.NoError(t, u.stop())
 }
 
+// A shell that evaluated `tidemark env` still names the servers of that run when it has ended.
+func TestItsOwnDeadServersAreRecognised(t *testing.T) {
+	t.Parallel()
+	o := app.Options{DataDir: t.TempDir(), Ports: freePorts(t), LogTo: t.Output()}
+	u := start(t, o)
+	environ := u.Environ()
+	require.NoError(t, u.stop())
+
+	o.Environ = environ
+	err := app.Run(t.Context(), o)
+	require.ErrorContains(t, err, "KAFKA_BROKERS and DB_URL: set to what an earlier tidemark up on "+o.DataDir+" started")
+	require.ErrorContains(t, err, "unset KAFKA_BROKERS DB_URL KAFKA_CLAIMED_PARTITIONS")
+
+	t.Log("servers that are there are meant, and so are others that are not")
+	log, err := broker.Start(t.Context(), broker.Options{DataDir: filepath.Join(o.DataDir, "kafka"), NoSync: true})
+	require.NoError(t, err)
+	require.Equal(t, environ["KAFKA_BROKERS"], log.Addresses()[0], "it keeps its port")
+	defer func() { require.NoError(t, log.Close()) }()
+	delete(environ, "DB_URL")
+	u = start(t, o)
+	require.NoError(t, u.stop())
+}
+
 func TestOneUpADirectory(t *testing.T) {
 	t.Parallel()
 	o := app.Options{DataDir: t.TempDir(), Ports: freePorts(t)}

@@ -116,7 +116,7 @@ func distinct(errs []error) []error {
 func (o Options) Validate() error {
 	var errs []error
 	if o.DataDir == "" {
-		errs = append(errs, errors.New("the data directory has no name"))
+		errs = append(errs, errNoDataDir)
 	}
 	wanted := []struct {
 		flag        string

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -314,6 +315,23 @@ func TestEnvSaysWhenNothingRuns(t *testing.T) {
 	require.Empty(t, out, "what a shell would evaluate")
 	require.Contains(t, errOut, "no tidemark up runs on")
 	require.Contains(t, errOut, "tidemark up --data")
+}
+
+// The working directory does not stand in for a home that is not known.
+func TestWithoutAHomeADataDirectoryIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for _, system := range []string{"linux", "darwin"} {
+		for _, home := range []string{"", "relative"} {
+			require.Empty(t, cli.UsualDataDir(map[string]string{"HOME": home, "XDG_STATE_HOME": home}, system, false), system)
+		}
+		require.True(t, filepath.IsAbs(cli.UsualDataDir(map[string]string{"HOME": "/home/me"}, system, false)), system)
+	}
+	for _, command := range []string{"up", "env"} {
+		var errOut bytes.Buffer
+		status := cli.Run(t.Context(), []string{command, "--data", ""}, cli.Surroundings{Environ: map[string]string{}, Out: &errOut, Err: &errOut})
+		require.NotZero(t, status, command)
+		require.Contains(t, errOut.String(), "no data directory is named", command)
+	}
 }
 
 // text is a buffer that may be read while it is written.

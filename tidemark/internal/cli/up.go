@@ -135,19 +135,21 @@ database's password.
 }
 
 func (c *command) dataFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "data", c.defaultDataDir(), "data directory")
+	cmd.Flags().StringVar(dir, "data", usualDataDir(c.Environ, runtime.GOOS, os.Geteuid() == 0), "data directory")
 }
 
-// defaultDataDir is where the system's users look for the state of their programs. It does not depend on the working
-// directory: two runs on one machine would want the same ports anyway.
-func (c *command) defaultDataDir() string {
-	home := c.Environ["HOME"]
-	switch state := c.Environ["XDG_STATE_HOME"]; {
+// usualDataDir is where the system's users look for the state of their programs. It does not depend on the working
+// directory: two runs on one machine would want the same ports anyway. Empty where no home is known.
+func usualDataDir(environ map[string]string, system string, root bool) string {
+	home := environ["HOME"]
+	switch state := environ["XDG_STATE_HOME"]; {
 	case filepath.IsAbs(state):
 		return filepath.Join(state, "tidemark")
-	case os.Geteuid() == 0:
+	case root:
 		return "/var/lib/tidemark"
-	case runtime.GOOS == "darwin":
+	case !filepath.IsAbs(home):
+		return "" // whoever needs a data directory says so
+	case system == "darwin":
 		return filepath.Join(home, "Library", "Application Support", "tidemark")
 	default:
 		return filepath.Join(home, ".local", "state", "tidemark")
