@@ -76,6 +76,11 @@ func TestEverybodyCanUseEveryPage(t *testing.T) {
 	v.click(`.letter input[type="checkbox"]`)
 	v.leave(`#letters .acts button`)
 	v.looks("loaded", "a redrive of several")
+	v.open("/dead-letters")
+	v.click(`.letter input[type="checkbox"]`)
+	v.leave(`#letters [formaction="/dead-letters/discard"]`)
+	v.sees("What is lost")
+	v.looks("loaded", "a discard of several")
 
 	v.open("/projections/timestamps/rebuild")
 	v.fill("#rate_limit", "1")

@@ -252,7 +252,7 @@ func TestDeadLetters(t *testing.T) {
 	db.Reject(t, 3, []byte{}, `[]`, "fifth")
 
 	var items []map[string]any
-	for path := any("/api/v1/deadletters?limit=2"); path != nil; {
+	for path := any("/api/v1/deadletters?order=position&limit=2"); path != nil; {
 		a := s.get(t, path.(string))
 		require.Equal(t, 200, a.status)
 		for _, i := range a.object(t)["items"].([]any) {

@@ -42,6 +42,9 @@ func TestDeadLettersAreFound(t *testing.T) {
 
 	found := func(query string) (positions []string, next string) {
 		t.Helper()
+		if !strings.Contains(query, "order=") {
+			query = "?order=position&" + strings.TrimPrefix(query, "?")
+		}
 		a := s.get(t, "/api/v1/deadletters"+query)
 		require.Equal(t, 200, a.status, a.body)
 		o := a.object(t)
@@ -75,7 +78,7 @@ func TestDeadLettersAreFound(t *testing.T) {
 		require.Equal(t, want, got, query)
 		require.Empty(t, next, query)
 	}
-	for _, query := range []string{"?state=open", "?state=all&q=o", "?reason_code=decode&partition=1&state=all"} {
+	for _, query := range []string{"?state=open", "?state=all&q=o", "?reason_code=decode&partition=1&state=all", "?order=newest&state=all", "?order=newest&state=open&q=o"} {
 		want, _ := found(query)
 		var got []string
 		pages := 0
@@ -90,6 +93,22 @@ func TestDeadLettersAreFound(t *testing.T) {
 		require.Equal(t, want, got, query)
 		require.Equal(t, len(want), pages, query)
 	}
+	db.Must(t, `UPDATE dead_letters SET first_seen_at = '2026-01-02T03:04:06Z' WHERE partition = 1 AND "offset" IN (0, 3)`)
+	for query, want := range map[string][]string{
+		"?order=newest":                                                      {"1@3", "1@0", "2@1", "2@0"},
+		"?order=newest&state=all":                                            {"1@3", "1@0", "2@1", "2@0", "1@2", "1@1"},
+		"?order=newest&state=all&partition=1":                                {"1@3", "1@0", "1@2", "1@1"},
+		"?order=newest&state=all&q=broken":                                   {"1@3", "1@0", "1@2", "1@1"},
+		"?order=newest&reason_code=refused":                                  {"1@3"},
+		"?order=newest&state=discarded":                                      {"1@2"},
+		"?order=newest&after=" + url.QueryEscape("timestamp.command.v1/2@1"): {"2@0"},
+	} {
+		got, next := found(query)
+		require.Equal(t, want, got, query)
+		require.Empty(t, next, query)
+	}
+	require.Contains(t, s.get(t, "/api/v1/deadletters?limit=1").object(t)["items"].([]any)[0].(map[string]any)["position"], "/1@3", "newest first unless asked otherwise")
+	require.Equal(t, 400, s.get(t, "/api/v1/deadletters?after=timestamp.command.v1/2@9").status, "there is no letter to go on after")
 	for path, words := range map[string]string{
 		"?state=lost": `"state"`, "?q=%00": "no text", "?q=%ff": "no text", "?partition=-1": `"partition"`, "?reason_code=A": `"reason_code"`, "?after=x": "after: ", "?limit=501": `"limit"`,
 	} {
@@ -137,14 +156,61 @@ func TestASearchForWhatIsRareGoesOnOverPages(t *testing.T) {
 	db.Must(t, `UPDATE dead_letters SET payload = 'a needle' WHERE partition = 3 AND "offset" = 20003`)
 	var got []any
 	pages := 0
-	for path := "/api/v1/deadletters?q=needle"; path != ""; pages++ {
-		require.Less(t, pages, 10)
-		o := s.get(t, path).object(t)
-		got = append(got, o["items"].([]any)...)
-		path, _ = o["next"].(string)
+	for _, order := range []string{"newest", "position"} {
+		got, pages = nil, 0
+		for path := "/api/v1/deadletters?q=needle&order=" + order; path != ""; pages++ {
+			require.Less(t, pages, 10)
+			o := s.get(t, path).object(t)
+			got = append(got, o["items"].([]any)...)
+			path, _ = o["next"].(string)
+		}
+		require.Len(t, got, 1)
+		require.Equal(t, 3, pages)
 	}
-	require.Len(t, got, 1)
-	require.Equal(t, 3, pages)
+}
+
+// An operator sees what is wrong most: letters are counted by reason, producer and hour, as a search narrows them.
+func TestDeadLettersAreCountedByReasonProducerAndHour(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	for range 3 {
+		db.Reject(t, 1, []byte("{"), `[{"key":"correlationId","value":"c"},{"key":"producer","value":"shop/1"}]`, "broken") // 1@0 to 1@2
+	}
+	db.Reject(t, 2, []byte("{"), `[]`, "broken") // 2@0
+	db.Must(t, `UPDATE dead_letters SET first_seen_at = '2026-01-02T05:59:59Z', reason_code = 'refused' WHERE partition = 1 AND "offset" = 2`)
+	decide(t, db, "1@0", "discard", nil)
+	counted := func(query string) (groups []string) {
+		t.Helper()
+		o := s.get(t, "/api/v1/deadletters/summary"+query).object(t)
+		require.Equal(t, false, o["bounded"])
+		for _, item := range o["groups"].([]any) {
+			g := item.(map[string]any)
+			groups = append(groups, fmt.Sprint(g["hour"], " ", g["reason_code"], " ", g["producer"], " ", g["letters"]))
+		}
+		return groups
+	}
+	refused := "2026-01-02T05:00:00Z refused shop/1 1"
+	require.Equal(t, []string{refused, "2026-01-02T03:00:00Z decode  1", "2026-01-02T03:00:00Z decode shop/1 1"}, counted(""))
+	require.Equal(t, []string{refused, "2026-01-02T03:00:00Z decode shop/1 2", "2026-01-02T03:00:00Z decode  1"}, counted("?state=all"))
+	require.Equal(t, []string{refused}, counted("?reason_code=refused"))
+	require.Equal(t, []string{"2026-01-02T03:00:00Z decode  1"}, counted("?partition=2"))
+	require.Empty(t, counted("?projection=endpoints"))
+	require.Empty(t, counted("?q=nowhere"))
+
+	page := s.page(t, "/dead-letters?reason_code=refused").body
+	for _, words := range []string{`<option value="refused" selected>refused (1)</option>`, "decode (2)", "<code>shop/1</code>", `class="hour"`, "2026-01-02 05:00 UTC: 1"} {
+		require.Contains(t, page, words)
+	}
+	// What is counted is bounded, and says so.
+	db.Must(t, `INSERT INTO dead_letters SELECT 'timestamp.command.v1', 3, n, '', '[]', 'decode', 'it is broken', now() FROM generate_series(0, 10999) n`)
+	o := s.get(t, "/api/v1/deadletters/summary").object(t)
+	require.Equal(t, true, o["bounded"])
+	letters := 0.0
+	for _, g := range o["groups"].([]any) {
+		letters += g.(map[string]any)["letters"].(float64)
+	}
+	require.EqualValues(t, 10_000, letters)
+	require.Contains(t, s.page(t, "/dead-letters").body, "of the newest 10,000 of each projection")
 }
 
 func TestAReadWaitsForADecision(t *testing.T) {

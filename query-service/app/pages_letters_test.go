@@ -28,10 +28,11 @@ func TestThePagesOfDeadLetters(t *testing.T) {
 
 	page := s.page(t, "/dead-letters")
 	require.Equal(t, 50, strings.Count(page.body, "<article"))
+	require.Contains(t, page.body, "payload &lt;59&gt;")
+	require.Less(t, strings.Index(page.body, `value="timestamp.command.v1/1@59"`), strings.Index(page.body, `value="timestamp.command.v1/1@58"`), "newest first")
+	require.Contains(t, page.body, `href="/dead-letters?after=timestamp.command.v1/1@11"`)
+	page = s.page(t, "/dead-letters?after=timestamp.command.v1/1@11")
 	require.NotContains(t, page.body, `value="timestamp.command.v1/1@1"`, "it is decided")
-	require.Contains(t, page.body, "payload &lt;0&gt;")
-	require.Contains(t, page.body, `href="/dead-letters?after=timestamp.command.v1/1@51"`)
-	page = s.page(t, "/dead-letters?after=timestamp.command.v1/1@51")
 	require.Equal(t, 9, strings.Count(page.body, "<article"))
 	for query, want := range map[string][]string{
 		"state=redriven": {"1@1"}, "state=discarded": {"1@2"}, "state=all&q=payload+%3C1%3E": {"1@1"}, "partition=2": {"2@0"}, "q=%3C59%3E&partition=1": {"1@59"},
@@ -116,9 +117,15 @@ func TestDeadLettersAreRedrivenInBulk(t *testing.T) {
 	two := `{"results":[{"position":"timestamp.command.v1/1@0","decision":"deadletter.command.v1/5@0"},{"position":"timestamp.command.v1/1@30","decision":"deadletter.command.v1/7@0"}]}`
 	o.will(200, two)
 
+	// Ticked in a list that has the newest first, they are decided on in the log's order.
+	a := s.post(t, "/dead-letters/discard", url.Values{"sure": {"1"}, "position": {"timestamp.command.v1/1@30", "timestamp.command.v1/1@9"}})
+	require.Equal(t, 303, a.status, a.body)
+	o.was(t, `POST /api/v1/deadletters/discard {"note":"","positions":["timestamp.command.v1/1@9","timestamp.command.v1/1@30"],"readable":true}`)
+	o.will(200, two)
+
 	// Few: each can be edited.
 	few := url.Values{"position": {"timestamp.command.v1/1@0", "timestamp.command.v1/1@30"}}
-	a := s.post(t, "/dead-letters/review", few)
+	a = s.post(t, "/dead-letters/review", few)
 	requireSound(t, "few", a)
 	require.Equal(t, 200, a.status)
 	require.Equal(t, 2, strings.Count(a.body, "<textarea"))
@@ -252,5 +259,5 @@ func TestTheBarForManyLettersComesFirst(t *testing.T) {
 	require.Positive(t, bar)
 	require.Less(t, bar, first)
 	require.Contains(t, s.get(t, "/assets/tidemark.css").body, ".acts.bar { position: sticky;")
-	require.Contains(t, s.page(t, "/dead-letters?reason_code=decode").body, "<option selected>decode</option>")
+	require.Contains(t, s.page(t, "/dead-letters?reason_code=decode").body, `<option value="decode" selected>decode (50)</option>`)
 }

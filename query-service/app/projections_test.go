@@ -218,7 +218,7 @@ func TestDeadLettersOfEveryProjectionAreOneList(t *testing.T) {
 	}
 	for limit := 1; limit <= 13; limit++ {
 		var got []string
-		for path := any(fmt.Sprintf("/api/v1/deadletters?limit=%d", limit)); path != nil; {
+		for path := any(fmt.Sprintf("/api/v1/deadletters?order=position&limit=%d", limit)); path != nil; {
 			require.Less(t, len(got), 2*len(want), "it goes round")
 			o := s.get(t, path.(string)).object(t)
 			for _, item := range o["items"].([]any) {
@@ -228,9 +228,27 @@ func TestDeadLettersOfEveryProjectionAreOneList(t *testing.T) {
 		}
 		require.Equal(t, want, got, "in pages of %d", limit)
 	}
+	var latest []string
+	for _, limit := range []int{13, 5, 1} {
+		var got []string
+		for path := any(fmt.Sprintf("/api/v1/deadletters?limit=%d", limit)); path != nil; {
+			require.Less(t, len(got), 2*len(want), "it goes round")
+			o := s.get(t, path.(string)).object(t)
+			for _, item := range o["items"].([]any) {
+				got = append(got, item.(map[string]any)["position"].(string))
+			}
+			path = o["next"]
+		}
+		require.ElementsMatch(t, want, got)
+		if latest == nil {
+			latest = got
+			require.Equal(t, []string{"endpoint.command.v1/1@3", topic + "/1@3"}, got[:2], "the newest of all projections first")
+		}
+		require.Equal(t, latest, got, "in pages of %d", limit)
+	}
 	only := func(query string) (got []string) {
 		t.Helper()
-		a := s.get(t, "/api/v1/deadletters"+query)
+		a := s.get(t, "/api/v1/deadletters"+query+"&order=position")
 		require.Equal(t, 200, a.status, a.body)
 		for _, item := range a.object(t)["items"].([]any) {
 			got = append(got, item.(map[string]any)["position"].(string))
@@ -241,9 +259,9 @@ func TestDeadLettersOfEveryProjectionAreOneList(t *testing.T) {
 	require.Equal(t, []string{want[2], want[3], want[6], want[7], want[10], want[11]}, only("?partition=1"))
 	require.Equal(t, want[:4], only("?reason_code=misplaced"))
 	require.Equal(t, want[11:], only("?after="+url.QueryEscape(want[10])))
-	item := s.get(t, "/api/v1/deadletters?projection=widgets").object(t)["items"].([]any)[0].(map[string]any)
+	item := s.get(t, "/api/v1/deadletters?order=position&projection=widgets").object(t)["items"].([]any)[0].(map[string]any)
 	require.Equal(t, []any{"widgets", false}, []any{item["projection"], item["redrivable"]})
-	item = s.get(t, "/api/v1/deadletters?projection=endpoints").object(t)["items"].([]any)[0].(map[string]any)
+	item = s.get(t, "/api/v1/deadletters?order=position&projection=endpoints").object(t)["items"].([]any)[0].(map[string]any)
 	require.Equal(t, []any{"endpoints", true}, []any{item["projection"], item["redrivable"]})
 	a := s.get(t, "/api/v1/deadletters?projection=nowhere")
 	require.Equal(t, 404, a.status)

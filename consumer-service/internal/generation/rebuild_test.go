@@ -309,7 +309,7 @@ func TestOneRebuildAtATime(t *testing.T) {
 	b.drive(t)
 	require.Equal(t, Standby, b.get(t, 0).State)
 	g, err = start(Request{})
-	two("generation 0 is kept as standby: drop it first, or ask with replace_standby", g, err)
+	two("generation 0 is kept as standby: drop it first, or replace it (replace_standby; --replace-standby on the command line)", g, err)
 	at := day
 	held, err := start(Request{To: &Point{Time: &at}, Swap: true})
 	require.NoError(t, err, "a point does not need its place")

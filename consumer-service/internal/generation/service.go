@@ -308,7 +308,7 @@ func (s *Service) makeRoom(ctx context.Context, tx *sqlx.Tx, r Request, others [
 		case g.State == Swapping:
 			return conflict("generations are just being swapped: ask again")
 		case g.State == Standby && r.To == nil && !r.ReplaceStandby:
-			return conflict("generation %d is kept as standby: drop it first, or ask with replace_standby", g.Number)
+			return conflict("generation %d is kept as standby: drop it first, or replace it (replace_standby; --replace-standby on the command line)", g.Number)
 		case g.State == Standby && r.To == nil:
 			if err := s.setState(ctx, tx, g.Number, Dropping); err != nil {
 				return err

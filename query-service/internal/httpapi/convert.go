@@ -78,7 +78,7 @@ func searchPage(letters []deadletter.DeadLetter, next *position.Position, f dead
 	if next == nil {
 		return page
 	}
-	q := url.Values{"state": {string(f.State)}, "after": {next.String()}, "limit": {strconv.Itoa(limit)}}
+	q := url.Values{"state": {string(f.State)}, "order": {string(f.Order)}, "after": {next.String()}, "limit": {strconv.Itoa(limit)}}
 	if f.Projection != "" {
 		q.Set("projection", f.Projection)
 	}
@@ -93,6 +93,14 @@ func searchPage(letters []deadletter.DeadLetter, next *position.Position, f dead
 	}
 	page.Next = text("/api/v1/deadletters?" + q.Encode())
 	return page
+}
+
+func letterSummary(sum deadletter.Summary) api.DeadLetterSummary {
+	a := api.DeadLetterSummary{Groups: make([]api.DeadLetterGroup, len(sum.Groups)), Bounded: sum.Bounded}
+	for i, g := range sum.Groups {
+		a.Groups[i] = api.DeadLetterGroup{Hour: instant.Format(g.Hour), ReasonCode: g.ReasonCode, Producer: g.Producer, Letters: g.Letters}
+	}
+	return a
 }
 
 func deadLetter(l deadletter.DeadLetter) api.DeadLetter {

@@ -150,9 +150,9 @@ func (s *Server) SearchDeadLetters(c *gin.Context, p api.SearchDeadLettersParams
 	f := deadletter.Filter{
 		State:      deadletter.State(orElse(p.State, api.SearchDeadLettersParamsStateOpen)),
 		Projection: orElse(p.Projection, ""), Text: orElse(p.Q, ""), ReasonCode: orElse(p.ReasonCode, ""), Partition: p.Partition,
+		Order: deadletter.Order(orElse(p.Order, api.SearchDeadLettersParamsOrderNewest)),
 	}
-	if !utf8.ValidString(f.Text) || strings.ContainsRune(f.Text, 0) {
-		s.refuse(c, "q: it is no text")
+	if !s.isText(c, f.Text) {
 		return
 	}
 	var after position.Position
@@ -176,6 +176,38 @@ func (s *Server) SearchDeadLetters(c *gin.Context, p api.SearchDeadLettersParams
 	})
 	if s.done(c, "dead_letters", "found", err) {
 		c.PureJSON(http.StatusOK, searchPage(letters, next, f, limit))
+	}
+}
+
+// isText refuses a search for what no payload's text can hold.
+func (s *Server) isText(c *gin.Context, q string) bool {
+	if utf8.ValidString(q) && !strings.ContainsRune(q, 0) {
+		return true
+	}
+	s.refuse(c, "q: it is no text")
+	return false
+}
+
+// SummariseDeadLetters answers how many there are of each reason, producer and hour.
+func (s *Server) SummariseDeadLetters(c *gin.Context, p api.SummariseDeadLettersParams) {
+	f := deadletter.Filter{
+		State:      deadletter.State(orElse(p.State, api.SummariseDeadLettersParamsStateOpen)),
+		Projection: orElse(p.Projection, ""), Text: orElse(p.Q, ""), ReasonCode: orElse(p.ReasonCode, ""), Partition: p.Partition,
+	}
+	if !s.isText(c, f.Text) {
+		return
+	}
+	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
+	if !ok {
+		return
+	}
+	var sum deadletter.Summary
+	err := s.reader.Read(c.Request.Context(), want, f.Scope(), func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		sum, err = deadletter.Summarise(ctx, snap, f)
+		return err
+	})
+	if s.done(c, "dead_letters", "counted", err) {
+		c.PureJSON(http.StatusOK, letterSummary(sum))
 	}
 }
 

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,7 +151,13 @@ func (p *Pages) chosen(c *gin.Context) (choice, bool) {
 		open.State = deadletter.Open
 		v.Positions = v.Positions[:0]
 		for after := (&position.Position{}); after != nil && len(v.Positions) <= mostInBulk; {
-			letters, next, err := p.listLetters(c.Request.Context(), projection.Want{}, open, *after, mostInBulk+1-len(v.Positions))
+			var letters []deadletter.DeadLetter
+			var next *position.Position
+			f := open.filter(deadletter.ByPosition)
+			err := p.Reader.Read(c.Request.Context(), projection.Want{}, f.Scope(), func(ctx context.Context, s *projection.Snapshot) (err error) {
+				letters, next, err = deadletter.Search(ctx, s, f, *after, mostInBulk+1-len(v.Positions))
+				return err
+			})
 			if p.failed(c, err) {
 				return choice{}, false
 			}
@@ -164,6 +171,9 @@ func (p *Pages) chosen(c *gin.Context) (choice, bool) {
 		}
 	}
 	positions := v.Positions
+	if !c.Request.PostForm.Has("payload") { // with payloads, each stands beside its own
+		inLogOrder(positions)
+	}
 	switch {
 	case len(positions) == 0:
 		p.refuse(c, "no dead letter is chosen: tick some in the list and send it again")
@@ -173,6 +183,19 @@ func (p *Pages) chosen(c *gin.Context) (choice, bool) {
 		return v, true
 	}
 	return choice{}, false
+}
+
+// inLogOrder sorts what was ticked in a list that has the newest first. Commands in the place of letters of one endpoint are
+// applied as they are written, so the last one must be that of the newest letter. What is no position is refused later.
+func inLogOrder(positions []string) {
+	slices.SortStableFunc(positions, func(a, b string) int {
+		x, errX := position.Parse(a)
+		y, errY := position.Parse(b)
+		if errX != nil || errY != nil {
+			return 0
+		}
+		return cmp.Or(strings.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition), cmp.Compare(x.Offset, y.Offset))
+	})
 }
 
 // read reads the letters at these positions, in their order, in one snapshot.

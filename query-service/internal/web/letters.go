@@ -55,8 +55,8 @@ func readFilter(get func(string) string) letterFilter {
 	return f
 }
 
-func (f letterFilter) filter() deadletter.Filter {
-	wanted := deadletter.Filter{State: f.State, Projection: f.Projection, Text: f.Text, ReasonCode: f.Reason}
+func (f letterFilter) filter(order deadletter.Order) deadletter.Filter {
+	wanted := deadletter.Filter{Order: order, State: f.State, Projection: f.Projection, Text: f.Text, ReasonCode: f.Reason}
 	if n, err := strconv.ParseInt(f.Partition, 10, 32); err == nil { // readFilter has seen to it, where there is any
 		partition := int32(n)
 		wanted.Partition = &partition
@@ -88,6 +88,15 @@ func (f letterFilter) Clear() string { return letterFilter{State: f.State}.With(
 // With is the address of the list with another state.
 func (f letterFilter) With(state deadletter.State) string {
 	f.State = state
+	return lettersPath(f.query())
+}
+
+// WithReason is the address of the list with another reason; the one that is searched for is taken out of the search.
+func (f letterFilter) WithReason(code string) string {
+	if f.Reason == code {
+		code = ""
+	}
+	f.Reason = code
 	return lettersPath(f.query())
 }
 
@@ -159,19 +168,12 @@ type deadLettersView struct {
 	Names   []string // of all projections
 	States  []deadletter.State
 	Letters []letterView
+	Counts  letterCounts
 	First   bool
 	Next    string
 	Done    string
 	Left    bool // the search found more than was decided on
 	Refused *peer.Refusal
-}
-
-// Reasons are those that a letter can have, and the one that is searched for.
-func (v deadLettersView) Reasons() []string {
-	if v.Filter.Reason == "" || slices.Contains(deadletter.ReasonCodes, v.Filter.Reason) {
-		return deadletter.ReasonCodes
-	}
-	return append(slices.Clone(deadletter.ReasonCodes), v.Filter.Reason)
 }
 
 // Choosing reports whether one of those shown is open.
@@ -210,10 +212,22 @@ func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
 	if p.failed(c, err) {
 		return
 	}
-	letters, next, err := p.listLetters(c.Request.Context(), want, v.Filter, after, pageLimit)
+	var letters []deadletter.DeadLetter
+	var next *position.Position
+	var counted deadletter.Summary
+	err = p.Reader.Read(c.Request.Context(), want, v.Filter.filter(deadletter.Newest).Scope(), func(ctx context.Context, s *projection.Snapshot) (err error) {
+		if letters, next, err = deadletter.Search(ctx, s, v.Filter.filter(deadletter.Newest), after, pageLimit); err != nil {
+			return err
+		}
+		anyReason := v.Filter
+		anyReason.Reason = ""
+		counted, err = deadletter.Summarise(ctx, s, anyReason.filter(deadletter.Newest))
+		return err
+	})
 	if p.failed(c, err) {
 		return
 	}
+	v.Counts = countLetters(counted, v.Filter)
 	v.First, v.Names = after.Topic == "", p.names(c.Request.Context())
 	for _, l := range letters {
 		v.Letters = append(v.Letters, viewLetter(l))
@@ -223,7 +237,14 @@ func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
 		q.Set("after", next.String())
 		v.Next = lettersPath(q)
 	}
-	p.render(c, status, "deadletters", layout{Title: "Dead letters", Here: "/dead-letters", Body: v})
+	l := layout{Title: "Dead letters", Here: "/dead-letters", Body: v}
+	if v.First { // an older page is for reading, and stands still
+		l.Events, l.Self = projectionEvents, v.Filter.With(v.Filter.State)
+		if v.Filter.Projection != "" {
+			l.Events += "&projection=" + url.QueryEscape(v.Filter.Projection)
+		}
+	}
+	p.render(c, status, "deadletters", l)
 }
 
 type deadLetterView struct {
@@ -270,14 +291,6 @@ func (p *Pages) wantPosition(c *gin.Context) projection.Want {
 		return projection.Want{} // the page then shows what there is now
 	}
 	return want
-}
-
-func (p *Pages) listLetters(ctx context.Context, want projection.Want, f letterFilter, after position.Position, limit int) (letters []deadletter.DeadLetter, next *position.Position, err error) {
-	err = p.Reader.Read(ctx, want, f.filter().Scope(), func(ctx context.Context, s *projection.Snapshot) (err error) {
-		letters, next, err = deadletter.Search(ctx, s, f.filter(), after, limit)
-		return err
-	})
-	return letters, next, err
 }
 
 func (p *Pages) readLetter(ctx context.Context, want projection.Want, at position.Position) (letter deadletter.DeadLetter, err error) {

@@ -277,6 +277,48 @@ func (e SearchDeadLettersParamsState) Valid() bool {
 	}
 }
 
+// Defines values for SearchDeadLettersParamsOrder.
+const (
+	SearchDeadLettersParamsOrderNewest   SearchDeadLettersParamsOrder = "newest"
+	SearchDeadLettersParamsOrderPosition SearchDeadLettersParamsOrder = "position"
+)
+
+// Valid indicates whether the value is a known member of the SearchDeadLettersParamsOrder enum.
+func (e SearchDeadLettersParamsOrder) Valid() bool {
+	switch e {
+	case SearchDeadLettersParamsOrderNewest:
+		return true
+	case SearchDeadLettersParamsOrderPosition:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SummariseDeadLettersParamsState.
+const (
+	SummariseDeadLettersParamsStateAll       SummariseDeadLettersParamsState = "all"
+	SummariseDeadLettersParamsStateDiscarded SummariseDeadLettersParamsState = "discarded"
+	SummariseDeadLettersParamsStateOpen      SummariseDeadLettersParamsState = "open"
+	SummariseDeadLettersParamsStateRedriven  SummariseDeadLettersParamsState = "redriven"
+)
+
+// Valid indicates whether the value is a known member of the SummariseDeadLettersParamsState enum.
+func (e SummariseDeadLettersParamsState) Valid() bool {
+	switch e {
+	case SummariseDeadLettersParamsStateAll:
+		return true
+	case SummariseDeadLettersParamsStateDiscarded:
+		return true
+	case SummariseDeadLettersParamsStateOpen:
+		return true
+	case SummariseDeadLettersParamsStateRedriven:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for StreamEventsParamsWatch.
 const (
 	StreamEventsParamsWatchGenerations StreamEventsParamsWatch = "generations"
@@ -377,10 +419,30 @@ type DeadLetterPayloadEncoding string
 // DeadLetterState defines model for DeadLetter.State.
 type DeadLetterState string
 
+// DeadLetterGroup defines model for DeadLetterGroup.
+type DeadLetterGroup struct {
+	// Hour The beginning of an hour in UTC, by the log's own time of the records.
+	Hour       string `json:"hour"`
+	ReasonCode string `json:"reason_code"`
+
+	// Producer As the header `producer` of the records names it; empty where they have none.
+	Producer string `json:"producer"`
+	Letters  int64  `json:"letters"`
+}
+
 // DeadLetterPage defines model for DeadLetterPage.
 type DeadLetterPage struct {
 	Items []DeadLetter `json:"items"`
 	Next  *string      `json:"next"`
+}
+
+// DeadLetterSummary defines model for DeadLetterSummary.
+type DeadLetterSummary struct {
+	// Groups The newest hour first.
+	Groups []DeadLetterGroup `json:"groups"`
+
+	// Bounded Whether a projection has more letters than were looked at, so that older ones are not counted.
+	Bounded bool `json:"bounded"`
 }
 
 // Decision defines model for Decision.
@@ -976,10 +1038,14 @@ type SearchDeadLettersParams struct {
 	Projection *string `form:"projection,omitempty" json:"projection,omitempty"`
 	Partition  *int32  `form:"partition,omitempty" json:"partition,omitempty"`
 
+	// Order `newest`: by the log's own time of the record, the latest first. `position`: by topic, partition and offset, as
+	// the records lie in the log.
+	Order *SearchDeadLettersParamsOrder `form:"order,omitempty" json:"order,omitempty"`
+
 	// Limit The most items of one page.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After Dead letters above this position.
+	// After Dead letters that follow the one at this position, in the order asked for.
 	After *string `form:"after,omitempty" json:"after,omitempty"`
 
 	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
@@ -994,6 +1060,37 @@ type SearchDeadLettersParams struct {
 
 // SearchDeadLettersParamsState defines parameters for SearchDeadLetters.
 type SearchDeadLettersParamsState string
+
+// SearchDeadLettersParamsOrder defines parameters for SearchDeadLetters.
+type SearchDeadLettersParamsOrder string
+
+// SummariseDeadLettersParams defines parameters for SummariseDeadLetters.
+type SummariseDeadLettersParams struct {
+	// State Letters that nobody has decided on yet, that were discarded, that were redriven, or all of them.
+	State *SummariseDeadLettersParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Q A text in the payload (as it is) or in the reason (in any case).
+	Q *string `form:"q,omitempty" json:"q,omitempty"`
+
+	// ReasonCode Why it was rejected: decode, misplaced, time, refused or decided.
+	ReasonCode *string `form:"reason_code,omitempty" json:"reason_code,omitempty"`
+
+	// Projection Letters of this projection only.
+	Projection *string `form:"projection,omitempty" json:"projection,omitempty"`
+	Partition  *int32  `form:"partition,omitempty" json:"partition,omitempty"`
+
+	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
+	Position *Position `form:"position,omitempty" json:"position,omitempty"`
+
+	// Wait How long to wait for the position, a duration such as 500ms or 5s, or a number of seconds; 0 looks once. At most 30s.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
+	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
+}
+
+// SummariseDeadLettersParamsState defines parameters for SummariseDeadLetters.
+type SummariseDeadLettersParamsState string
 
 // GetDeadLetterParams defines parameters for GetDeadLetter.
 type GetDeadLetterParams struct {
@@ -1249,15 +1346,23 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
-	// SearchDeadLetters Dead letters of every projection, by position, and what was decided on them
+	// SearchDeadLetters Dead letters of every projection, the newest first, and what was decided on them
 	//
-	// Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
+	// Pages hang on letters. One page looks at a bounded number of letters, so a search for what is rare may answer
 	// pages with few items, or none, that have a `next` all the same.
 	//
 	// After a decision, its `Tidemark-Position` (in deadletter.command.v1) makes the answer include it.
 	//
 	// Corresponds with GET /api/v1/deadletters (the `SearchDeadLetters` operationId).
 	SearchDeadLetters(ctx context.Context, params *SearchDeadLettersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SummariseDeadLetters Dead letters counted by reason, producer and hour
+	//
+	// Counts what a search with the same parameters finds. At most the newest 10,000 letters of each projection are looked
+	// at; `bounded` says that one of them has more.
+	//
+	// Corresponds with GET /api/v1/deadletters/summary (the `SummariseDeadLetters` operationId).
+	SummariseDeadLetters(ctx context.Context, params *SummariseDeadLettersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetDeadLetter One dead letter, with its whole payload
 	//
@@ -1356,9 +1461,9 @@ type ClientInterface interface {
 	ListTimestamps(ctx context.Context, params *ListTimestampsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
-// SearchDeadLetters Dead letters of every projection, by position, and what was decided on them
+// SearchDeadLetters Dead letters of every projection, the newest first, and what was decided on them
 //
-// Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
+// Pages hang on letters. One page looks at a bounded number of letters, so a search for what is rare may answer
 // pages with few items, or none, that have a `next` all the same.
 //
 // After a decision, its `Tidemark-Position` (in deadletter.command.v1) makes the answer include it.
@@ -1366,6 +1471,24 @@ type ClientInterface interface {
 // Corresponds with GET /api/v1/deadletters (the `SearchDeadLetters` operationId).
 func (c *Client) SearchDeadLetters(ctx context.Context, params *SearchDeadLettersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSearchDeadLettersRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SummariseDeadLetters Dead letters counted by reason, producer and hour
+//
+// Counts what a search with the same parameters finds. At most the newest 10,000 letters of each projection are looked
+// at; `bounded` says that one of them has more.
+//
+// Corresponds with GET /api/v1/deadletters/summary (the `SummariseDeadLetters` operationId).
+func (c *Client) SummariseDeadLetters(ctx context.Context, params *SummariseDeadLettersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSummariseDeadLettersRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1680,6 +1803,18 @@ func NewSearchDeadLettersRequest(server string, params *SearchDeadLettersParams)
 
 		}
 
+		if params.Order != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "order", *params.Order, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Limit != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
@@ -1695,6 +1830,147 @@ func NewSearchDeadLettersRequest(server string, params *SearchDeadLettersParams)
 		if params.After != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Position != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "position", *params.Position, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.TidemarkPosition != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Tidemark-Position", *params.TidemarkPosition, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Tidemark-Position", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewSummariseDeadLettersRequest constructs an http.Request for the SummariseDeadLetters method
+func NewSummariseDeadLettersRequest(server string, params *SummariseDeadLettersParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/deadletters/summary")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Q != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "q", *params.Q, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.ReasonCode != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "reason_code", *params.ReasonCode, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Projection != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "projection", *params.Projection, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Partition != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "partition", *params.Partition, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -2965,9 +3241,9 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
-	// SearchDeadLettersWithResponse Dead letters of every projection, by position, and what was decided on them
+	// SearchDeadLettersWithResponse Dead letters of every projection, the newest first, and what was decided on them
 	//
-	// Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
+	// Pages hang on letters. One page looks at a bounded number of letters, so a search for what is rare may answer
 	// pages with few items, or none, that have a `next` all the same.
 	//
 	// After a decision, its `Tidemark-Position` (in deadletter.command.v1) makes the answer include it.
@@ -2976,6 +3252,16 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/deadletters (the `SearchDeadLetters` operationId).
 	SearchDeadLettersWithResponse(ctx context.Context, params *SearchDeadLettersParams, reqEditors ...RequestEditorFn) (*SearchDeadLettersResponse, error)
+
+	// SummariseDeadLettersWithResponse Dead letters counted by reason, producer and hour
+	//
+	// Counts what a search with the same parameters finds. At most the newest 10,000 letters of each projection are looked
+	// at; `bounded` says that one of them has more.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/deadletters/summary (the `SummariseDeadLetters` operationId).
+	SummariseDeadLettersWithResponse(ctx context.Context, params *SummariseDeadLettersParams, reqEditors ...RequestEditorFn) (*SummariseDeadLettersResponse, error)
 
 	// GetDeadLetterWithResponse One dead letter, with its whole payload
 	//
@@ -3210,6 +3496,124 @@ func (r SearchDeadLettersResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r SearchDeadLettersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// SummariseDeadLettersResponse401Headers the declared response headers of an HTTP 401 response for SummariseDeadLetters
+type SummariseDeadLettersResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// SummariseDeadLettersResponse429Headers the declared response headers of an HTTP 429 response for SummariseDeadLetters
+type SummariseDeadLettersResponse429Headers struct {
+	RetryAfter *int
+}
+
+// SummariseDeadLettersResponse503Headers the declared response headers of an HTTP 503 response for SummariseDeadLetters
+type SummariseDeadLettersResponse503Headers struct {
+	RetryAfter *int
+}
+
+// SummariseDeadLettersResponse504Headers the declared response headers of an HTTP 504 response for SummariseDeadLetters
+type SummariseDeadLettersResponse504Headers struct {
+	RetryAfter *int
+}
+
+type SummariseDeadLettersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeadLetterSummary
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Refused
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *NoKey
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *NotAllowed
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *TooMany
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Unavailable
+	// ApplicationproblemJSON504 the response for an HTTP 504 `application/problem+json` response
+	ApplicationproblemJSON504 *NotReached
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *SummariseDeadLettersResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *SummariseDeadLettersResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *SummariseDeadLettersResponse503Headers
+	// Headers504 the parsed response headers for an HTTP 504 response
+	Headers504 *SummariseDeadLettersResponse504Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SummariseDeadLettersResponse) GetJSON200() *DeadLetterSummary {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r SummariseDeadLettersResponse) GetApplicationproblemJSON400() *Refused {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r SummariseDeadLettersResponse) GetApplicationproblemJSON401() *NoKey {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r SummariseDeadLettersResponse) GetApplicationproblemJSON403() *NotAllowed {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r SummariseDeadLettersResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r SummariseDeadLettersResponse) GetApplicationproblemJSON429() *TooMany {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r SummariseDeadLettersResponse) GetApplicationproblemJSON503() *Unavailable {
+	return r.ApplicationproblemJSON503
+}
+
+// GetApplicationproblemJSON504 returns the response for an HTTP 504 `application/problem+json` response
+func (r SummariseDeadLettersResponse) GetApplicationproblemJSON504() *NotReached {
+	return r.ApplicationproblemJSON504
+}
+
+// GetBody returns the raw response body bytes
+func (r SummariseDeadLettersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SummariseDeadLettersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SummariseDeadLettersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SummariseDeadLettersResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4576,9 +4980,9 @@ func (r ListTimestampsResponse) ContentType() string {
 	return ""
 }
 
-// SearchDeadLettersWithResponse Dead letters of every projection, by position, and what was decided on them
+// SearchDeadLettersWithResponse Dead letters of every projection, the newest first, and what was decided on them
 //
-// Pages hang on positions. One page looks at a bounded number of letters, so a search for what is rare may answer
+// Pages hang on letters. One page looks at a bounded number of letters, so a search for what is rare may answer
 // pages with few items, or none, that have a `next` all the same.
 //
 // After a decision, its `Tidemark-Position` (in deadletter.command.v1) makes the answer include it.
@@ -4592,6 +4996,22 @@ func (c *ClientWithResponses) SearchDeadLettersWithResponse(ctx context.Context,
 		return nil, err
 	}
 	return ParseSearchDeadLettersResponse(rsp)
+}
+
+// SummariseDeadLettersWithResponse Dead letters counted by reason, producer and hour
+//
+// Counts what a search with the same parameters finds. At most the newest 10,000 letters of each projection are looked
+// at; `bounded` says that one of them has more.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/deadletters/summary (the `SummariseDeadLetters` operationId).
+func (c *ClientWithResponses) SummariseDeadLettersWithResponse(ctx context.Context, params *SummariseDeadLettersParams, reqEditors ...RequestEditorFn) (*SummariseDeadLettersResponse, error) {
+	rsp, err := c.SummariseDeadLetters(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSummariseDeadLettersResponse(rsp)
 }
 
 // GetDeadLetterWithResponse One dead letter, with its whole payload
@@ -4891,6 +5311,124 @@ func ParseSearchDeadLettersResponse(rsp *http.Response) (*SearchDeadLettersRespo
 		response.Headers503 = &headers
 	case rsp.StatusCode == 504:
 		var headers SearchDeadLettersResponse504Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers504 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseSummariseDeadLettersResponse parses an HTTP response from a SummariseDeadLettersWithResponse call
+func ParseSummariseDeadLettersResponse(rsp *http.Response) (*SummariseDeadLettersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SummariseDeadLettersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeadLetterSummary
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest NoKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest NotAllowed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooMany
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 504:
+		var dest NotReached
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON504 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers SummariseDeadLettersResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers SummariseDeadLettersResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers SummariseDeadLettersResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	case rsp.StatusCode == 504:
+		var headers SummariseDeadLettersResponse504Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -6263,9 +6801,12 @@ func ParseListTimestampsResponse(rsp *http.Response) (*ListTimestampsResponse, e
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// SearchDeadLetters Dead letters of every projection, by position, and what was decided on them
+	// SearchDeadLetters Dead letters of every projection, the newest first, and what was decided on them
 	// (GET /api/v1/deadletters)
 	SearchDeadLetters(c *gin.Context, params SearchDeadLettersParams)
+	// SummariseDeadLetters Dead letters counted by reason, producer and hour
+	// (GET /api/v1/deadletters/summary)
+	SummariseDeadLetters(c *gin.Context, params SummariseDeadLettersParams)
 	// GetDeadLetter One dead letter, with its whole payload
 	// (GET /api/v1/deadletters/{letter})
 	GetDeadLetter(c *gin.Context, letter string, params GetDeadLetterParams)
@@ -6362,6 +6903,14 @@ func (siw *ServerInterfaceWrapper) SearchDeadLetters(c *gin.Context) {
 		return
 	}
 
+	// ------------- Optional query parameter "order" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "order", c.Request.URL.Query(), &params.Order, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter order: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	// ------------- Optional query parameter "limit" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", c.Request.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
@@ -6423,6 +6972,102 @@ func (siw *ServerInterfaceWrapper) SearchDeadLetters(c *gin.Context) {
 	}
 
 	siw.Handler.SearchDeadLetters(c, params)
+}
+
+// SummariseDeadLetters operation middleware
+func (siw *ServerInterfaceWrapper) SummariseDeadLetters(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SummariseDeadLettersParams
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", c.Request.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter state: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "q" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "q", c.Request.URL.Query(), &params.Q, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter q: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "reason_code" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "reason_code", c.Request.URL.Query(), &params.ReasonCode, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter reason_code: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "projection" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "projection", c.Request.URL.Query(), &params.Projection, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter projection: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "partition" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "partition", c.Request.URL.Query(), &params.Partition, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter partition: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "position" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "position", c.Request.URL.Query(), &params.Position, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter position: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", c.Request.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter wait: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "Tidemark-Position" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Tidemark-Position")]; found {
+		var TidemarkPosition PositionHeader
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for Tidemark-Position, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Tidemark-Position", valueList[0], &TidemarkPosition, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter Tidemark-Position: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.TidemarkPosition = &TidemarkPosition
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.SummariseDeadLetters(c, params)
 }
 
 // GetDeadLetter operation middleware
@@ -7287,6 +7932,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/endpoints/:id", wrapper.GetEndpoint)
 	router.GET(options.BaseURL+"/api/v1/endpoints/:id/history", wrapper.GetEndpointHistory)
 	router.GET(options.BaseURL+"/api/v1/deadletters", wrapper.SearchDeadLetters)
+	router.GET(options.BaseURL+"/api/v1/deadletters/summary", wrapper.SummariseDeadLetters)
 	router.GET(options.BaseURL+"/api/v1/deadletters/:letter", wrapper.GetDeadLetter)
 	router.GET(options.BaseURL+"/api/v1/projections", wrapper.ListProjections)
 	router.GET(options.BaseURL+"/api/v1/projections/:projection", wrapper.GetProjection)

@@ -38,7 +38,7 @@ what was decided and when, and nothing is written. A run that was cut, or whose 
 printed first: tidemark deadletters … --key KEY. What it decided before then counts as done.
 ` + exitStatuses,
 	}
-	cmd.AddCommand(c.lettersList(), c.lettersShow(), c.lettersDiscard(), c.lettersRedrive(), c.lettersExport())
+	cmd.AddCommand(c.lettersList(), c.lettersSummary(), c.lettersShow(), c.lettersDiscard(), c.lettersRedrive(), c.lettersExport())
 	return cmd
 }
 
@@ -83,8 +83,8 @@ func (c *command) lettersList() *cobra.Command {
 	var after string
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List dead letters in the order of their positions",
-		Long: `List dead letters in the order of their positions: the open ones, on which nobody has decided, unless --state says else.
+		Short: "List dead letters, the newest first",
+		Long: `List dead letters, the newest first by the log's own time: the open ones, on which nobody has decided, unless --state says else.
 ` + exitStatuses,
 		Example: "  tidemark deadletters list -q event_timestamp --limit 20",
 		Args:    cobra.NoArgs,
@@ -94,6 +94,7 @@ func (c *command) lettersList() *cobra.Command {
 				return err
 			}
 			defer services.Close()
+			s.Newest = true
 			items := []query.DeadLetter{}
 			next, err := each(cmd.Context(), services, s, after, func(d query.DeadLetter) (bool, error) {
 				if len(items) == limit {
@@ -125,7 +126,50 @@ func (c *command) lettersList() *cobra.Command {
 	}
 	c.searched(cmd, &s)
 	cmd.Flags().IntVar(&limit, "limit", 50, "most letters to list")
-	cmd.Flags().StringVar(&after, "after", "", "only those above this position")
+	cmd.Flags().StringVar(&after, "after", "", "only those that follow this one in the list, as it said itself")
+	return c.withOutput(cmd)
+}
+
+func (c *command) lettersSummary() *cobra.Command {
+	var s client.LetterSearch
+	cmd := &cobra.Command{
+		Use:   "summary",
+		Short: "Count dead letters by reason, producer and hour",
+		Long: `Count dead letters by reason, producer and hour, the newest hour first: the open ones, on which nobody has decided, unless
+--state says else. At most the newest 10,000 of each projection are looked at; where there are more, standard error says so.
+` + exitStatuses,
+		Example: "  tidemark deadletters summary --state all",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			services, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer services.Close()
+			sum, err := services.LetterSummary(cmd.Context(), s)
+			if err != nil {
+				return requestFailed(err)
+			}
+			if c.output == "json" {
+				c.print(sum)
+				return nil
+			}
+			w := tabwriter.NewWriter(c.Out, 0, 0, 2, ' ', 0)
+			for _, g := range sum.Groups {
+				producer := g.Producer
+				if producer == "" {
+					producer = "-"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\n", g.Hour, g.ReasonCode, oneLine(producer, 60), g.Letters)
+			}
+			_ = w.Flush()
+			if sum.Bounded {
+				fmt.Fprintln(c.Err, "tidemark: only the newest 10,000 dead letters of each projection are counted")
+			}
+			return nil
+		},
+	}
+	c.searched(cmd, &s)
 	return c.withOutput(cmd)
 }
 

@@ -12,13 +12,15 @@ import (
 	"github.com/tidemark/tidemark/shared/service"
 )
 
-// LetterSearch names dead letters; empty members do not restrict. Partition below 0 is any.
+// LetterSearch names dead letters; empty members do not restrict. Partition below 0 is any. They are listed by position, or the
+// newest first.
 type LetterSearch struct {
 	State, Text, ReasonCode, Projection string
 	Partition                           int
+	Newest                              bool
 }
 
-// DeadLetters returns one page in the order of positions, and where the next one begins; "" is the end. A page may be
+// DeadLetters returns one page, and where the next one begins; "" is the end. A page may be
 // empty and not the last.
 func (c *Client) DeadLetters(ctx context.Context, s LetterSearch, after string, limit int) ([]query.DeadLetter, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -26,6 +28,11 @@ func (c *Client) DeadLetters(ctx context.Context, s LetterSearch, after string, 
 	params := &query.SearchDeadLettersParams{
 		Q: given(s.Text), ReasonCode: given(s.ReasonCode), Projection: given(s.Projection), After: given(after), Limit: &limit,
 	}
+	order := query.SearchDeadLettersParamsOrderPosition
+	if s.Newest {
+		order = query.SearchDeadLettersParamsOrderNewest
+	}
+	params.Order = &order
 	if s.State != "" {
 		state := query.SearchDeadLettersParamsState(s.State)
 		params.State = &state
@@ -37,6 +44,24 @@ func (c *Client) DeadLetters(ctx context.Context, s LetterSearch, after string, 
 	resp, err := c.query.SearchDeadLetters(ctx, params)
 	page, _, err := read[query.DeadLetterPage](service.Query, resp, err)
 	return page.Items, cursor(page.Next), err
+}
+
+// LetterSummary counts what a search finds, by reason, producer and hour.
+func (c *Client) LetterSummary(ctx context.Context, s LetterSearch) (query.DeadLetterSummary, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	params := &query.SummariseDeadLettersParams{Q: given(s.Text), ReasonCode: given(s.ReasonCode), Projection: given(s.Projection)}
+	if s.State != "" {
+		state := query.SummariseDeadLettersParamsState(s.State)
+		params.State = &state
+	}
+	if s.Partition >= 0 {
+		partition := int32(s.Partition) //nolint:gosec // Kafka has no more
+		params.Partition = &partition
+	}
+	resp, err := c.query.SummariseDeadLetters(ctx, params)
+	sum, _, err := read[query.DeadLetterSummary](service.Query, resp, err)
+	return sum, err
 }
 
 // cursor is the position in the path of a next page, or the position itself.
