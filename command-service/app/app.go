@@ -35,7 +35,7 @@ type Config struct {
 	config.Kafka
 	config.Telemetry
 	ProduceDeadline time.Duration `env:"PRODUCE_DEADLINE" desc:"the longest a command waits for the log's answer"`
-	AcceptNewLog    []string      `env:"ACCEPT_NEW_LOG" desc:"topic@id, by commas: topics that were deleted and made anew, accepted by the operator; means nothing once they are noted"`
+	AcceptNewLog    []string      `env:"ACCEPT_NEW_LOG" desc:"topic@id, by commas: topics that were deleted and made anew, accepted by the operator; means nothing once their ids are known"`
 	ClusterID       string        `env:"KAFKA_CLUSTER_ID" desc:"the only cluster whose log is taken; any unless given"`
 	QueryURL        string        `env:"QUERY_URL" desc:"base URL of query-service, where tickets are read"`
 }

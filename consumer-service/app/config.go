@@ -26,7 +26,7 @@ type Config struct {
 	GroupID       string        `env:"KAFKA_GROUP_ID" desc:"consumer group of the timestamps, and the beginning of the other projections' groups; a fresh name rebuilds all of them from their logs' start"`
 	InstanceID    string        `env:"KAFKA_GROUP_INSTANCE_ID" desc:"makes this a static member of its groups; no other process may have the same"`
 	AcceptStart   []string      `env:"ACCEPT_LOG_START" desc:"topic/partition@offset, by commas: starts of a log that lost its beginning, accepted by the operator"`
-	AcceptNewLog  []string      `env:"ACCEPT_NEW_LOG" desc:"topic@id, by commas: topics that were deleted and made anew, accepted by the operator; means nothing once they are projected"`
+	AcceptNewLog  []string      `env:"ACCEPT_NEW_LOG" desc:"topic@id, by commas: topics that were deleted and made anew, accepted by the operator; means nothing once their ids are known"`
 	BatchSize     int           `env:"BATCH_SIZE" desc:"most records in one transaction"`
 	AuditInterval time.Duration `env:"AUDIT_INTERVAL" desc:"time between two completeness audits"`
 	QueryURL      string        `env:"QUERY_URL" desc:"base URL of query-service, where readers are sent"`
