@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/await"
+	"github.com/tidemark/tidemark/shared/limits"
 )
 
 const broken = `{"command_id":"01920b5c-7d4e-7cc3-98c4-dc0c0c07398f","event_timestamp":"2026-13-01"}`
@@ -208,7 +209,7 @@ func TestDeadLettersAreRedrivenInBulk(t *testing.T) {
 		require.Equal(t, 400, a.status)
 		require.Contains(t, a.body, words)
 	}
-	a = s.post(t, "/dead-letters/review", url.Values{"position": {strings.Repeat("x", 2<<20)}}, "Accept", browser)
+	a = s.post(t, "/dead-letters/review", url.Values{"position": {strings.Repeat("x", limits.RedriveBody)}}, "Accept", browser)
 	require.Equal(t, http.StatusRequestEntityTooLarge, a.status)
 	a = s.post(t, "/dead-letters/discard", url.Values{"position": strings.Split(strings.Repeat("timestamp.command.v1/1@0 ", 1000)+"x", " ")})
 	require.Equal(t, 400, a.status)
