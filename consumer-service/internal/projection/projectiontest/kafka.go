@@ -196,3 +196,19 @@ func (w *writer) reset(t *testing.T, group string, offsets map[int32]int64) {
 		return nil
 	})
 }
+
+func (w *writer) deleteTopic(t *testing.T) {
+	t.Helper()
+	admin, err := sarama.NewClusterAdminFromClient(w.client)
+	require.NoError(t, err)
+	require.NoError(t, admin.DeleteTopic(w.topic))
+}
+
+// beginAnew forgets what was written: the topic is another one now.
+func (w *writer) beginAnew(t *testing.T) {
+	t.Helper()
+	await.NoError(t, func() error { return w.client.RefreshMetadata(w.topic) })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.records, w.past, w.aborted = nil, map[int32]int64{}, 0
+}

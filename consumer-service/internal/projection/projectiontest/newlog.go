@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/Shopify/sarama"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/consumer-service/internal/generation"
@@ -86,9 +85,7 @@ func (s *stage) makeAnew(t *testing.T) {
 	t.Helper()
 	before, err := s.asker.TopicID(t.Context(), s.topic)
 	require.NoError(t, err)
-	admin, err := sarama.NewClusterAdminFromClient(s.client)
-	require.NoError(t, err)
-	require.NoError(t, admin.DeleteTopic(s.topic))
+	s.deleteTopic(t)
 	await.NoError(t, func() error { // for some moments brokers show a topic that is going, and then it does not have to be made
 		id, err := s.asker.TopicID(t.Context(), s.topic)
 		switch {
@@ -101,9 +98,6 @@ func (s *stage) makeAnew(t *testing.T) {
 		}
 		return nil
 	})
-	await.NoError(t, func() error { return s.client.RefreshMetadata(s.topic) })
 	s.mustEnd(t)
-	s.writer.mu.Lock()
-	defer s.writer.mu.Unlock()
-	s.writer.records, s.writer.past, s.writer.aborted = nil, map[int32]int64{}, 0
+	s.beginAnew(t)
 }
