@@ -72,8 +72,8 @@ func TestATopicMadeAnewShutsTheDoorUntilItIsAccepted(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, seen.Topics[o.Topic], note.ID)
 	require.NotZero(t, note.Replaces)
-	require.Equal(t, note.Replaces, book.Notes().InForce(o.Topic, note.NotedAt.Add(-1)))
-	require.Equal(t, note.ID, book.Notes().InForce(o.Topic, note.NotedAt))
+	require.Equal(t, note.NotedAt, book.Notes().Since(o.Topic))
+	require.Zero(t, book.Notes().Since(o.Endpoints), "it was never another")
 
 	s.stop()
 	require.NoError(t, s.ends(t))

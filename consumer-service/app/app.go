@@ -63,6 +63,7 @@ type Options struct {
 
 	definitions         []*projection.Definition // of this release unless given
 	decisions, receipts topic.Spec               // of this release unless given
+	identity            topic.Spec               // of this release unless given
 }
 
 // wiring is what the projections of a process share.
@@ -75,6 +76,7 @@ type wiring struct {
 	book     *decision.Book
 	log      *kafka.Publisher // of receipts
 	asker    *logid.Asker
+	notes    *logid.Book // what command-service has noted of topics
 	accepted map[string]map[int32]int64
 	newLogs  logid.Acceptance
 
@@ -90,6 +92,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.definitions == nil {
 		o.definitions = definitions(o.Config.Kafka)
 		o.decisions, o.receipts = topic.DeadLetterCommand.Sized(o.Config.Kafka), topic.ProjectionReceipt.Sized(o.Config.Kafka)
+	}
+	if o.identity.Name == "" {
+		o.identity = topic.LogIdentity.Sized(o.Config.Kafka)
 	}
 	if err := projection.CheckAll(o.definitions); err != nil {
 		return err
@@ -138,7 +143,7 @@ func wire(ctx context.Context, o Options, s *service.Service, run []string) erro
 	}
 	decided := kafka.NewGuard(kafka.GuardOptions{
 		Reader: w.reader, Topic: o.decisions, Part: partDecisions, Ready: s.Ready, Log: o.Log,
-		WatchStart: true,
+		WatchStart: true, SameLog: w.notGone,
 	})
 	if err := decided.Await(ctx); err != nil {
 		return err
@@ -177,6 +182,7 @@ func open(o Options, s *service.Service) (*wiring, error) {
 	s.Stack.Add("log reader", func(context.Context) error { return w.reader.Close() })
 	w.asker = logid.NewAsker(o.Config.Kafka, Name)
 	s.Stack.Add("asker for the ids of topics", func(context.Context) error { return w.asker.Close() })
+	w.notes = logid.NewBook(logid.Options{Reader: w.reader, Asker: w.asker, Topic: o.identity, Accepted: w.newLogs})
 	if w.log, err = kafka.NewPublisher(kafka.PublisherOptions{
 		Kafka: o.Config.Kafka, ClientID: Name, Producer: Name + "/" + telemetry.Version, Log: o.Log,
 		RetryFor: 3 * time.Second, // less than the server lets the publishers' lock sit idle
@@ -187,6 +193,7 @@ func open(o Options, s *service.Service) (*wiring, error) {
 	w.book = decision.New(decision.Options{
 		Log: w.reader, Store: &decision.Postgres{DB: w.db}, Topic: o.decisions.Name, Partitions: o.decisions.Partitions, Logger: o.Log,
 		TopicID: w.asker.TopicID, Accepts: func(id string) bool { return w.acceptsNewLog(o.decisions.Name, id) },
+		Since:  func(topic string) time.Time { return w.notes.Notes().Since(topic) },
 		Refuse: func(reason string) { s.Fail(&projection.Refusal{Reason: reason, Final: true}) },
 	})
 	return w, nil
@@ -196,6 +203,16 @@ func open(o Options, s *service.Service) (*wiring, error) {
 func (w *wiring) acceptsNewLog(topic, id string) bool {
 	parsed, err := logid.ParseID(id)
 	return err == nil && w.newLogs.Accepts(topic, parsed)
+}
+
+// notGone is asked by guards before they make a topic: one that was noted is not made again, since that would hide its loss
+// from everybody who reads it. One that was made anew by others is judged by whoever has read the former one.
+func (w *wiring) notGone(ctx context.Context, topic string) error {
+	err := w.notes.SameLog(ctx, topic)
+	if other := (*kafka.IdentityError)(nil); errors.As(err, &other) && other.Found != "" {
+		return nil
+	}
+	return err
 }
 
 // services are the generations of every projection of this release, those that other processes run included: requests

@@ -18,6 +18,9 @@ type runner struct {
 	def      *projection.Definition
 	rebuilds *generation.Service
 	receipts *receipt.Publisher
+
+	mu     sync.Mutex
+	sorted string // the accepted topic from whose note on decisions count
 }
 
 func newRunner(w *wiring, def *projection.Definition, rebuilds *generation.Service) *runner {
@@ -45,7 +48,7 @@ func (r *runner) run(ctx context.Context) {
 	defer stop()
 	guard := kafka.NewGuard(kafka.GuardOptions{
 		Reader: r.reader, Topic: r.def.Topic, Part: projection.Part(r.def.Name, projection.PartLog), Ready: r.Ready, Log: r.Log,
-		WatchStart: true, AcceptStart: r.acceptedStart(),
+		WatchStart: true, AcceptStart: r.acceptedStart(), SameLog: r.notGone,
 	})
 	if err := guard.Await(ctx); err != nil {
 		r.fail(ctx, err)
@@ -86,18 +89,23 @@ func (r *runner) run(ctx context.Context) {
 
 var _ projection.NewLog = (*runner)(nil)
 
-// Accepted implements projection.NewLog. A decision on a dead letter of the former topic would reject whatever record of the new
-// one has its offset, so where there is one, the new topic is not read.
+// Accepted implements projection.NewLog. Decisions on dead letters of the former topic must not reject the records of the new one
+// that have their offsets. They are told apart by the log time of command-service's note, which is waited for.
 func (r *runner) Accepted(ctx context.Context, topic, id string) (bool, error) {
 	if !r.acceptsNewLog(topic, id) {
 		return false, nil
 	}
-	var decided int
-	if err := r.db.GetContext(ctx, &decided, `SELECT count(*) FROM public.dead_letter_decisions WHERE topic = $1`, topic); err != nil {
-		return true, fmt.Errorf("the decisions on dead letters of the former topic cannot be counted: %w", err)
+	if err := r.notes.SameLog(ctx, topic); err != nil {
+		return true, err
 	}
-	if decided > 0 {
-		return true, fmt.Errorf("%d decisions on dead letters name offsets of the former topic and would reject other records of this one; this release cannot leave them out", decided)
+	if note, _ := r.notes.Notes().Current(topic); note.ID.String() != id {
+		return true, fmt.Errorf("command-service has not noted it yet: start that with ACCEPT_NEW_LOG=%s@%s too", topic, id)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sorted != id {
+		r.book.Reread()
+		r.sorted = id
 	}
 	return true, nil
 }

@@ -28,28 +28,42 @@ func TestAnotherLogIsRefused(t *testing.T) {
 		says   []string
 		refuse func(*refusal) // what becomes of the process
 	}{
-		{"deleted and created anew, empty", func(t *testing.T, s *story.Story) map[string]string {
+		{"deleted and created anew", func(t *testing.T, s *story.Story) map[string]string {
 			anew(t, s)
 			return nil
-		}, same, []string{"timestamp.command.v1/", "ends at offset 0 and the projection has read up to 50", "deleted and created anew"}, alone},
-		{"deleted, created anew and regrown, not as far", func(t *testing.T, s *story.Story) map[string]string {
-			anew(t, s)
-			grow(t, s, 49)
-			return nil
-		}, same, []string{"ends at offset 49 and the projection has read up to 50", "deleted and created anew"}, alone},
-		{"deleted, created anew and regrown, just as far", func(t *testing.T, s *story.Story) map[string]string {
-			anew(t, s)
-			grow(t, s, 50)
-			return nil
-		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}, alone},
-		{"deleted, created anew and regrown past the old offset", func(t *testing.T, s *story.Story) map[string]string {
-			anew(t, s)
-			grow(t, s, 80)
-			return nil
-		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}, alone},
+		}, same, madeAnew, alone},
 		{"deleted, created anew and regrown, under a fresh name", func(t *testing.T, s *story.Story) map[string]string {
 			anew(t, s)
 			grow(t, s, 80)
+			return nil
+		}, fresh, madeAnew, alone},
+		{"deleted and created anew, empty, where no id was known", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			forgetIDs(t, s)
+			return nil
+		}, same, []string{"timestamp.command.v1/", "ends at offset 0 and the projection has read up to 50", "deleted and created anew"}, alone},
+		{"deleted, created anew and regrown, not as far, where no id was known", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 49)
+			forgetIDs(t, s)
+			return nil
+		}, same, []string{"ends at offset 49 and the projection has read up to 50", "deleted and created anew"}, alone},
+		{"deleted, created anew and regrown, just as far, where no id was known", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 50)
+			forgetIDs(t, s)
+			return nil
+		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}, alone},
+		{"deleted, created anew and regrown past the old offset, where no id was known", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 80)
+			forgetIDs(t, s)
+			return nil
+		}, same, []string{"@49 is another than the one that was projected", "deleted and created anew"}, alone},
+		{"deleted, created anew and regrown, under a fresh name, where no id was known", func(t *testing.T, s *story.Story) map[string]string {
+			anew(t, s)
+			grow(t, s, 80)
+			forgetIDs(t, s)
 			return nil
 		}, fresh, []string{"@49 is another than the one that was projected", "start with an empty database"}, alone},
 		{"another cluster", another, same, []string{"was projected from cluster", "the brokers belong to cluster"}, both},
@@ -81,9 +95,8 @@ func TestAnotherLogIsRefused(t *testing.T) {
 			grow(t, s, 50)
 			s.RequireProjected(s.DB)
 			s.Stop(consumer)
-			before := everything(t, s.DB)
-
 			env := test.change(t, s)
+			before := everything(t, s.DB)
 			if env == nil {
 				env = map[string]string{}
 			}
@@ -108,22 +121,15 @@ func TestAnotherLogIsRefused(t *testing.T) {
 
 // The same while the consumer runs: Sarama would read on at the old offset of the new topic.
 func TestALogThatIsReplacedUnderARunningConsumerIsRefused(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		grow int
-		says string
-	}{
-		{"and is empty", 0, "ends at offset 0 and the projection has read up to 50"},
-		{"and regrows past the old offset", 80, "this is not the log"}, // it may look before that, or after it
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	for name, records := range map[string]int{"and is empty": 0, "and regrows past the old offset": 80} {
+		t.Run(name, func(t *testing.T) {
 			s := onKafka(t)
 			consumer := s.Consumer("")
 			grow(t, s, 50)
 			before := s.RequireProjected(s.DB)
 			anew(t, s)
-			grow(t, s, test.grow)
-			alone(&refusal{s, t, consumer, []string{test.says, "deleted and created anew"}})
+			grow(t, s, records)
+			alone(&refusal{s, t, consumer, madeAnew})
 			require.Equal(t, before, s.Dump(s.DB), "something was written")
 		})
 	}
@@ -212,6 +218,15 @@ func another(t *testing.T, _ *story.Story) map[string]string {
 	t.Cleanup(func() { _ = log.Close() })
 	require.NoError(t, log.Create(12, nil))
 	return map[string]string{"KAFKA_BROKERS": strings.Join(other.Brokers(), ",")}
+}
+
+// madeAnew is how a projection refuses a topic of another id.
+var madeAnew = []string{"is another topic than the one that was projected", "deleted and made anew", "ACCEPT_NEW_LOG=" + story.Topic + "@"}
+
+// forgetIDs makes the database one of a release that knew no ids of topics: it is left to compare the records.
+func forgetIDs(t *testing.T, s *story.Story) {
+	t.Helper()
+	run(t, s.DB, `UPDATE public.projection_generations SET topic_id = NULL`)
 }
 
 // grow appends n plain records to each partition.

@@ -26,6 +26,7 @@ const (
 	EndpointTopic = "endpoint.command.v1"
 	DecisionTopic = "deadletter.command.v1"
 	ReceiptTopic  = "projection.receipt.v1"
+	IdentityTopic = "log.identity.v1" // what command-service has noted of the other topics
 )
 
 // Log is a plain client of one topic, timestamp commands unless On says otherwise. It shares no code with the services, so that it can judge them.

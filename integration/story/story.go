@@ -111,7 +111,7 @@ func New(t testing.TB) *Story {
 	log, err := OpenLog(s.Broker.Brokers())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = log.Close() }) // the broker may be down by now
-	for _, topic := range []string{Topic, EndpointTopic, DecisionTopic, ReceiptTopic} {
+	for _, topic := range []string{Topic, EndpointTopic, DecisionTopic, ReceiptTopic, IdentityTopic} {
 		require.NoError(t, log.On(topic).Delete())
 	}
 	s.Log = log

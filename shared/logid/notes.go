@@ -25,14 +25,14 @@ func (n Notes) Current(topic string) (note Note, ok bool) {
 	return note, ok
 }
 
-// InForce returns the id that stood under the name at that log time: a first note holds since ever, a later one from its own
-// time on. It is zero where there is no note.
-func (n Notes) InForce(topic string, at time.Time) ID {
+// Since returns the log time since which the topic of this name stands there: what was said about offsets before is about
+// another topic. It is zero where no other topic was noted before it.
+func (n Notes) Since(topic string) time.Time {
 	note := n[topic]
-	if note.Replaces != (ID{}) && at.Before(note.NotedAt) {
-		return note.Replaces
+	if note.Replaces == (ID{}) {
+		return time.Time{}
 	}
-	return note.ID
+	return note.NotedAt
 }
 
 // add takes one record of the topic of notes, the records in the order of the log. One that cannot be read is left out: nothing

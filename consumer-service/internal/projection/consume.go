@@ -34,7 +34,7 @@ func (p *Projector) Consume(ctx context.Context, m Membership) error {
 	var batches <-chan *kafka.Batch
 	err = loop.Retry(ctx, loop.Backoff{First: time.Second, Most: time.Second}, func(ctx context.Context) (final bool, err error) {
 		// The subscription ends with Close, after the batches in hand; ctx ends the joining only.
-		if batches, err = subscriber.Subscribe(ctx, p.topic()); err != nil {
+		if batches, err = subscriber.Subscribe(ctx, p.topic()); err != nil && ctx.Err() == nil { // else whoever ended it says why
 			p.Logger.Warn("cannot subscribe yet", "topic", p.topic(), "err", err)
 			p.unready(PartAssignment, "waiting for Kafka: "+err.Error())
 		}

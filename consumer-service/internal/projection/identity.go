@@ -152,6 +152,9 @@ func (p *Projector) lookAtTopic(ctx context.Context) error {
 	var accepted *newLogAccepted
 	switch {
 	case errors.As(err, &refusal):
+		if cluster, err := p.Log.ClusterID(ctx); err == nil {
+			errors.As(judgeCluster(g, cluster), &refusal) // then that is why its topics are others
+		}
 		p.refuseToGoOn(ctx, refusal)
 	case errors.As(err, &accepted) && session != nil:
 		p.Logger.Warn("the session is given back", "topic", p.topic(), "reason", accepted.reason)
