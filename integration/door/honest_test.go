@@ -199,8 +199,9 @@ func TestAServiceStopsWhileTheBrokerHangs(t *testing.T) {
 	require.Equal(t, "/problems/outcome-unknown", a.kind)
 	start := time.Now()
 	s.stop()
-	require.NoError(t, <-s.ended)
-	s.ended <- nil // for the cleanup
+	err = <-s.ended
+	s.ended <- err // for the cleanup
+	require.NoError(t, err)
 	t.Logf("stopped after %s", time.Since(start).Round(time.Millisecond))
 	require.NoError(t, k.Signal(syscall.SIGCONT)) // what is left behind ends with it
 }

@@ -75,6 +75,7 @@ func newFlights(o PublisherOptions) (*flights, error) {
 	}
 	c.Net.MaxOpenRequests = 1
 	c.Metadata.Retry.Max = 0
+	c.Metadata.Timeout = o.RetryFor // else each broker that hangs is waited for, one after the other
 	c.Metadata.Full = false
 	c.Metadata.RefreshFrequency = 0 // a refresh in the background would hold the connection while a broker hangs
 	client, err := sarama.NewClient(o.Kafka.Brokers, c)
