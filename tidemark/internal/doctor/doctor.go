@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
 	"github.com/tidemark/tidemark/shared/service"
@@ -125,7 +126,14 @@ func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
 		return ""
 	}
 	got(Finding{Check: "broker", Status: OK, Found: fmt.Sprintf("cluster %s answers at %s", cluster, where)})
+	asker := logid.NewAsker(c, "tidemark-doctor")
+	defer func() { _ = asker.Close() }() // nothing was written
+	known := logid.NewBook(logid.Options{Reader: r, Asker: asker, Topic: topic.LogIdentity.Sized(c)})
 	for _, t := range topic.All() {
+		if err := known.SameLog(ctx, t.Name); kafka.IsOtherLog(err) {
+			got(Finding{"topic " + t.Name, Fail, err.Error(), "see docs/runbook.md, The log was replaced"})
+			continue
+		}
 		examineTopic(ctx, r, t.Sized(c), got)
 	}
 	return cluster
@@ -156,6 +164,10 @@ func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, got func(F
 		return
 	default:
 		got(Finding{Check: check, Status: OK, Found: fmt.Sprintf("%d partitions, %s, cannot lose what was acknowledged", t.Partitions, keeps(t))})
+	}
+	var trimmed *kafka.TrimmedError
+	if err := r.CheckStart(ctx, t, map[int32]int64{}); errors.As(err, &trimmed) {
+		got(Finding{check, Warn, trimmed.Error(), "nothing, where consumer-service has that ACCEPT_LOG_START already; else find out who deleted the records before anything is restarted"})
 	}
 	n, err := r.Partitions(ctx, t.Name)
 	if err != nil {
