@@ -15,6 +15,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // Somebody at a browser stamps a time and sees the row, rebuilds a projection, redrives a dead letter, and adds, edits
@@ -163,7 +164,7 @@ func TestLiveUpdatesKeepFocusAndSelection(t *testing.T) {
 // beside starts all three services, each knowing where the others are.
 func beside(t *testing.T, s *story.Story) addresses {
 	t.Helper()
-	port, err := stack.FreePort(t.Context())
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
 	at := fmt.Sprintf("http://127.0.0.1:%d", port)
 	door := s.Service("command-service", map[string]string{"QUERY_URL": at})

@@ -25,6 +25,7 @@ import (
 	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/telemetry"
@@ -255,10 +256,9 @@ func headersOf(t *testing.T, s *running, brokers []string) map[string]string {
 
 func TestABrokerThatIsMissingIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
-	address, port := l.Addr().String(), l.Addr().(*net.TCPAddr).Port
-	require.NoError(t, l.Close())
+	address := freeport.Address(port)
 
 	s := start(t, options([]string{address}))
 	status, _, body := s.do(t, http.MethodGet, "/health")

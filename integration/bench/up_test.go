@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/shared/await"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // BenchmarkUp measures the time from starting tidemark up, on data that is there and with binaries that are
@@ -37,7 +37,7 @@ func up(b *testing.B, dir string) time.Duration {
 	b.Helper()
 	var ports [5]string
 	for i := range ports {
-		port, err := stack.FreePort(b.Context())
+		port, err := freeport.Find(b.Context())
 		require.NoError(b, err)
 		ports[i] = strconv.Itoa(port)
 	}

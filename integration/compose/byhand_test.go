@@ -25,6 +25,7 @@ import (
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
 	"github.com/tidemark/tidemark/shared/await"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // byHand is a compose project that runs without containers: the programs that the image holds, built by what builds
@@ -106,11 +107,11 @@ func (h *byHand) cluster(ctx context.Context) *stack.Cluster {
 func (h *byHand) run(databaseURL string) {
 	h.t.Helper()
 	for _, s := range ours(h.project) {
-		port, err := stack.FreePort(h.t.Context())
+		port, err := freeport.Find(h.t.Context())
 		require.NoError(h.t, err)
 		h.places[s.Name+":"+environment(s)["SERVER_PORT"]] = "127.0.0.1:" + strconv.Itoa(port)
 	}
-	port, err := stack.FreePort(h.t.Context())
+	port, err := freeport.Find(h.t.Context())
 	require.NoError(h.t, err)
 	h.front = "https://localhost:" + strconv.Itoa(port)
 	h.places["localhost:8443"] = "localhost:" + strconv.Itoa(port)

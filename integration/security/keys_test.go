@@ -19,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
 	"github.com/tidemark/tidemark/shared/auth"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // servicesOf starts every service of the repository, each ready, with these changes to its environment. A new service is
@@ -37,7 +38,7 @@ func servicesOf(t *testing.T, s *story.Story, environ map[string]string) []*stac
 	names, ports := make([]string, len(mains)), make([]int, len(mains))
 	for i, main := range mains { // each knows where the others are, as COMMAND_URL and so on
 		names[i] = filepath.Base(filepath.Dir(main))
-		ports[i], err = stack.FreePort(t.Context())
+		ports[i], err = freeport.Find(t.Context())
 		require.NoError(t, err)
 		environ[strings.ToUpper(strings.TrimSuffix(names[i], "-service"))+"_URL"] = fmt.Sprintf("http://127.0.0.1:%d", ports[i])
 	}

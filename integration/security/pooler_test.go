@@ -12,6 +12,7 @@ import (
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/shared/postgres"
 	"github.com/tidemark/tidemark/shared/schema"
 )
@@ -19,7 +20,7 @@ import (
 // startPgBouncer starts one before the server, and returns the database's URL by way of it.
 func startPgBouncer(t *testing.T, p *stack.Postgres, mode string) string {
 	t.Helper()
-	port, err := stack.FreePort(t.Context())
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
 	u, err := url.Parse(p.URL())
 	require.NoError(t, err)

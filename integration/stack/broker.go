@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
 )
 
@@ -54,7 +55,7 @@ func StartEmbeddedBroker(ctx context.Context) (*EmbeddedBroker, error) {
 		return nil, fmt.Errorf("start the embedded broker: %w", err)
 	}
 	e := &EmbeddedBroker{dir: dir}
-	port, err := FreePort(ctx)
+	port, err := freeport.Find(ctx)
 	if err == nil {
 		err = e.start(ctx, port)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,10 +28,10 @@ func StartCluster(ctx context.Context, n int, opts KafkaOptions) (_ *Cluster, er
 	c := &Cluster{}
 	id, controllers, voters := newClusterID(), make([]int, n), make([]string, n)
 	for i := range n {
-		if controllers[i], err = FreePort(ctx); err != nil {
+		if controllers[i], err = freeport.Find(ctx); err != nil {
 			return nil, err
 		}
-		voters[i] = strconv.Itoa(i+1) + "@" + address(controllers[i])
+		voters[i] = strconv.Itoa(i+1) + "@" + freeport.Address(controllers[i])
 	}
 	copies, acknowledge := strconv.Itoa(n), strconv.Itoa(max(n-1, 1))
 	settings := map[string]string{

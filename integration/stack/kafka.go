@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"github.com/tidemark/tidemark/shared/freeport"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -99,13 +101,13 @@ func newKafka(ctx context.Context, opts KafkaOptions) (_ *Kafka, err error) {
 }
 
 // Brokers returns the direct addresses, past all proxies.
-func (k *Kafka) Brokers() []string { return []string{address(k.port)} }
+func (k *Kafka) Brokers() []string { return []string{freeport.Address(k.port)} }
 
 // SecureBrokers returns the address that speaks TLS and wants SASL, by every mechanism.
-func (k *Kafka) SecureBrokers() []string { return []string{address(k.secure[0])} }
+func (k *Kafka) SecureBrokers() []string { return []string{freeport.Address(k.secure[0])} }
 
 // CertificateBrokers returns the address that speaks TLS and wants a certificate.
-func (k *Kafka) CertificateBrokers() []string { return []string{address(k.secure[1])} }
+func (k *Kafka) CertificateBrokers() []string { return []string{freeport.Address(k.secure[1])} }
 
 // ClusterID returns the id that clients see.
 func (k *Kafka) ClusterID() string { return k.clusterID }
@@ -173,41 +175,41 @@ func (k *Kafka) prepare(ctx context.Context, opts KafkaOptions) error {
 	if err != nil {
 		return err
 	}
-	if k.port, err = FreePort(ctx); err != nil {
+	if k.port, err = freeport.Find(ctx); err != nil {
 		return err
 	}
 	if opts.node == nil {
-		controller, err := FreePort(ctx)
+		controller, err := freeport.Find(ctx)
 		if err != nil {
 			return err
 		}
-		k.node = node{id: 1, controller: controller, voters: "1@" + address(controller)}
+		k.node = node{id: 1, controller: controller, voters: "1@" + freeport.Address(controller)}
 	}
-	listeners := []string{"DIRECT://" + address(k.port), "CONTROLLER://" + address(k.node.controller)}
-	advertised := []string{"DIRECT://" + address(k.port)}
+	listeners := []string{"DIRECT://" + freeport.Address(k.port), "CONTROLLER://" + freeport.Address(k.node.controller)}
+	advertised := []string{"DIRECT://" + freeport.Address(k.port)}
 	protocols := []string{"DIRECT:PLAINTEXT", "CONTROLLER:PLAINTEXT"}
 	for i, name := range opts.Proxies {
-		port, err := FreePort(ctx)
+		port, err := freeport.Find(ctx)
 		if err != nil {
 			return err
 		}
-		proxy, err := StartProxy(ctx, address(port))
+		proxy, err := StartProxy(ctx, freeport.Address(port))
 		if err != nil {
 			return err
 		}
 		k.proxies[name] = proxy
 		listener := "PROXY" + strconv.Itoa(i)
-		listeners = append(listeners, listener+"://"+address(port))
+		listeners = append(listeners, listener+"://"+freeport.Address(port))
 		advertised = append(advertised, listener+"://"+proxy.Address())
 		protocols = append(protocols, listener+":PLAINTEXT")
 	}
 	if opts.Secure != nil {
 		for i, listener := range []string{"SASL", "CERTIFICATE"} {
-			if k.secure[i], err = FreePort(ctx); err != nil {
+			if k.secure[i], err = freeport.Find(ctx); err != nil {
 				return err
 			}
-			listeners = append(listeners, listener+"://"+address(k.secure[i]))
-			advertised = append(advertised, listener+"://"+address(k.secure[i]))
+			listeners = append(listeners, listener+"://"+freeport.Address(k.secure[i]))
+			advertised = append(advertised, listener+"://"+freeport.Address(k.secure[i]))
 		}
 		protocols = append(protocols, "SASL:SASL_SSL", "CERTIFICATE:SSL")
 	}
@@ -319,3 +321,13 @@ appender.out.layout.pattern = %d{HH:mm:ss.SSS} %p %c{1}: %m%n
 rootLogger.level = WARN
 rootLogger.appenderRef.out.ref = out
 `
+
+// accepts tells whether somebody listens there.
+func accepts(ctx context.Context, addr string) bool {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was sent
+	return true
+}

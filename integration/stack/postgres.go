@@ -18,6 +18,7 @@ import (
 
 	"github.com/lib/pq"
 
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/embedded/postgres"
 )
@@ -36,7 +37,7 @@ func StartPostgres(ctx context.Context) (*Postgres, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start Postgres: %w", err)
 	}
-	port, err := FreePort(ctx)
+	port, err := freeport.Find(ctx)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -141,7 +142,7 @@ func writeClusterFile(dir, name string, content []byte) error {
 }
 
 // Address returns the server's host:port, to put a Proxy before it.
-func (p *Postgres) Address() string { return address(p.Port()) }
+func (p *Postgres) Address() string { return freeport.Address(p.Port()) }
 
 // CreateDatabase makes an empty database and returns its URL.
 func (p *Postgres) CreateDatabase(ctx context.Context, name string) (string, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"io"
 	"net"
 	"sync"
@@ -53,11 +54,11 @@ type link struct {
 // StartProxy listens on a free port of 127.0.0.1 and forwards to upstream, a host:port, which need not be up yet.
 // The caller closes it. The context bounds the start only.
 func StartProxy(ctx context.Context, upstream string) (*Proxy, error) {
-	port, err := FreePort(ctx)
+	port, err := freeport.Find(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("proxy to %s: %w", upstream, err)
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address(port))
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", freeport.Address(port))
 	if err != nil {
 		return nil, fmt.Errorf("proxy to %s: %w", upstream, err)
 	}

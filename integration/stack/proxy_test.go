@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/shared/await"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // echo is a server that answers each line with the same line.
@@ -236,7 +236,7 @@ func TestSlowProxyDelaysAndThrottles(t *testing.T) {
 
 func TestProxyResetsClientsOfAServerThatIsDown(t *testing.T) {
 	t.Parallel()
-	port, err := stack.FreePort(t.Context())
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
 	p := proxied(t, (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}).String())
 	requireReset(t, p.Address())
@@ -254,16 +254,4 @@ func TestClosedProxyLeavesNothing(t *testing.T) {
 	_, err = c.hear(t, soon)
 	require.ErrorIs(t, err, syscall.ECONNRESET)
 	require.NoError(t, p.Close())
-}
-
-func TestFreePortsAreHandedOutOnce(t *testing.T) {
-	t.Parallel()
-	port, err := stack.FreePort(t.Context())
-	require.NoError(t, err)
-	// Another process would meet the same refusal.
-	_, err = new(net.ListenConfig).ListenPacket(t.Context(), "udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-	require.ErrorIs(t, err, syscall.EADDRINUSE)
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
 }

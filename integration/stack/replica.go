@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"net/url"
 	"os"
 	"os/exec"
@@ -53,7 +54,7 @@ func (p *Postgres) StartReplica(ctx context.Context) (_ *Replica, err error) {
 	if err != nil {
 		return nil, errors.Join(err, link.Close())
 	}
-	port, err := FreePort(ctx)
+	port, err := freeport.Find(ctx)
 	if err != nil {
 		return nil, errors.Join(err, link.Close())
 	}

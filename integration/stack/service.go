@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"io"
 	"maps"
 	"net/http"
@@ -75,7 +76,7 @@ type Service struct {
 func StartService(ctx context.Context, opts ServiceOptions) (*Service, error) {
 	opts.Env = maps.Clone(opts.Env)
 	if opts.Env["SERVER_PORT"] == "" {
-		port, err := FreePort(ctx)
+		port, err := freeport.Find(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/integration/stack"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 func TestServiceIsStartedStoppedAndKilled(t *testing.T) {
@@ -21,7 +22,7 @@ func TestServiceIsStartedStoppedAndKilled(t *testing.T) {
 	programs, err := stack.Build(ctx, "query-service")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, programs.Remove()) })
-	nobody, err := stack.FreePort(ctx)
+	nobody, err := freeport.Find(ctx)
 	require.NoError(t, err)
 
 	s, err := stack.StartService(ctx, stack.ServiceOptions{

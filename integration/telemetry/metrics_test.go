@@ -21,6 +21,7 @@ import (
 
 	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // The services are scraped as Prometheus scrapes them, by Prometheus itself, with the rules and the dashboard of
@@ -168,7 +169,7 @@ func startPrometheus(t *testing.T, services map[string]*stack.Service) *scraper 
 		fmt.Fprintf(&config, "  - { job_name: %s, static_configs: [{ targets: [%q] }] }\n", name, u.Host)
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config.String()), 0o600))
-	port, err := stack.FreePort(t.Context())
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
 	p := &scraper{fmt.Sprintf("http://127.0.0.1:%d", port)}
 	daemon, err := stack.StartDaemon(t.Context(), filepath.Join(dir, "log"), "prometheus", "--config.file="+filepath.Join(dir, "prometheus.yml"),

@@ -18,9 +18,9 @@ import (
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 
-	"github.com/tidemark/tidemark/integration/stack"
 	"github.com/tidemark/tidemark/integration/story"
 	"github.com/tidemark/tidemark/shared/await"
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // collector is the OTLP receiver of the OpenTelemetry Collector, on a port of its own, that keeps what it gets.
@@ -32,7 +32,7 @@ type collector struct {
 
 func startCollector(t *testing.T) *collector {
 	t.Helper()
-	port, err := stack.FreePort(t.Context())
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
 	c := &collector{}
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))

@@ -2,7 +2,6 @@ package app
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/shared/ticket"
 )
 
@@ -249,15 +249,15 @@ func TestPagesOfRecordsAndDeadLetters(t *testing.T) {
 func TestAServiceThatDoesNotAnswerIsShownAsDown(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, nobody.Close())
-	s := startWithPeers(t, db.URL, "http://"+nobody.Addr().String())
+	nobody := "http://" + freeport.Address(port)
+	s := startWithPeers(t, db.URL, nobody)
 	s.awaitReady(t)
-	require.Equal(t, 2, strings.Count(s.get(t, "/").body, "it does not answer at http://"+nobody.Addr().String()))
+	require.Equal(t, 2, strings.Count(s.get(t, "/").body, "it does not answer at "+nobody))
 	a := s.post(t, "/stamp", nil)
 	require.Equal(t, 503, a.status)
-	require.Contains(t, a.body, "command-service does not answer at http://"+nobody.Addr().String()+": start it")
+	require.Contains(t, a.body, "command-service does not answer at "+nobody+": start it")
 	require.NotContains(t, a.body, "nobody knows", "nothing was sent")
 
 	s = start(t, db.URL, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/shared/postgres/postgrestest"
 )
 
@@ -34,9 +35,9 @@ func peer(t *testing.T, serve func(net.Conn)) string {
 // away to whoever asks /ready without a key.
 func TestEachCauseIsSaidInOneWording(t *testing.T) {
 	t.Parallel()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, closed.Close())
+	nobody := freeport.Address(port)
 	silent := peer(t, func(c net.Conn) { t.Cleanup(func() { _ = c.Close() }) })
 	ends := peer(t, func(c net.Conn) { _ = c.Close() })
 	stranger := peer(t, func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")); _ = c.Close() })
@@ -54,12 +55,12 @@ func TestEachCauseIsSaidInOneWording(t *testing.T) {
 		"TLS":              {setting("sslmode", "require"), "does not speak TLS"},
 		"setting":          {setting("no_such_setting", "1"), "does not know a setting of DB_URL"},
 		"value":            {setting("lock_timeout", "soon"), "does not know a setting of DB_URL, or the value"},
-		"port":             {func(u *url.URL) { u.Host = closed.Addr().String() }, "nothing listens at the address that DB_URL names"},
+		"port":             {func(u *url.URL) { u.Host = nobody }, "nothing listens at the address that DB_URL names"},
 		"silence":          {func(u *url.URL) { u.Host = silent; setting("connect_timeout", "1")(u) }, "does not answer in time"},
 		"end":              {func(u *url.URL) { u.Host = ends }, "the connection to the database was lost"},
 		"another protocol": {func(u *url.URL) { u.Host = stranger }, "or what answers there is no PostgreSQL"},
-		"first of several": {func(u *url.URL) { u.Host = closed.Addr().String() + "," + u.Host; u.Path = "/missing" }, "the database that DB_URL names does not exist"},
-		"no host is up":    {func(u *url.URL) { u.Host = closed.Addr().String() + "," + closed.Addr().String() }, "nothing listens at the address that DB_URL names"},
+		"first of several": {func(u *url.URL) { u.Host = nobody + "," + u.Host; u.Path = "/missing" }, "the database that DB_URL names does not exist"},
+		"no host is up":    {func(u *url.URL) { u.Host = nobody + "," + nobody }, "nothing listens at the address that DB_URL names"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

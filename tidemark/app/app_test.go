@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/shared/api/query"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/app"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
@@ -55,10 +56,9 @@ func freePorts(t *testing.T) app.Ports {
 	t.Helper()
 	ports := app.Ports{Services: map[string]int{}}
 	for _, s := range service.All() {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := freeport.Find(t.Context())
 		require.NoError(t, err)
-		defer l.Close()
-		ports.Services[s.Name] = l.Addr().(*net.TCPAddr).Port
+		ports.Services[s.Name] = port
 	}
 	return ports
 }

@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/tidemark/tidemark/shared/config"
@@ -342,9 +343,20 @@ func (s *Server) stop() error {
 	return errors.New("stop server: its process does not end")
 }
 
-// freePort says whether port can be had, and finds one where it is zero.
+// freePort says whether port can be had, and finds one where it is zero. A port that is named is asked about by a
+// connection: a listener of our own would be held open by a child that is being forked, and the server be refused.
 func freePort(ctx context.Context, port int) (int, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if port != 0 {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return port, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		return 0, errors.Join(fmt.Errorf("port %d of 127.0.0.1: %w", port, syscall.EADDRINUSE), conn.Close())
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}

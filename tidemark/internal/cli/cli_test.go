@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark/tidemark/shared/await"
+	"github.com/tidemark/tidemark/shared/freeport"
 	"github.com/tidemark/tidemark/shared/problem"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/tidemark/internal/cli"
@@ -161,13 +163,13 @@ func TestStampOutcomes(t *testing.T) {
 
 func TestNobodyThere(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, l.Close())
+	nobody := "http://" + freeport.Address(port)
 	for _, args := range [][]string{{"stamp"}, {"ticket", id}} {
 		var out, errOut bytes.Buffer
 		status := cli.Run(t.Context(), args, cli.Surroundings{
-			Environ: map[string]string{"COMMAND_URL": "http://" + l.Addr().String(), "QUERY_URL": "http://" + l.Addr().String()}, Out: &out, Err: &errOut,
+			Environ: map[string]string{"COMMAND_URL": nobody, "QUERY_URL": nobody}, Out: &out, Err: &errOut,
 		})
 		require.Equal(t, 1, status, "a command that reached nobody is not uncertain")
 		require.Contains(t, errOut.String(), "connection refused")
@@ -365,18 +367,11 @@ func startUp(t *testing.T) *upped {
 	t.Helper()
 	u := &upped{dir: t.TempDir(), environ: map[string]string{"HOME": t.TempDir()}, ended: make(chan int, 1)}
 	args := []string{"up", "--data", u.dir, "--kafka-port", "0", "--postgres-port", "0"}
-	var listeners []net.Listener
 	for _, s := range service.All() {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := freeport.Find(t.Context())
 		require.NoError(t, err)
-		listeners = append(listeners, l)
-		_, port, err := net.SplitHostPort(l.Addr().String())
-		require.NoError(t, err)
-		args = append(args, "--"+s.Short()+"-port", port)
-		u.environ[s.URLVariable()] = "http://" + l.Addr().String()
-	}
-	for _, l := range listeners {
-		require.NoError(t, l.Close())
+		args = append(args, "--"+s.Short()+"-port", strconv.Itoa(port))
+		u.environ[s.URLVariable()] = "http://" + freeport.Address(port)
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // ended by the cleanup, which waits for it
 	u.stop = cancel
