@@ -229,9 +229,10 @@ func (p *Projector) SetUp(s kafka.Session) error {
 }
 
 // noteRefusal writes the refusal where query-service finds it. It is told in readiness and log as well, so a database that
-// is down loses nothing.
+// is down loses nothing. A final one is of this process alone: one that is started under an old name over and over would else
+// keep readers from what another process projects.
 func (p *Projector) noteRefusal(ctx context.Context, r *Refusal) {
-	if p.Role.candidate() != nil {
+	if p.Role.candidate() != nil || r.Final {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

@@ -59,7 +59,7 @@ func (f *Failures) Of(ctx context.Context, err error) Failure {
 	case errors.As(err, &refused):
 		return Failure{problem.Problem{
 			Type: "/problems/projection-refused", Title: "Projection stopped", Status: http.StatusServiceUnavailable,
-			Detail: fmt.Sprintf("the projection %s has stopped before it came to the position: %s", refused.Projection, refused.Reason),
+			Detail: fmt.Sprintf("the projection %s has stopped, and until it goes on no position of its log is answered: %s", refused.Projection, refused.Reason),
 			Extra:  map[string]string{"projection": refused.Projection},
 		}, "refused", "10"}
 	case errors.As(err, &rebuilding):

@@ -218,10 +218,9 @@ func NewReader(db *sqlx.DB, catalog *Catalog, watch *Watch, registry prometheus.
 	return r
 }
 
-// Read calls fn with a snapshot of the projections in scope in which want holds. It returns
-// *NotReachedError when the wait ends first, *RefusedError where the projection has stopped by itself
-// before it came there, *BusyError where the database answers others but not this read in time, fn's error as it
-// is, and any other error where the database could not be read.
+// Read calls fn with a snapshot of the projections in scope in which want holds. It returns *NotReachedError when the wait
+// ends first, *RefusedError where the projection has stopped by itself, *BusyError where the database answers others but
+// not this read in time, fn's error as it is, and any other error where the database could not be read.
 func (r *Reader) Read(ctx context.Context, want Want, scope Scope, fn func(context.Context, *Snapshot) error) error {
 	return r.counted(r.whenPassed(ctx, want, func() error { return r.try(ctx, want, scope, fn) }))
 }
@@ -303,18 +302,19 @@ func (r *Reader) snapshot(caller context.Context, read []Definition, awaited Def
 	return fn(ctx, s)
 }
 
-// passed returns nil where want holds in s, *NotReachedError or *RefusedError where it does not.
+// passed returns nil where want holds in s, *NotReachedError or *RefusedError where it does not. While the projection
+// refuses its log no position counts as passed: the rows may be of a former log, in which that position was another record's.
 func (s *Snapshot) passed(ctx context.Context, want Want) error {
 	if !want.Asked() {
 		return nil
+	}
+	if err := s.refused(ctx); err != nil {
+		return err
 	}
 	at := want.Position
 	progress, known := s.at[Place{at.Topic, at.Partition}]
 	if known && progress.NextOffset > at.Offset {
 		return nil
-	}
-	if err := s.refused(ctx); err != nil {
-		return err
 	}
 	behind := &NotReachedError{Want: want, Projection: s.waited.Name, Generation: s.waited.Generation, Epoch: s.waited.Epoch}
 	if at.Topic == topic.DeadLetterCommand.Name {

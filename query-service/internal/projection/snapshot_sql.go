@@ -19,11 +19,12 @@ import (
 )
 
 // beginning is the first message of a snapshot: it begins, locks the tables of the projections that are
-// read and the progress of the one that is waited for, and reads the serving generations and the wanted
-// partitions' progress. All of it travels in one message: of what a read costs, most is messages. LOCK
-// TABLE takes no snapshot, so the one that follows is chosen with the locks held. ONLY, since the days of
-// a partitioned table never move. A message of several statements takes no parameters; what is put in are
-// names from the table projections, quoted, and a position, whose characters position.Parse has checked.
+// read and the progress of the one that is waited for, and reads the serving generations, the wanted
+// partitions' progress, and whether a process has noted that it refuses the log of those. All of it travels
+// in one message: of what a read costs, most is messages. LOCK TABLE takes no snapshot, so the one that
+// follows is chosen with the locks held. ONLY, since the days of a partitioned table never move. A message
+// of several statements takes no parameters; what is put in are names from the table projections, quoted,
+// and a position, whose characters position.Parse has checked.
 func beginning(read []Definition, awaited Definition, wants []Want) string {
 	var locks, names []string
 	lock := func(d Definition, tables []string) {
@@ -45,15 +46,16 @@ func beginning(read []Definition, awaited Definition, wants []Want) string {
 		}
 		lock(d, schema.LockOrder(d.Tables))
 	}
-	const none = `NULL::int, NULL::bigint, NULL::bigint, NULL::bigint FROM public.projection_generations g`
+	const none = `false, NULL::int, NULL::bigint, NULL::bigint, NULL::bigint FROM public.projection_generations g`
+	const noted = `FROM public.projection_generations g JOIN public.projections r USING (projection)`
 	progress, partitions := none, partitionsOf(wants)
 	switch {
 	case partitions == "":
 	case awaited.Name != "":
-		progress = fmt.Sprintf(`p.partition, p.epoch, p.first_offset, p.next_offset FROM public.projection_generations g
+		progress = fmt.Sprintf(`r.refusal <> '', p.partition, p.epoch, p.first_offset, p.next_offset `+noted+`
 LEFT JOIN %s p ON g.projection = %s AND p.topic = %s AND p.partition IN (%s)`, awaited.Table(schema.Progress), literal(awaited.Name), literal(awaited.Topic), partitions)
 	default: // decisions belong to no generation, and are read from their log's start
-		progress = fmt.Sprintf(`p.partition, g.epoch, 0::bigint, p.next_offset FROM public.projection_generations g
+		progress = fmt.Sprintf(`r.refusal <> '', p.partition, g.epoch, 0::bigint, p.next_offset `+noted+`
 LEFT JOIN public.decision_progress p ON p.partition IN (%s)`, partitions)
 	}
 	return `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
@@ -118,23 +120,23 @@ func openOn(ctx context.Context, conn *sqlx.Conn, begin string, read []Definitio
 	}
 	defer func() { _ = rows.Close() }() // its error is that of Err below
 	s := &Snapshot{conn: conn, at: map[Place]Progress{}}
-	s.refused = refusalOnce(s)
 	of := awaited.Topic
 	if of == "" {
 		of = topic.DeadLetterCommand.Name
 	}
-	serving := map[string]Served{}
+	serving, refuses := map[string]Served{}, map[string]bool{}
 	for rows.Next() {
 		var d Served
+		var noted bool
 		var partition *int32
 		var epoch, first, next *int64
-		if err := rows.Scan(&d.Name, &d.Generation, &d.Epoch, &partition, &epoch, &first, &next); err != nil {
+		if err := rows.Scan(&d.Name, &d.Generation, &d.Epoch, &noted, &partition, &epoch, &first, &next); err != nil {
 			return nil, err
 		}
 		if partition != nil {
 			s.at[Place{of, *partition}] = Progress{*epoch, *first, *next}
 		}
-		serving[d.Name] = d
+		serving[d.Name], refuses[d.Name] = d, noted
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -151,6 +153,10 @@ func openOn(ctx context.Context, conn *sqlx.Conn, begin string, read []Definitio
 	if awaited.Name != "" {
 		s.waited = serving[awaited.Name]
 		s.waited.Definition = awaited
+	}
+	s.refused = func(context.Context) error { return nil }
+	if refuses[s.waited.Name] && (awaited.Name != "" || len(read) == 1) {
+		s.refused = refusalOnce(s)
 	}
 	return s, nil
 }
@@ -172,7 +178,7 @@ func end(ctx context.Context, conn *sqlx.Conn) error {
 	return nil
 }
 
-// refusalOnce reads the refusal when it is first asked for: a group has many members that are behind.
+// refusalOnce reads the refusal when it is first asked for: a group has many members that wait for a position.
 func refusalOnce(s *Snapshot) func(context.Context) error {
 	var refusal error
 	known := false
@@ -187,9 +193,6 @@ func refusalOnce(s *Snapshot) func(context.Context) error {
 // refusal returns *RefusedError where the projection that is waited for has stopped by itself: a process
 // has written why since the last watermark.
 func (s *Snapshot) refusal(ctx context.Context) error {
-	if s.waited.Schema == "" {
-		return nil
-	}
 	var reason string
 	err := s.Get(ctx, &reason, fmt.Sprintf(standingRefusal, s.waited.Table(schema.Progress)), s.waited.Name)
 	switch {

@@ -29,11 +29,13 @@ func anotherNameStartsOver(t *testing.T, s *stage) {
 	require.Equal(t, before, s.dump(t))
 	s.holds(t)
 
-	// Under its old name no process may come back.
+	// Under its old name no process may come back. Readers are told nothing of it: the tables are not in question.
+	next.stop()
 	back := s.start(t, settings{})
 	refusal = <-back.refused
 	require.True(t, refusal.Final)
 	require.Contains(t, refusal.Reason, "use a fresh name")
+	require.Zero(t, s.count(t, `public.projections WHERE refusal <> ''`))
 	require.Equal(t, before, s.dump(t))
 }
 
