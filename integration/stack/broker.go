@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"syscall"
+	"time"
 
 	"github.com/tidemark/tidemark/shared/freeport"
+	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/tidemark/embedded/broker"
 )
 
@@ -81,7 +84,16 @@ func (e *EmbeddedBroker) Restart(ctx context.Context) error {
 	if err := e.broker.Close(); err != nil {
 		return err
 	}
-	return e.start(ctx, 0)
+	for {
+		err := e.start(ctx, 0)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+		// A service that is being started holds the closed listener open until it runs its own program.
+		if loop.Sleep(ctx, 10*time.Millisecond) != nil {
+			return err
+		}
+	}
 }
 
 // Close stops it and removes its records.

@@ -20,3 +20,12 @@ func flock(file *os.File) (held bool, err error) {
 	}
 	return false, nil
 }
+
+// unlock gives the lock back at once. Closing the file is not enough: a child that is being forked holds it open until it
+// runs its own program.
+func unlock(file *os.File) error {
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_UN); err != nil {
+		return fmt.Errorf("unlock %s: %w", file.Name(), err)
+	}
+	return nil
+}

@@ -38,7 +38,7 @@ func Acquire(path string) (*Lock, error) {
 			err = sign(file)
 		}
 		if err != nil {
-			_ = file.Close() // which gives the lock back
+			_ = errors.Join(unlock(file), file.Close()) // the first error is the one to tell
 			return nil, err
 		}
 		return &Lock{file}, nil
@@ -68,10 +68,12 @@ func sign(file *os.File) error {
 }
 
 // Release gives the lock back. Its file stays.
-func (l *Lock) Release() error { return l.file.Close() }
+func (l *Lock) Release() error { return errors.Join(unlock(l.file), l.file.Close()) }
 
 // Remove gives the lock back and leaves no file.
-func (l *Lock) Remove() error { return errors.Join(os.Remove(l.file.Name()), l.file.Close()) }
+func (l *Lock) Remove() error {
+	return errors.Join(os.Remove(l.file.Name()), unlock(l.file), l.file.Close())
+}
 
 // Holder returns the process id of whoever holds the lock of path, or "" when nobody does.
 func Holder(path string) (string, error) {

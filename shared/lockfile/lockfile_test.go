@@ -4,6 +4,7 @@ package lockfile
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -58,6 +59,28 @@ func TestTheSecondIsToldWhoHoldsTheLock(t *testing.T) {
 	again, err := Acquire(path)
 	require.NoError(t, err)
 	require.NoError(t, again.Release())
+}
+
+// Children inherit every open file until they run their own program, and with it the lock.
+func TestALockThatIsReleasedIsFreeWhileChildrenAreForked(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	var forking sync.WaitGroup
+	for range 4 {
+		forking.Go(func() {
+			for ctx.Err() == nil {
+				_ = exec.CommandContext(ctx, "true").Run()
+			}
+		})
+	}
+	defer forking.Wait()
+	defer cancel()
+	path := filepath.Join(t.TempDir(), "lock")
+	for range 300 {
+		lock, err := Acquire(path)
+		require.NoError(t, err)
+		require.NoError(t, lock.Release())
+	}
 }
 
 func TestALockEndsWithItsProcess(t *testing.T) {
