@@ -141,11 +141,8 @@ func wire(ctx context.Context, o Options, s *service.Service, run []string) erro
 	if err := w.migrate(ctx); err != nil {
 		return err
 	}
-	decided := kafka.NewGuard(kafka.GuardOptions{
-		Reader: w.reader, Topic: o.decisions, Part: partDecisions, Ready: s.Ready, Log: o.Log,
-		WatchStart: true, SameLog: w.notGone,
-	})
-	if err := decided.Await(ctx); err != nil {
+	decided, err := w.awaitTopic(ctx, o.decisions, partDecisions, nil, run...)
+	if err != nil {
 		return err
 	}
 	s.Stack.Go(ctx, "guard of decisions", decided.Keep)
@@ -203,16 +200,6 @@ func open(o Options, s *service.Service) (*wiring, error) {
 func (w *wiring) acceptsNewLog(topic, id string) bool {
 	parsed, err := logid.ParseID(id)
 	return err == nil && w.newLogs.Accepts(topic, parsed)
-}
-
-// notGone is asked by guards before they make a topic: one that was noted is not made again, since that would hide its loss
-// from everybody who reads it. One that was made anew by others is judged by whoever has read the former one.
-func (w *wiring) notGone(ctx context.Context, topic string) error {
-	err := w.notes.SameLog(ctx, topic)
-	if other := (*kafka.IdentityError)(nil); errors.As(err, &other) && other.Found != "" {
-		return nil
-	}
-	return err
 }
 
 // services are the generations of every projection of this release, those that other processes run included: requests

@@ -39,6 +39,7 @@ type installation struct {
 	definitions []*projection.Definition
 	decisions   topic.Spec
 	receipts    topic.Spec
+	identity    topic.Spec // without a topic unless a test makes it
 	reader      *kafka.Reader
 	db          *sqlx.DB
 	client      sarama.Client
@@ -61,6 +62,7 @@ func install(t *testing.T) *installation {
 	own := func(of topic.Spec) topic.Spec { return ownTopic(of, suffix, partitions) }
 	i := &installation{
 		config: DefaultConfig(), decisions: own(topic.DeadLetterCommand), receipts: own(topic.ProjectionReceipt),
+		identity:    ownTopic(topic.LogIdentity, suffix, 1),
 		definitions: []*projection.Definition{timestamps.Definition(own(topic.TimestampCommand)), endpoints.Definition(own(topic.EndpointCommand))},
 	}
 	i.config.ServerPort, i.config.Brokers, i.config.URL = 0, strings.Split(brokers, ","), postgrestest.New(t)
@@ -177,7 +179,7 @@ func (i *installation) run(t *testing.T, projections ...string) *running {
 	go func() {
 		ended <- Run(ctx, Options{
 			Config: c, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Listening: func(a string) { listening <- a },
-			definitions: i.definitions, decisions: i.decisions, receipts: i.receipts,
+			definitions: i.definitions, decisions: i.decisions, receipts: i.receipts, identity: i.identity,
 		})
 	}()
 	p := &running{stop: sync.OnceValue(func() error { cancel(); return <-ended })}

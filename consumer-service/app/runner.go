@@ -9,7 +9,6 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/generation"
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/consumer-service/internal/receipt"
-	"github.com/tidemark/tidemark/shared/kafka"
 )
 
 // runner is one projection that this process runs.
@@ -46,11 +45,8 @@ func (r *runner) acceptedStart() map[int32]int64 {
 func (r *runner) run(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	guard := kafka.NewGuard(kafka.GuardOptions{
-		Reader: r.reader, Topic: r.def.Topic, Part: projection.Part(r.def.Name, projection.PartLog), Ready: r.Ready, Log: r.Log,
-		WatchStart: true, AcceptStart: r.acceptedStart(), SameLog: r.notGone,
-	})
-	if err := guard.Await(ctx); err != nil {
+	guard, err := r.awaitTopic(ctx, r.def.Topic, projection.Part(r.def.Name, projection.PartLog), r.acceptedStart(), r.def.Name)
+	if err != nil {
 		r.fail(ctx, err)
 		return
 	}
@@ -72,7 +68,7 @@ func (r *runner) run(ctx context.Context) {
 	for _, f := range []func(context.Context){guard.Keep, projector.Watch, projector.Audit, r.rebuilds.Work, r.rebuilds.Drive} {
 		running.Go(func() { f(ctx) })
 	}
-	err := projector.Consume(ctx, projection.Membership{
+	err = projector.Consume(ctx, projection.Membership{
 		Kafka: r.Config.Kafka, ClientID: Name, InstanceID: r.Config.InstanceID, BatchSize: r.Config.BatchSize,
 		Fenced: func(id string) {
 			r.Fail(fmt.Errorf("another process has joined group %s as KAFKA_GROUP_INSTANCE_ID %q: give each its own", r.rebuilds.Group, id))

@@ -89,8 +89,14 @@ type Book struct {
 	positions map[place]map[int64]Decision
 	next      map[int32]int64 // read and saved up to here
 	moved     chan struct{}   // closed when next has moved
-	anew      bool            // the next round begins at the start: Since has changed
+	anew      bool            // the next round begins at the start: Since has changed, or the log
+
+	topicID string    // of the log that is read; of Run alone
+	looked  time.Time // when it was last compared; of Run alone
 }
+
+// lookEvery is the time between two looks at the id of a log in which nothing is decided.
+const lookEvery = 3 * time.Second
 
 // place is a partition of a log whose dead letters are decided on.
 type place struct {
@@ -264,12 +270,34 @@ func (b *Book) sameTopic(ctx context.Context) error {
 	case was != "" && was != id && (b.options.Accepts == nil || !b.options.Accepts(id)):
 		return &otherLog{fmt.Sprintf("%s is another topic than the one that this database's decisions come from: it has the id %s and had %s, so it was deleted and made anew; bring the old one back, or, if what was decided is given up, set ACCEPT_NEW_LOG=%s@%s and restart", b.options.Topic, id, was, b.options.Topic, id)}
 	case was == id:
+		b.topicID, b.looked = id, time.Now()
 		return nil
 	}
 	if was != "" {
 		b.options.Logger.Warn("an accepted new log of decisions takes the place of the former one, whose decisions are forgotten", "topic", b.options.Topic, "topic_id", id, "was", was)
 	}
-	return b.options.Store.Renew(ctx, id)
+	if err := b.options.Store.Renew(ctx, id); err != nil {
+		return err
+	}
+	b.topicID, b.looked = id, time.Now()
+	return nil
+}
+
+// stillSameTopic reports whether the log is the one whose beginning was read. It is asked before anything is read from it, and
+// every few seconds.
+func (b *Book) stillSameTopic(ctx context.Context, news bool) (bool, error) {
+	if b.options.TopicID == nil || !news && time.Since(b.looked) < lookEvery {
+		return true, nil
+	}
+	id, err := b.options.TopicID(ctx, b.options.Topic)
+	switch {
+	case err != nil:
+		return false, err
+	case id == "":
+		return false, fmt.Errorf("%s is not there: no topic has this name", b.options.Topic)
+	}
+	b.looked = time.Now()
+	return id == b.topicID, nil
 }
 
 // same refuses a log that lost its beginning, or that is shorter than what was read of it.
@@ -311,6 +339,19 @@ func (b *Book) round(ctx context.Context, known *bool) error {
 	ends, err := b.options.Log.StableEnds(ctx, b.options.Topic, b.all())
 	if err != nil {
 		return err
+	}
+	b.mu.Lock()
+	news := false
+	for p, end := range ends {
+		news = news || b.next[p] != end
+	}
+	b.mu.Unlock()
+	switch same, err := b.stillSameTopic(ctx, news); {
+	case err != nil:
+		return err
+	case !same: // it is judged as at the start
+		b.Reread()
+		return nil
 	}
 	for p, end := range ends {
 		b.mu.Lock()

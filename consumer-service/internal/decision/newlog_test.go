@@ -80,6 +80,25 @@ func TestALogOfDecisionsThatWasMadeAnewIsRefusedOrAccepted(t *testing.T) {
 	require.Contains(t, <-refused, "topic-3")
 }
 
+// Under way it is refused within some seconds, and before anything is read from it.
+func TestALogOfDecisionsThatIsMadeAnewUnderWayIsRefused(t *testing.T) {
+	t.Parallel()
+	f := &former{log: kafkatest.NewLog(3), store: &Postgres{database(t)}}
+	f.log.Add(1, day, string(discard(0, 5)))
+	b, refused, _ := f.book(t, "")
+	require.NoError(t, b.CatchUp(t.Context()))
+
+	again := kafkatest.NewLog(3)
+	again.ID = "topic-2"
+	for offset := range int64(4) {
+		again.Add(1, day, string(discard(0, 7+offset)))
+	}
+	f.log.MakeAnew(again)
+	require.Contains(t, <-refused, "ACCEPT_NEW_LOG=deadletter.command.v1@topic-2")
+	require.Empty(t, b.Of(topic.TimestampCommand.Name, 0, 7, 11))
+	require.Equal(t, 1, f.decided(t))
+}
+
 // Decisions on letters of a topic that was replaced count no longer, in memory and in the tables, also where they are the
 // first ones on a position that was decided on since.
 func TestDecisionsOnAFormerTopicDoNotCount(t *testing.T) {

@@ -237,7 +237,7 @@ func (p *Projector) noteRefusal(ctx context.Context, r *Refusal) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if err := p.store.refused(ctx, r.Reason); err != nil {
+	if err := NoteRefusal(ctx, p.DB, r.Reason, p.Definition.Name); err != nil {
 		p.Logger.Warn("cannot note the refusal", "projection", p.Definition.Name, "err", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -278,10 +279,10 @@ UPDATE public.projections SET run_at = clock_timestamp(), refusal = $1, refused_
 	return nil
 }
 
-// refused notes why this process does not go on.
-func (s store) refused(ctx context.Context, reason string) error {
-	if _, err := s.db.ExecContext(ctx, s.in(`
-UPDATE public.projections SET refusal = $1, refused_at = clock_timestamp() WHERE projection = {projection}`), printable(reason)); err != nil {
+// NoteRefusal notes why a process does not go on with these projections. Readers are told until one goes on with them.
+func NoteRefusal(ctx context.Context, db *sqlx.DB, reason string, projections ...string) error {
+	if _, err := db.ExecContext(ctx, `
+UPDATE public.projections SET refusal = $1, refused_at = clock_timestamp() WHERE projection = ANY ($2)`, printable(reason), pq.Array(projections)); err != nil {
 		return fmt.Errorf("note the refusal: %w", err)
 	}
 	return nil
