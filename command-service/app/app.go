@@ -101,7 +101,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 		s.Stack.Add("publisher", func(context.Context) error { return publisher.Close() })
 
-		metrics := door.NewMetrics(s.Registry)
+		metrics, faults := door.NewMetrics(s.Registry), kafka.NewFaults(s.Registry)
 		reader := kafka.NewReader(o.Config.Kafka, Name)
 		s.Stack.Add("log reader", func(context.Context) error { return reader.Close() })
 		asker := logid.NewAsker(o.Config.Kafka, Name)
@@ -121,7 +121,7 @@ func Run(ctx context.Context, o Options) error {
 				return nil, err
 			}
 			s.Stack.Add("door of "+t.Name, d.Close)
-			guard = newGuard(o, reader, known, t, part, d, s.Ready)
+			guard = newGuard(o, reader, known, t, part, d, s.Ready, faults)
 			s.Stack.Go(ctx, "guard of "+t.Name, func(ctx context.Context) { guardDoor(ctx, guard, s.Fail) })
 			return d, nil
 		}

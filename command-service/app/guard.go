@@ -32,10 +32,10 @@ type WatchOptions struct {
 // again when the topic is mended. One that was deleted, or made anew, shuts it at the first look: tickets would be given for
 // records of a log that nobody reads. A broker that does not answer says nothing about the topic: then the door stays as it
 // is, and the publisher reports the outage.
-func newGuard(o Options, reader *kafka.Reader, known *logid.Book, t topic.Spec, part string, d *door.Door, ready *sharedhttp.Readiness) *kafka.Guard {
+func newGuard(o Options, reader *kafka.Reader, known *logid.Book, t topic.Spec, part string, d *door.Door, ready *sharedhttp.Readiness, faults *kafka.Faults) *kafka.Guard {
 	return kafka.NewGuard(kafka.GuardOptions{
 		Reader: reader, Topic: t, Part: part, Ready: ready, Log: o.Log, Retry: o.Watch.Retry, Every: o.Watch.Guard,
-		SameLog: known.SameLog, Look: o.Watch.Look,
+		SameLog: known.SameLog, Look: o.Watch.Look, Faults: faults,
 		Checked: func(err error) {
 			var unsafe *kafka.GuardError
 			switch {

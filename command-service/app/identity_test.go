@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -29,6 +30,18 @@ func (s *running) shut(t *testing.T, words string) {
 	require.Contains(t, fmt.Sprint(ready["missing"]), words)
 }
 
+func (s *running) metrics(t *testing.T) string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/metrics", http.NoBody)
+	require.NoError(t, err)
+	res, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return string(text)
+}
+
 func TestATopicMadeAnewShutsTheDoorUntilItIsAccepted(t *testing.T) {
 	t.Parallel()
 	brokers := realKafka(t)
@@ -44,6 +57,7 @@ func TestATopicMadeAnewShutsTheDoorUntilItIsAccepted(t *testing.T) {
 	require.NoError(t, admin.DeleteTopic(o.Topic))
 	await.NoError(t, func() error { return admin.CreateTopic(o.Topic, detail, false) })
 	s.shut(t, "topic "+o.Topic+" is another one")
+	require.Contains(t, s.metrics(t), fmt.Sprintf(`tidemark_log_fault{fault="replaced",topic=%q} 1`, o.Topic))
 
 	s.stop()
 	require.NoError(t, s.ends(t))

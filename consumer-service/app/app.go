@@ -83,6 +83,7 @@ type wiring struct {
 	projected *projection.AllMetrics
 	rebuilt   *generation.Metrics
 	published *receipt.Metrics
+	faults    *kafka.Faults
 }
 
 // Run projects until ctx ends or something is found that waiting cannot mend: a *kafka.GuardError, a
@@ -158,6 +159,7 @@ func wire(ctx context.Context, o Options, s *service.Service, run []string) erro
 func open(o Options, s *service.Service) (*wiring, error) {
 	w := &wiring{
 		Options: o, Service: s, projected: projection.NewMetrics(s.Registry), rebuilt: generation.NewMetrics(s.Registry), published: receipt.NewMetrics(s.Registry),
+		faults: kafka.NewFaults(s.Registry),
 	}
 	var err error
 	if w.accepted, err = o.Config.acceptedStarts(o.definitions); err != nil {

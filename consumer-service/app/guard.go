@@ -15,7 +15,7 @@ import (
 func (w *wiring) awaitTopic(ctx context.Context, of topic.Spec, part string, accepted map[int32]int64, projections ...string) (*kafka.Guard, error) {
 	gone := &absence{}
 	guard := kafka.NewGuard(kafka.GuardOptions{
-		Reader: w.reader, Topic: of, Part: part, Ready: w.Ready, Log: w.Log, WatchStart: true, AcceptStart: accepted, SameLog: w.notGone,
+		Reader: w.reader, Topic: of, Part: part, Ready: w.Ready, Log: w.Log, WatchStart: true, AcceptStart: accepted, SameLog: w.notGone, Faults: w.faults,
 		Checked: func(err error) {
 			if reason := gone.news(err); reason != "" {
 				gone.told = w.tellReaders(ctx, reason, projections)

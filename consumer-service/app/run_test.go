@@ -148,6 +148,13 @@ func TestARefusalIsOfOneProjection(t *testing.T) {
 	require.True(t, of.Running)
 	await.NoError(t, func() error { return i.members(i.config.GroupID, 0) })
 	require.NoError(t, i.members(i.config.GroupID+".endpoints", 1))
+	await.NoError(t, func() error {
+		_, metrics := p.call(t, http.MethodGet, "/metrics", nil)
+		if !strings.Contains(string(metrics), fmt.Sprintf(`tidemark_log_fault{fault="replaced",topic=%q} 1`, i.definitions[0].Topic.Name)) {
+			return fmt.Errorf("no metric says that the topic was replaced")
+		}
+		return nil
+	})
 	require.NoError(t, p.stop())
 
 	i.exec(t, `UPDATE projection_progress SET last_record_hash = last_record_hash - 1 WHERE partition = 0`)

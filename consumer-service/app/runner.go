@@ -50,6 +50,7 @@ func (r *runner) run(ctx context.Context) {
 		r.fail(ctx, err)
 		return
 	}
+	var refused *projection.Refusal
 	projector := projection.New(projection.Options{
 		DB: r.db, Log: r.reader, Decisions: r.book, Definition: r.def, Group: r.rebuilds.Group, Role: projection.Serving(),
 		AcceptLogStart: r.accepted[r.def.Topic.Name], Identity: r.asker, NewLog: r, AuditInterval: r.Config.AuditInterval, Ready: r.Ready, Metrics: r.projected.Of(r.def.Name),
@@ -58,6 +59,7 @@ func (r *runner) run(ctx context.Context) {
 			if refusal.Final {
 				r.Fail(refusal)
 			}
+			refused = refusal
 			stop()
 		},
 	})
@@ -79,6 +81,9 @@ func (r *runner) run(ctx context.Context) {
 		stop()
 	}
 	running.Wait()
+	if refused != nil {
+		r.faults.Note(r.def.Topic.Name, refused) // the guard has ended
+	}
 	written()
 	publishing.Wait()
 }

@@ -20,7 +20,7 @@ type Readiness interface {
 }
 
 // GuardOptions say which topic is guarded and who is told. All are required but WatchStart, AcceptStart, SameLog, Look, Retry,
-// Every and Checked.
+// Every, Checked and Faults.
 type GuardOptions struct {
 	Reader *Reader      // asks the brokers
 	Topic  topic.Spec   // the topic, with its counts: see Sized
@@ -47,6 +47,7 @@ type GuardOptions struct {
 	// *GuardError for one that is not, a *TrimmedError for one that has lost its beginning, an *IdentityError for another one,
 	// any other error where the broker did not answer, which says nothing about the topic. Optional.
 	Checked func(error)
+	Faults  *Faults // the metric of what is found; optional
 }
 
 // Guard makes one topic as its Spec says and then watches over it. It is used in two steps:
@@ -198,6 +199,7 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 		return err // the check was ended, and has found nothing
 	}
 	g.o.Checked(err)
+	g.o.Faults.Note(g.o.Topic.Name, err)
 	var unsafe *GuardError
 	var trimmed *TrimmedError
 	other := IsOtherLog(err)

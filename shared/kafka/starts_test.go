@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/Shopify/sarama"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/shared/await"
@@ -26,6 +27,8 @@ func TestALogThatIsTrimmedUnderWayMakesTheServiceUnready(t *testing.T) {
 			r := setupReader(t, brokers)
 			g, p := setupGuard(r, topic.Forever)
 			g.o.WatchStart, g.o.AcceptStart = true, tc.accepted
+			registry := prometheus.NewRegistry()
+			g.o.Faults = NewFaults(registry)
 			checks := make(chan error, 1)
 			g.o.Checked = func(err error) {
 				select {
@@ -43,6 +46,7 @@ func TestALogThatIsTrimmedUnderWayMakesTheServiceUnready(t *testing.T) {
 				_, reason := p.get()
 				require.Contains(t, reason, tc.reason, name)
 				require.NotContains(t, reason, "/0 starts", name)
+				require.Equal(t, []string{"trimmed"}, found(t, registry, g.o.Topic.Name), name)
 			} else {
 				for range 3 { // the first may be of before
 					require.NoError(t, <-checks, name)

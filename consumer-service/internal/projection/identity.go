@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/kafka"
 )
 
 // Identity tells which topic stands under a name in the log now. A topic that was deleted and made again has another id.
@@ -95,7 +97,7 @@ func (p *Projector) sameTopic(ctx context.Context, g generation) (string, error)
 	p.mu.Unlock()
 	switch {
 	case id == "" && g.TopicID != nil && missing >= missingLooks:
-		return "", refuse("%s is not there, and this projection was computed from the topic of that name with the id %s: bring it back; if its records are lost and that is accepted, let command-service make it again and set ACCEPT_NEW_LOG as it says", p.topic(), *g.TopicID)
+		return "", refuseLog(&kafka.IdentityError{Topic: p.topic(), Noted: *g.TopicID}, "%s is not there, and this projection was computed from the topic of that name with the id %s: bring it back; if its records are lost and that is accepted, let command-service make it again and set ACCEPT_NEW_LOG as it says", p.topic(), *g.TopicID)
 	case id == "":
 		return "", fmt.Errorf("%s %w", p.topic(), errNoTopic)
 	case g.TopicID == nil || *g.TopicID == id:
@@ -114,7 +116,7 @@ func (p *Projector) sameTopic(ctx context.Context, g generation) (string, error)
 }
 
 func refuseTopic(topic, was, is string) error {
-	return refuse("%s is another topic than the one that was projected: it has the id %s and had %s, so it was deleted and made anew; bring the old one back, or, if its records are given up, set ACCEPT_NEW_LOG=%s@%s and restart", topic, is, was, topic, is)
+	return refuseLog(&kafka.IdentityError{Topic: topic, Noted: was, Found: is}, "%s is another topic than the one that was projected: it has the id %s and had %s, so it was deleted and made anew; bring the old one back, or, if its records are given up, set ACCEPT_NEW_LOG=%s@%s and restart", topic, is, was, topic, is)
 }
 
 // awaitNewLog makes sure that a generation is filled from the accepted topic, and tells readers and the readiness what is

@@ -20,11 +20,20 @@ type Refusal struct {
 	// Final says that the process itself must end: another group name has taken over, or a setting is wrong. Any other
 	// refusal is of this projection alone, and the others go on.
 	Final bool
+	// Cause is what package kafka calls it, where it is about the topic; nil where it is not.
+	Cause error
 }
 
 func (r *Refusal) Error() string { return r.Reason }
 
+func (r *Refusal) Unwrap() error { return r.Cause }
+
 func refuse(format string, args ...any) error { return &Refusal{Reason: fmt.Sprintf(format, args...)} }
+
+// refuseLog is a refusal of the topic itself.
+func refuseLog(cause error, format string, args ...any) error {
+	return &Refusal{Reason: fmt.Sprintf(format, args...), Cause: cause}
+}
 
 func refuseFinally(format string, args ...any) error {
 	return &Refusal{Reason: fmt.Sprintf(format, args...), Final: true}
@@ -136,7 +145,7 @@ func judgeMetadata(g generation, c kafka.Committed) (epoch int64, ours bool, err
 // judgeCluster compares the cluster that answers with the one on record.
 func judgeCluster(g generation, cluster string) error {
 	if g.ClusterID != nil && *g.ClusterID != cluster {
-		return refuse("this database was projected from cluster %s and the brokers belong to cluster %s: point KAFKA_BROKERS at the right cluster, or use an empty database", *g.ClusterID, cluster)
+		return refuseLog(&kafka.ClusterError{Wanted: *g.ClusterID, Found: cluster}, "this database was projected from cluster %s and the brokers belong to cluster %s: point KAFKA_BROKERS at the right cluster, or use an empty database", *g.ClusterID, cluster)
 	}
 	return nil
 }
@@ -151,14 +160,17 @@ func judgeBounds(of topic.Spec, p progress, b kafka.Bounds, accepted int64, star
 	case forever && b.Start < accepted:
 		return refuseFinally("%s starts at offset %d and ACCEPT_LOG_START names %d: going on there would skip %d records that are in the log; take the setting away or name the right offset", at, b.Start, accepted, accepted-b.Start)
 	case forever && b.Start > accepted:
-		return refuse("%s starts at offset %d, not at %d: records were deleted from a log that is kept forever; if that is known and their loss accepted, set ACCEPT_LOG_START=%s@%d and rebuild under a fresh KAFKA_GROUP_ID", at, b.Start, accepted, at, b.Start)
+		return refuseLog(&kafka.TrimmedError{Topic: of.Name, Starts: map[int32]int64{p.Partition: b.Start}, Acceptable: true}, "%s starts at offset %d, not at %d: records were deleted from a log that is kept forever; if that is known and their loss accepted, set ACCEPT_LOG_START=%s@%d and rebuild under a fresh KAFKA_GROUP_ID", at, b.Start, accepted, at, b.Start)
 	case p.NextOffset > b.Stable:
-		return refuse("%s ends at offset %d and the projection has read up to %d: this is not the log that it was computed from (was the topic deleted and created anew?); bring the log back, or start with an empty database and a fresh KAFKA_GROUP_ID", at, b.Stable, p.NextOffset)
+		return refuseLog(replaced(of), "%s ends at offset %d and the projection has read up to %d: this is not the log that it was computed from (was the topic deleted and created anew?); bring the log back, or start with an empty database and a fresh KAFKA_GROUP_ID", at, b.Stable, p.NextOffset)
 	case forever && p.NextOffset < b.Start && !startsOver:
-		return refuse("%s starts at offset %d and the projection has read up to %d only: the records between are gone; rebuild under a fresh KAFKA_GROUP_ID with ACCEPT_LOG_START=%s@%d", at, b.Start, p.NextOffset, at, b.Start)
+		return refuseLog(&kafka.TrimmedError{Topic: of.Name, Starts: map[int32]int64{p.Partition: b.Start}, Acceptable: true}, "%s starts at offset %d and the projection has read up to %d only: the records between are gone; rebuild under a fresh KAFKA_GROUP_ID with ACCEPT_LOG_START=%s@%d", at, b.Start, p.NextOffset, at, b.Start)
 	}
 	return nil
 }
+
+// replaced is a topic whose former id nobody has noted: its records tell that it is another one.
+func replaced(of topic.Spec) error { return &kafka.IdentityError{Topic: of.Name, Found: "unknown"} }
 
 // judgeLast compares the last record that was projected with what the log holds at its offset.
 func judgeLast(of topic.Spec, p progress, r kafka.Record, found bool) error {
@@ -168,9 +180,9 @@ func judgeLast(of topic.Spec, p progress, r kafka.Record, found bool) error {
 	case !found && of.Kept == topic.Compacted:
 		return nil
 	case !found:
-		return refuse("the last projected record, %s of %s, is not in the log: %s", at, p.LastCreatedAt.Format(time.RFC3339Nano), advice)
+		return refuseLog(replaced(of), "the last projected record, %s of %s, is not in the log: %s", at, p.LastCreatedAt.Format(time.RFC3339Nano), advice)
 	case !r.Timestamp.Equal(*p.LastCreatedAt) || recordHash(r) != *p.LastHash:
-		return refuse("the record at %s is another than the one that was projected (log time %s, was %s): %s", at, r.Timestamp.Format(time.RFC3339Nano), p.LastCreatedAt.Format(time.RFC3339Nano), advice)
+		return refuseLog(replaced(of), "the record at %s is another than the one that was projected (log time %s, was %s): %s", at, r.Timestamp.Format(time.RFC3339Nano), p.LastCreatedAt.Format(time.RFC3339Nano), advice)
 	}
 	return nil
 }
