@@ -30,11 +30,11 @@ func timestampPage(p record.Page, limit int) api.TimestampPage {
 		t := timestamp(r)
 		page.Items[i] = api.TimestampItem{Id: t.Id, CommandId: t.CommandId, EventTimestamp: t.EventTimestamp, CreatedAt: t.CreatedAt, Position: r.Position.String()}
 	}
-	if p.Older != nil {
-		page.Next = link("timestamps", "before", p.Older.ID.String(), limit)
+	if p.Below != nil {
+		page.Next = link("timestamps", "before", p.Below.ID.String(), limit)
 	}
-	if p.Newer != nil {
-		page.Previous = link("timestamps", "after", p.Newer.ID.String(), limit)
+	if p.Above != nil {
+		page.Previous = link("timestamps", "after", p.Above.ID.String(), limit)
 	}
 	return page
 }

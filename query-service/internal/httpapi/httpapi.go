@@ -96,7 +96,11 @@ func (s *Server) GetTimestamp(c *gin.Context, id string, p api.GetTimestampParam
 // ListTimestamps answers a page of records.
 func (s *Server) ListTimestamps(c *gin.Context, p api.ListTimestampsParams) {
 	var at record.Cursor
+	newest := p.Order != nil && *p.Order == api.ListTimestampsParamsOrderNewest
 	switch {
+	case newest && (p.Before != nil || p.After != nil):
+		s.refuse(c, "before and after name pages by id: order=newest has one page")
+		return
 	case p.Before != nil && p.After != nil:
 		s.refuse(c, "before and after name two pages: keep one")
 		return
@@ -111,7 +115,7 @@ func (s *Server) ListTimestamps(c *gin.Context, p api.ListTimestampsParams) {
 		if !ok {
 			return
 		}
-		at = record.Cursor{ID: id, Newer: true}
+		at = record.Cursor{ID: id, Above: true}
 	}
 	want, ok := s.want(c, p.TidemarkPosition, p.Position, p.Wait)
 	if !ok {
@@ -120,6 +124,10 @@ func (s *Server) ListTimestamps(c *gin.Context, p api.ListTimestampsParams) {
 	limit := orElse(p.Limit, defaultLimit)
 	var page record.Page
 	err := s.reader.Read(c.Request.Context(), want, projection.Of(record.Projection), func(ctx context.Context, snap *projection.Snapshot) (err error) {
+		if newest {
+			page.Records, err = record.Newest(ctx, snap, limit)
+			return err
+		}
 		page, err = record.List(ctx, snap, at, limit)
 		return err
 	})

@@ -1,4 +1,4 @@
-// Package record reads the rows of timestamps: one by its ticket, or a page by key. It counts nothing:
+// Package record reads the rows of timestamps: one by its ticket, a page by ticket, or the newest. It counts nothing:
 // the table is large, and the projection's own counts say how many rows it has.
 package record
 
@@ -96,17 +96,17 @@ func (f *Finder) Find(ctx context.Context, want projection.Want, id uuid.UUID) (
 	return *found, nil
 }
 
-// Cursor says which page: the records before an id, or after it. The zero value is the page of the newest.
+// Cursor says which page: the records before an id, or after it. The zero value is the page of the greatest ids.
 type Cursor struct {
 	ID    uuid.UUID
-	Newer bool // those above ID, else those below it
+	Above bool // those above ID, else those below it
 }
 
-// Page is some records, newest first.
+// Page is some records, the greatest id first. Ids carry no order of time where callers bring their own.
 type Page struct {
 	Records []Record
-	Older   *Cursor // nil where nothing is below
-	Newer   *Cursor // nil on the page without a cursor, and where nothing is above
+	Below   *Cursor // nil where nothing is below
+	Above   *Cursor // nil on the page without a cursor, and where nothing is above
 }
 
 // List returns up to limit records next to the cursor.
@@ -114,7 +114,7 @@ func List(ctx context.Context, s *projection.Snapshot, at Cursor, limit int) (Pa
 	var rows []row
 	var err error
 	switch { // one more than wanted tells whether the page after it has any
-	case at.Newer:
+	case at.Above:
 		err = s.Select(ctx, &rows, columns+` WHERE id > $1 ORDER BY id LIMIT $2`, at.ID, limit+1)
 	case at.ID != uuid.Nil:
 		err = s.Select(ctx, &rows, columns+` WHERE id < $1 ORDER BY id DESC LIMIT $2`, at.ID, limit+1)
@@ -126,7 +126,7 @@ func List(ctx context.Context, s *projection.Snapshot, at Cursor, limit int) (Pa
 	}
 	more := len(rows) > limit
 	rows = rows[:min(len(rows), limit)]
-	if at.Newer {
+	if at.Above {
 		slices.Reverse(rows)
 	}
 	page := Page{Records: make([]Record, len(rows))}
@@ -137,14 +137,14 @@ func List(ctx context.Context, s *projection.Snapshot, at Cursor, limit int) (Pa
 		return page, nil
 	}
 	first, last := rows[0].ID, rows[len(rows)-1].ID
-	if more || at.Newer { // a page above a cursor has at least that cursor below it
-		page.Older = &Cursor{ID: last}
+	if more || at.Above { // a page above a cursor has at least that cursor below it
+		page.Below = &Cursor{ID: last}
 	}
-	if at.Newer && more || !at.Newer && at.ID != uuid.Nil {
-		page.Newer = &Cursor{ID: first, Newer: true}
+	if at.Above && more || !at.Above && at.ID != uuid.Nil {
+		page.Above = &Cursor{ID: first, Above: true}
 	}
-	if !at.Newer && !more {
-		page.Older = nil
+	if !at.Above && !more {
+		page.Below = nil
 	}
 	return page, nil
 }

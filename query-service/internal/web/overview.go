@@ -16,15 +16,21 @@ import (
 	"github.com/tidemark/tidemark/shared/position"
 )
 
-const latestRecords = 8
+const (
+	newestRecords = 8
+	// newestTimeout bounds their reading, which is a part of the page and no reason for it to fail: rows that do not lie
+	// in about the order of the log take long to search.
+	newestTimeout = time.Second
+)
 
 type overviewView struct {
 	viewer
 	statusesView
-	Form       formView
-	Parts      []peer.Part
-	Latest     []record.Record
-	CommandURL string
+	Form          formView
+	Parts         []peer.Part
+	Newest        []record.Record
+	NewestTooSlow bool
+	CommandURL    string
 }
 
 type formView struct {
@@ -40,8 +46,13 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	form.Example = instant.Example
 	v := overviewView{viewer: p.viewer(c), Form: form, CommandURL: p.Peers.CommandURL}
 	v.statusesView = p.statuses(ctx, func(ctx context.Context, s *projection.Snapshot) error {
-		page, err := record.List(ctx, s, record.Cursor{}, latestRecords)
-		v.Latest = page.Records
+		bounded, cancel := context.WithTimeout(ctx, newestTimeout)
+		defer cancel()
+		var err error
+		if v.Newest, err = record.Newest(bounded, s, newestRecords); err != nil && bounded.Err() != nil && ctx.Err() == nil {
+			v.NewestTooSlow = true
+			return nil
+		}
 		return err
 	})
 	v.Parts = p.parts(v.DatabaseOut)

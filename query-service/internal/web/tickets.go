@@ -131,14 +131,14 @@ func (p *Pages) showLookUp(c *gin.Context, status int, v lookUpView) {
 }
 
 type recordsView struct {
-	Records      []record.Record
-	Older, Newer string // links; empty where there is nothing
-	First        bool
+	Records        []record.Record
+	Previous, Next string // links; empty where there is nothing
+	First          bool
 }
 
 func (p *Pages) records(c *gin.Context) {
 	var at record.Cursor
-	for parameter, newer := range map[string]bool{"before": false, "after": true} {
+	for parameter, above := range map[string]bool{"before": false, "after": true} {
 		text := c.Query(parameter)
 		if text == "" {
 			continue
@@ -148,7 +148,7 @@ func (p *Pages) records(c *gin.Context) {
 			p.refuse(c, err.Error())
 			return
 		}
-		at = record.Cursor{ID: id, Newer: newer}
+		at = record.Cursor{ID: id, Above: above}
 	}
 	var page record.Page
 	err := p.Reader.Read(c.Request.Context(), projection.Want{}, projection.Of(record.Projection), func(ctx context.Context, s *projection.Snapshot) (err error) {
@@ -158,12 +158,12 @@ func (p *Pages) records(c *gin.Context) {
 	if p.failed(c, err) {
 		return
 	}
-	v := recordsView{Records: page.Records, First: page.Newer == nil}
-	if page.Older != nil {
-		v.Older = "/records?before=" + page.Older.ID.String()
+	v := recordsView{Records: page.Records, First: page.Above == nil}
+	if page.Below != nil {
+		v.Next = "/records?before=" + page.Below.ID.String()
 	}
-	if page.Newer != nil {
-		v.Newer = "/records?after=" + page.Newer.ID.String()
+	if page.Above != nil {
+		v.Previous = "/records?after=" + page.Above.ID.String()
 	}
 	p.render(c, http.StatusOK, "records", layout{Title: "Records", Here: "/records", Body: v})
 }

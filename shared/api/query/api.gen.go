@@ -337,6 +337,24 @@ func (e StreamEventsParamsWatch) Valid() bool {
 	}
 }
 
+// Defines values for ListTimestampsParamsOrder.
+const (
+	ListTimestampsParamsOrderId     ListTimestampsParamsOrder = "id"
+	ListTimestampsParamsOrderNewest ListTimestampsParamsOrder = "newest"
+)
+
+// Valid indicates whether the value is a known member of the ListTimestampsParamsOrder enum.
+func (e ListTimestampsParamsOrder) Valid() bool {
+	switch e {
+	case ListTimestampsParamsOrderId:
+		return true
+	case ListTimestampsParamsOrderNewest:
+		return true
+	default:
+		return false
+	}
+}
+
 // Audit defines model for Audit.
 type Audit struct {
 	// Ok Counts and tables agree in every partition; null where none disagrees, and a partition was not audited in this epoch or this epoch has not caught up with the log once.
@@ -977,10 +995,10 @@ type TimestampItem struct {
 type TimestampPage struct {
 	Items []TimestampItem `json:"items"`
 
-	// Next The path of the page of older records; null where there is none.
+	// Next The path of the page of lower ids; null where there is none.
 	Next *string `json:"next"`
 
-	// Previous The path of the page of newer records; null on the page that was asked for without a cursor.
+	// Previous The path of the page of greater ids; null on the page that was asked for without a cursor.
 	Previous *string `json:"previous"`
 }
 
@@ -1253,13 +1271,16 @@ type GetTimestampParams struct {
 
 // ListTimestampsParams defines parameters for ListTimestamps.
 type ListTimestampsParams struct {
+	// Order `id`: by id, the greatest first. `newest`: by the log's own time of the record, the latest first.
+	Order *ListTimestampsParamsOrder `form:"order,omitempty" json:"order,omitempty"`
+
 	// Limit The most items of one page.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Before Records below this id, the newest of them first.
+	// Before Records below this id, the greatest of them first.
 	Before *string `form:"before,omitempty" json:"before,omitempty"`
 
-	// After Records above this id, those nearest to it, still printed newest first.
+	// After Records above this id, those nearest to it, still printed with the greatest first.
 	After *string `form:"after,omitempty" json:"after,omitempty"`
 
 	// Position The same as the header Tidemark-Position, for clients that cannot set one. Where both are given they must agree.
@@ -1271,6 +1292,9 @@ type ListTimestampsParams struct {
 	// TidemarkPosition The position that must have been passed, topic/partition@offset, as the door gave it.
 	TidemarkPosition *PositionHeader `json:"Tidemark-Position,omitempty"`
 }
+
+// ListTimestampsParamsOrder defines parameters for ListTimestamps.
+type ListTimestampsParamsOrder string
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -1452,10 +1476,13 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/timestamp/{id} (the `GetTimestamp` operationId).
 	GetTimestamp(ctx context.Context, id Id, params *GetTimestampParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListTimestamps Records by id, newest first
+	// ListTimestamps Records by id, the greatest first, or the newest
 	//
-	// Ids made by the door are time-ordered. Pages hang on keys: `before` and `after` take the id at a page's edge,
-	// so nothing is skipped or repeated while records come in. Only one of the two may be given.
+	// By id, pages hang on keys: `before` and `after` take the id at a page's edge, so nothing is skipped or repeated while
+	// records come in. Only one of the two may be given. Ids made by the door are ordered by time; those that callers bring
+	// need not be, so the greatest id need not be the newest record.
+	//
+	// `order=newest` answers the records with the greatest log time instead, in one page. It takes neither `before` nor `after`.
 	//
 	// Corresponds with GET /api/v1/timestamps (the `ListTimestamps` operationId).
 	ListTimestamps(ctx context.Context, params *ListTimestampsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1697,10 +1724,13 @@ func (c *Client) GetTimestamp(ctx context.Context, id Id, params *GetTimestampPa
 	return c.Client.Do(req)
 }
 
-// ListTimestamps Records by id, newest first
+// ListTimestamps Records by id, the greatest first, or the newest
 //
-// Ids made by the door are time-ordered. Pages hang on keys: `before` and `after` take the id at a page's edge,
-// so nothing is skipped or repeated while records come in. Only one of the two may be given.
+// By id, pages hang on keys: `before` and `after` take the id at a page's edge, so nothing is skipped or repeated while
+// records come in. Only one of the two may be given. Ids made by the door are ordered by time; those that callers bring
+// need not be, so the greatest id need not be the newest record.
+//
+// `order=newest` answers the records with the greatest log time instead, in one page. It takes neither `before` nor `after`.
 //
 // Corresponds with GET /api/v1/timestamps (the `ListTimestamps` operationId).
 func (c *Client) ListTimestamps(ctx context.Context, params *ListTimestampsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3108,6 +3138,18 @@ func NewListTimestampsRequest(server string, params *ListTimestampsParams) (*htt
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
 
+		if params.Order != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "order", *params.Order, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Limit != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
@@ -3373,10 +3415,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/timestamp/{id} (the `GetTimestamp` operationId).
 	GetTimestampWithResponse(ctx context.Context, id Id, params *GetTimestampParams, reqEditors ...RequestEditorFn) (*GetTimestampResponse, error)
 
-	// ListTimestampsWithResponse Records by id, newest first
+	// ListTimestampsWithResponse Records by id, the greatest first, or the newest
 	//
-	// Ids made by the door are time-ordered. Pages hang on keys: `before` and `after` take the id at a page's edge,
-	// so nothing is skipped or repeated while records come in. Only one of the two may be given.
+	// By id, pages hang on keys: `before` and `after` take the id at a page's edge, so nothing is skipped or repeated while
+	// records come in. Only one of the two may be given. Ids made by the door are ordered by time; those that callers bring
+	// need not be, so the greatest id need not be the newest record.
+	//
+	// `order=newest` answers the records with the greatest log time instead, in one page. It takes neither `before` nor `after`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5190,10 +5235,13 @@ func (c *ClientWithResponses) GetTimestampWithResponse(ctx context.Context, id I
 	return ParseGetTimestampResponse(rsp)
 }
 
-// ListTimestampsWithResponse Records by id, newest first
+// ListTimestampsWithResponse Records by id, the greatest first, or the newest
 //
-// Ids made by the door are time-ordered. Pages hang on keys: `before` and `after` take the id at a page's edge,
-// so nothing is skipped or repeated while records come in. Only one of the two may be given.
+// By id, pages hang on keys: `before` and `after` take the id at a page's edge, so nothing is skipped or repeated while
+// records come in. Only one of the two may be given. Ids made by the door are ordered by time; those that callers bring
+// need not be, so the greatest id need not be the newest record.
+//
+// `order=newest` answers the records with the greatest log time instead, in one page. It takes neither `before` nor `after`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -6840,7 +6888,7 @@ type ServerInterface interface {
 	// GetTimestamp One record
 	// (GET /api/v1/timestamp/{id})
 	GetTimestamp(c *gin.Context, id Id, params GetTimestampParams)
-	// ListTimestamps Records by id, newest first
+	// ListTimestamps Records by id, the greatest first, or the newest
 	// (GET /api/v1/timestamps)
 	ListTimestamps(c *gin.Context, params ListTimestampsParams)
 }
@@ -7826,6 +7874,14 @@ func (siw *ServerInterfaceWrapper) ListTimestamps(c *gin.Context) {
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListTimestampsParams
+
+	// ------------- Optional query parameter "order" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "order", c.Request.URL.Query(), &params.Order, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter order: %w", err), http.StatusBadRequest)
+		return
+	}
 
 	// ------------- Optional query parameter "limit" -------------
 
