@@ -20,8 +20,8 @@ func TestASwapMovesTheTablesBothWays(t *testing.T) {
 	g := b.ready(t, Request{Swap: true})
 	require.True(t, g.SwapWanted && g.ProofWanted)
 	var indexes int
-	b.one(t, &indexes, `SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND indexname = 'by_event'`, g.Schema)
-	require.Equal(t, 1, indexes, "an operator's index is made anew")
+	b.one(t, &indexes, `SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND indexname IN ('by_event', 'timestamp_records_created_at_idx')`, g.Schema)
+	require.Equal(t, 2, indexes, "each index is made anew, an operator's too")
 
 	oid := func(schema string) (n uint32) {
 		b.one(t, &n, `SELECT ($1 || '.timestamp_records')::regclass::oid`, schema)
