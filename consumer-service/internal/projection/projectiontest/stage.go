@@ -53,7 +53,7 @@ func newStage(t *testing.T, def func(topic.Spec) *projection.Definition, samples
 	of := samples.Topic
 	of.Name, of.Partitions, of.ReplicationFactor = of.Name+suffix, partitions, 1
 	s := &stage{
-		def: def(of), samples: samples, random: rand.New(rand.NewPCG(seed, 0)), group: "suite" + suffix,
+		def: def(of), samples: samples, random: rand.New(&sharedSource{source: rand.NewPCG(seed, 0)}), group: "suite" + suffix,
 		kafka: config.Kafka{Brokers: brokers(t), Partitions: partitions, ClaimedPartitions: partitions, ReplicationFactor: 1},
 	}
 	require.NoError(t, projection.CheckAll([]*projection.Definition{s.def}))
@@ -83,6 +83,18 @@ func newStage(t *testing.T, def func(topic.Spec) *projection.Definition, samples
 	s.mustEnd(t)
 	s.writer = newWriter(t, s.kafka.Brokers, of.Name, partitions, of.Transactional)
 	return s
+}
+
+// sharedSource is a source of random numbers for a test and what it starts.
+type sharedSource struct {
+	mu     sync.Mutex
+	source rand.Source
+}
+
+func (s *sharedSource) Uint64() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.source.Uint64()
 }
 
 func (s *stage) ends(ctx context.Context) (map[int32]int64, error) {
