@@ -36,7 +36,6 @@ type Config struct {
 	config.Telemetry
 	ProduceDeadline time.Duration `env:"PRODUCE_DEADLINE" desc:"the longest a command waits for the log's answer"`
 	AcceptNewLog    []string      `env:"ACCEPT_NEW_LOG" desc:"topic@id, by commas: topics that were deleted and made anew, accepted by the operator; means nothing once their ids are known"`
-	ClusterID       string        `env:"KAFKA_CLUSTER_ID" desc:"the only cluster whose log is taken; any unless given"`
 	QueryURL        string        `env:"QUERY_URL" desc:"base URL of query-service, where tickets are read"`
 }
 
@@ -107,7 +106,7 @@ func Run(ctx context.Context, o Options) error {
 		asker := logid.NewAsker(o.Config.Kafka, Name)
 		s.Stack.Add("asker of ids", func(context.Context) error { return asker.Close() })
 		known := logid.NewBook(logid.Options{
-			Reader: reader, Asker: asker, Topic: noted, Accepted: accepted, Cluster: o.Config.ClusterID, Publish: publisher.Publish,
+			Reader: reader, Asker: asker, Topic: noted, Accepted: accepted, Publish: publisher.Publish,
 		})
 		// doorTo makes the door to a topic and the guard that opens it.
 		doorTo := func(t topic.Spec, part string) (*door.Door, error) {

@@ -9,8 +9,9 @@ import (
 
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/config"
-	"github.com/tidemark/tidemark/shared/logid"
+	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/position"
+	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -98,25 +99,23 @@ func names(all []*projection.Definition) []string {
 
 // acceptedStarts returns, by topic and partition, the starts that the operator accepts.
 func (c Config) acceptedStarts(all []*projection.Definition) (map[string]map[int32]int64, error) {
-	out := map[string]map[int32]int64{}
-	for _, s := range c.AcceptStart {
-		p, err := position.Parse(s)
-		if err != nil {
-			return nil, fmt.Errorf("ACCEPT_LOG_START: %w", err)
-		}
-		i := slices.IndexFunc(all, func(d *projection.Definition) bool { return d.Topic.Name == p.Topic })
-		if i < 0 {
-			return nil, fmt.Errorf("ACCEPT_LOG_START: no projection reads the topic of %s", s)
-		}
-		if of := all[i].Topic; int(p.Partition) >= of.Partitions {
-			return nil, fmt.Errorf("ACCEPT_LOG_START: %s is no partition of %s, which has %d", s, of.Name, of.Partitions)
-		}
-		if out[p.Topic] == nil {
-			out[p.Topic] = map[int32]int64{}
-		}
-		out[p.Topic][p.Partition] = p.Offset
+	accepted, err := kafka.ParseStarts(c.AcceptStart)
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
+	for name, starts := range accepted {
+		i := slices.IndexFunc(all, func(d *projection.Definition) bool { return d.Topic.Name == name })
+		for partition, offset := range starts {
+			entry := position.Position{Topic: name, Partition: partition, Offset: offset}
+			if i < 0 {
+				return nil, fmt.Errorf("ACCEPT_LOG_START: no projection reads the topic of %s", entry)
+			}
+			if of := all[i].Topic; int(partition) >= of.Partitions {
+				return nil, fmt.Errorf("ACCEPT_LOG_START: %s is no partition of %s, which has %d", entry, of.Name, of.Partitions)
+			}
+		}
+	}
+	return accepted, nil
 }
 
 // acceptedLogs are the topics that the operator accepts in place of those that were projected.

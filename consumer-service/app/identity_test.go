@@ -70,3 +70,23 @@ func TestReadersAreToldOfATopicThatIsGoneAtTheStart(t *testing.T) {
 		})
 	}
 }
+
+// Where the configuration names a cluster, another one is waited out, and nothing of it is read.
+func TestAnotherClusterIsNotRead(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	i.stamps(t, 0, 3)
+	i.config.ClusterID = "another"
+	p := i.run(t)
+	p.unready(t, "KAFKA_CLUSTER_ID is another and the brokers at KAFKA_BROKERS are of cluster ")
+	i.rows(t, "timestamp_records", 0)
+	require.NoError(t, p.stop())
+
+	cluster, err := i.reader.ClusterID(t.Context())
+	require.NoError(t, err)
+	i.config.ClusterID = cluster
+	p = i.run(t)
+	p.ready(t)
+	i.rows(t, "timestamp_records", 3)
+	require.NoError(t, p.stop())
+}

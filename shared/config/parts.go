@@ -115,6 +115,7 @@ func (l Log) Validate() error {
 // Kafka says where the log is and what its topics look like.
 type Kafka struct {
 	Brokers           []string `env:"KAFKA_BROKERS" desc:"host:port of some brokers, separated by commas"`
+	ClusterID         string   `env:"KAFKA_CLUSTER_ID" desc:"the only cluster whose log is taken; any unless given"`
 	Partitions        int      `env:"KAFKA_PARTITIONS" desc:"partitions of each topic that is not claimed; a topic that has another count is refused"`
 	ClaimedPartitions int      `env:"KAFKA_CLAIMED_PARTITIONS" desc:"partitions of each topic whose work is claimed (endpoint.command.v1); a topic that has another count is refused"`
 	ReplicationFactor int      `env:"KAFKA_REPLICATION_FACTOR" desc:"replicas of a topic that is created"`

@@ -9,6 +9,7 @@ import (
 
 	"github.com/Shopify/sarama"
 
+	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -33,6 +34,22 @@ func (e *TrimmedError) Error() string {
 		return words + "bring the records back before it"
 	}
 	return words + "if their loss is known and accepted, set ACCEPT_LOG_START=" + strings.Join(accept, ",") + " before it, and rebuild under a fresh KAFKA_GROUP_ID"
+}
+
+// ParseStarts reads the entries of ACCEPT_LOG_START, topic/partition@offset each, by topic and partition.
+func ParseStarts(entries []string) (map[string]map[int32]int64, error) {
+	out := map[string]map[int32]int64{}
+	for _, entry := range entries {
+		at, err := position.Parse(entry)
+		if err != nil {
+			return nil, fmt.Errorf("ACCEPT_LOG_START: %w", err)
+		}
+		if out[at.Topic] == nil {
+			out[at.Topic] = map[int32]int64{}
+		}
+		out[at.Topic][at.Partition] = at.Offset
+	}
+	return out, nil
 }
 
 // CheckStart returns a *TrimmedError where a partition of a topic that is kept forever starts past the offset that

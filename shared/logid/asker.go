@@ -42,7 +42,8 @@ func NewAsker(k config.Kafka, clientID string) *Asker { return &Asker{kafka: k, 
 // askLimit bounds one question, retries included.
 const askLimit = 5 * time.Second
 
-// Ask returns the ids of the cluster and of these topics as one broker knows them. It never makes a topic.
+// Ask returns the ids of the cluster and of these topics as one broker knows them. It never makes a topic. Where the
+// configuration names a cluster, any other one is a *kafka.ClusterError.
 func (a *Asker) Ask(ctx context.Context, topics ...string) (Seen, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
@@ -64,6 +65,9 @@ func (a *Asker) Ask(ctx context.Context, topics ...string) (Seen, error) {
 	seen := Seen{Topics: make(map[string]ID, len(topics))}
 	if answer.ClusterID != nil {
 		seen.ClusterID = *answer.ClusterID
+	}
+	if wanted := a.kafka.ClusterID; wanted != "" && seen.ClusterID != wanted {
+		return Seen{}, &kafka.ClusterError{Wanted: wanted, Found: seen.ClusterID}
 	}
 	for _, t := range answer.Topics {
 		if t.Topic == nil {

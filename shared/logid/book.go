@@ -20,7 +20,6 @@ type Options struct {
 	Asker    *Asker
 	Topic    topic.Spec // the topic of notes, with its counts
 	Accepted Acceptance // what ACCEPT_NEW_LOG says
-	Cluster  string     // KAFKA_CLUSTER_ID: the only cluster that is taken; any, where it is empty
 	// Publish writes notes. Only command-service has it; a book without it reads what is noted, and notes nothing.
 	Publish func(topic string, msgs ...*message.Message) error
 }
@@ -53,9 +52,6 @@ func (b *Book) SameLog(ctx context.Context, name string) error {
 	seen, err := b.o.Asker.Ask(ctx, name, b.o.Topic.Name)
 	if err != nil {
 		return err
-	}
-	if b.o.Cluster != "" && seen.ClusterID != b.o.Cluster {
-		return &kafka.ClusterError{Wanted: b.o.Cluster, Found: seen.ClusterID}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

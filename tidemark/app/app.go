@@ -180,6 +180,9 @@ func (r *run) servers(ctx context.Context) error {
 		})
 	}
 	<-started
+	if wanted := strings.TrimSpace(r.Environ["KAFKA_CLUSTER_ID"]); log != nil && wanted != "" && wanted != log.ClusterID() {
+		logErr = fmt.Errorf("KAFKA_CLUSTER_ID is %s and the log in this data directory is of cluster %s: unset it, or name the brokers of that cluster with KAFKA_BROKERS", wanted, log.ClusterID())
+	}
 	if log != nil {
 		r.running.KafkaBrokers = log.Addresses()[0]
 		r.stack.Add("broker", func(context.Context) error { return log.Close() })

@@ -268,6 +268,15 @@ func TestAllMistakesAreTold(t *testing.T) {
 	}
 }
 
+// A cluster that is named is not the one that up makes in an empty directory: said at once, not waited for.
+func TestAnotherClusterThanItsOwnIsRefused(t *testing.T) {
+	t.Parallel()
+	o := app.Options{DataDir: t.TempDir(), Ports: freePorts(t), LogTo: t.Output(), Environ: map[string]string{
+		"KAFKA_CLUSTER_ID": "another", "DB_URL": "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable",
+	}}
+	require.ErrorContains(t, app.Run(t.Context(), o), "KAFKA_CLUSTER_ID is another and the log in this data directory is of cluster ")
+}
+
 // The end of one part is the end of all, and says which part it was.
 func TestEndOfTheDatabaseEndsAll(t *testing.T) {
 	t.Parallel()

@@ -643,7 +643,7 @@ func (p *Projector) reason(err error) string {
 	if errors.Is(err, errBrokenDeploy) {
 		return err.Error() + "; mend the tables or go back to the release before, it goes on by itself"
 	}
-	if errors.Is(err, errNoTopic) {
+	if errors.Is(err, errNoTopic) || kafka.IsOtherLog(err) {
 		return err.Error()
 	}
 	if cause, ok := postgres.CauseIn(p.DB, err); ok {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark/tidemark/shared/config"
+	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/tidemark/app"
 	"github.com/tidemark/tidemark/tidemark/internal/client"
 	"github.com/tidemark/tidemark/tidemark/internal/doctor"
@@ -94,9 +95,11 @@ func (c *command) installation(dataDir string) doctor.Installation {
 	servers := struct {
 		config.Kafka
 		config.Postgres
-	}{config.DefaultKafka(), config.DefaultPostgres()}
+		AcceptStart []string `env:"ACCEPT_LOG_START"`
+	}{Kafka: config.DefaultKafka(), Postgres: config.DefaultPostgres()}
 	_ = config.Load(&servers, environ) // each service has reported what is mistaken
 	p.Kafka, p.Postgres = servers.Kafka, servers.Postgres
+	p.Starts, _ = kafka.ParseStarts(servers.AcceptStart) // what is mistaken is reported
 	return p
 }
 

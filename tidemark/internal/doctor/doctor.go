@@ -50,10 +50,11 @@ const (
 
 // Installation is what is checked.
 type Installation struct {
-	Mistakes []error         // the mistakes of the configuration
-	Kafka    config.Kafka    // where the brokers are
-	Postgres config.Postgres // where the database is
-	Services *client.Client  // calls the services; nil where their addresses are mistaken, and then they are left out
+	Mistakes []error                    // the mistakes of the configuration
+	Kafka    config.Kafka               // where the brokers are
+	Starts   map[string]map[int32]int64 // by topic and partition, where ACCEPT_LOG_START accepts that a log starts
+	Postgres config.Postgres            // where the database is
+	Services *client.Client             // calls the services; nil where their addresses are mistaken, and then they are left out
 }
 
 // Examine checks everything, and calls got with each finding as soon as it is made.
@@ -67,7 +68,7 @@ func Examine(ctx context.Context, p Installation, got func(Finding)) {
 	if p.Services != nil {
 		services(ctx, p.Services, got)
 	}
-	cluster := broker(ctx, p.Kafka, got)
+	cluster := broker(ctx, p, got)
 	database(ctx, p.Postgres, cluster, got)
 }
 
@@ -114,7 +115,8 @@ func clock(check string, ahead, tolerated time.Duration, got func(Finding)) {
 }
 
 // broker looks at the log and returns the cluster's id, "" where none answers.
-func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
+func broker(ctx context.Context, p Installation, got func(Finding)) string {
+	c := p.Kafka
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r := kafka.NewReader(c, "tidemark-doctor")
@@ -125,6 +127,10 @@ func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
 		got(Finding{"broker", Fail, fmt.Sprintf("no broker answers at %s: %v", where, err), "start Kafka, or set KAFKA_BROKERS to the brokers' addresses as this machine reaches them (eval \"$(tidemark env)\" names those of a running tidemark up)"})
 		return ""
 	}
+	if c.ClusterID != "" && cluster != c.ClusterID {
+		got(Finding{"broker", Fail, (&kafka.ClusterError{Wanted: c.ClusterID, Found: cluster}).Error(), "mend the one of the two that is wrong: no service takes that cluster's log"})
+		return cluster
+	}
 	got(Finding{Check: "broker", Status: OK, Found: fmt.Sprintf("cluster %s answers at %s", cluster, where)})
 	asker := logid.NewAsker(c, "tidemark-doctor")
 	defer func() { _ = asker.Close() }() // nothing was written
@@ -134,12 +140,12 @@ func broker(ctx context.Context, c config.Kafka, got func(Finding)) string {
 			got(Finding{"topic " + t.Name, Fail, err.Error(), "see docs/runbook.md, The log was replaced"})
 			continue
 		}
-		examineTopic(ctx, r, t.Sized(c), got)
+		examineTopic(ctx, r, t.Sized(c), p.Starts[t.Name], got)
 	}
 	return cluster
 }
 
-func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, got func(Finding)) {
+func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, accepted map[int32]int64, got func(Finding)) {
 	check := "topic " + t.Name
 	if _, err := r.Partitions(ctx, t.Name); errors.Is(err, kafka.ErrNoTopic) {
 		got(Finding{check, Warn, "it is not there", fmt.Sprintf("start %s-service: it makes the topic with the settings it needs", t.Writer)})
@@ -166,8 +172,11 @@ func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, got func(F
 		got(Finding{Check: check, Status: OK, Found: fmt.Sprintf("%d partitions, %s, cannot lose what was acknowledged", t.Partitions, keeps(t))})
 	}
 	var trimmed *kafka.TrimmedError
-	if err := r.CheckStart(ctx, t, map[int32]int64{}); errors.As(err, &trimmed) {
-		got(Finding{check, Warn, trimmed.Error(), "nothing, where consumer-service has that ACCEPT_LOG_START already; else find out who deleted the records before anything is restarted"})
+	if accepted == nil && t.Name != topic.DeadLetterCommand.Name { // of that one no loss can be accepted
+		accepted = map[int32]int64{}
+	}
+	if err := r.CheckStart(ctx, t, accepted); errors.As(err, &trimmed) {
+		got(Finding{check, Fail, trimmed.Error(), "find out who deleted the records before anything is restarted: see docs/runbook.md, The log was trimmed"})
 	}
 	n, err := r.Partitions(ctx, t.Name)
 	if err != nil {
