@@ -15,7 +15,7 @@ func TestWhatIsAskedForAndNotReadIsRefusedInWords(t *testing.T) {
 	t.Parallel()
 	_, s := setup(t)
 	for path, words := range map[string]string{
-		"/api/v1/timestamps?limt=3":                    "&#34;limt&#34; is not known here: this takes limit, before, after",
+		"/api/v1/timestamps?limt=3":                    "&#34;limt&#34; is not known here: this takes order, limit, before, after",
 		"/api/v1/deadletters?stat=open":                "&#34;stat&#34; is not known here",
 		"/dead-letters?state=opn":                      "query parameter &#34;state&#34;",
 		"/dead-letters?partition=abc":                  "query parameter &#34;partition&#34;: an invalid integer",
