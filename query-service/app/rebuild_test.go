@@ -265,8 +265,11 @@ func TestTheFormsOfARebuild(t *testing.T) {
 
 	for status, words := range map[int]string{409: "generation 1 is still &lt;filling&gt;, cancel it first.", 422: "generation 1 is still", 401: "wants an API key", 403: "consumer-service: generation 1 is still", 500: "generation 1 is still"} {
 		o.will(status, `{"status":409,"detail":"generation 1 is still <filling>, cancel it first"}`)
-		for _, path := range []string{"/projections/timestamps/rebuild", "/projections/timestamps/rebuild/swap"} {
-			a := s.post(t, path, url.Values{"kind": {"point"}, "point": {"2026-11-03T00:00:00Z"}, "generation": {"1"}})
+		for path, form := range map[string]url.Values{
+			"/projections/timestamps/rebuild":      {"kind": {"point"}, "point": {"2026-11-03T00:00:00Z"}},
+			"/projections/timestamps/rebuild/swap": {"generation": {"1"}},
+		} {
+			a := s.post(t, path, form)
 			requireSound(t, path, a)
 			require.Equal(t, status, a.status)
 			require.Contains(t, a.body, words)
@@ -348,15 +351,20 @@ func TestPagesSayWhatToDoWhereTheOthersAreDown(t *testing.T) {
 	require.Contains(t, page.body, "consumer-service is down: no rebuild can be started.")
 	require.Contains(t, page.body, "Generation 0 serves every read.")
 	require.Contains(t, page.body, refresh)
-	for path, words := range map[string]string{
-		"/projections/timestamps/rebuild": "consumer-service does not answer at http://127.0.0.1:1: start it, or set CONSUMER_URL to where it listens.", "/projections/timestamps/audit": "consumer-service does not answer",
-		"/dead-letters/discard": "command-service does not answer at http://127.0.0.1:1: start it, or set COMMAND_URL",
-		"/dead-letters/redrive": "command-service does not answer",
+	letter := []string{"timestamp.command.v1/0@0"}
+	for path, tc := range map[string]struct {
+		form  url.Values
+		words string
+	}{
+		"/projections/timestamps/rebuild": {url.Values{"kind": {"swap"}}, "consumer-service does not answer at http://127.0.0.1:1: start it, or set CONSUMER_URL to where it listens."},
+		"/projections/timestamps/audit":   {nil, "consumer-service does not answer"},
+		"/dead-letters/discard":           {url.Values{"position": letter, "sure": {"1"}}, "command-service does not answer at http://127.0.0.1:1: start it, or set COMMAND_URL"},
+		"/dead-letters/redrive":           {url.Values{"position": letter, "payload": {"{}"}}, "command-service does not answer"},
 	} {
-		a := s.post(t, path, url.Values{"kind": {"swap"}, "position": {"timestamp.command.v1/0@0"}, "payload": {"{}"}, "sure": {"1"}})
+		a := s.post(t, path, tc.form)
 		requireSound(t, path, a)
 		require.Equal(t, 503, a.status, path)
-		require.Contains(t, a.body, words)
+		require.Contains(t, a.body, tc.words)
 	}
 }
 

@@ -31,6 +31,7 @@ type operation struct {
 	stream     bool            // its body is read line by line: see StreamType
 	ownBody    bool            // its handler reads and checks the body: see bodyExtension
 	bodiless   bool            // it takes no body
+	form       map[string]bool // the fields of the form in its body: see formFields
 	page       bool            // it is asked for by browsers, whose forms send their empty fields too
 }
 
@@ -52,7 +53,7 @@ func readOperations(doc *openapi3.T) *operations {
 			op := &operation{
 				route:    &routers.Route{Spec: doc, Path: path, PathItem: item, Method: method, Operation: o},
 				repeated: map[string]bool{}, headers: map[string]bool{},
-				stream: isStream(o), ownBody: isStream(o) || isForm(o) || o.Extensions[bodyExtension] == "handler", bodiless: o.RequestBody == nil,
+				stream: isStream(o), ownBody: isStream(o) || isForm(o) || o.Extensions[bodyExtension] == "handler", bodiless: o.RequestBody == nil, form: formFields(o),
 				page: slices.Contains(o.Tags, pagesTag),
 			}
 			for part := range strings.SplitSeq(path, "/") {
@@ -96,7 +97,7 @@ func (o *operations) of(c *gin.Context) *operation {
 // validated answers 400 to a request that the specification does not allow: the generated server checks neither required
 // members nor lengths. What a request says and its operation does not read is refused too, since the caller meant
 // something by it. Two kinds of bodies are left to their handlers: those of streams, and those that the handler can say
-// more about (see bodyExtension), forms among them. Gin has found the route already, so it is looked up by its pattern and
+// more about (see bodyExtension). Of a form the names of the fields are checked here and what they hold by the handler. Gin has found the route already, so it is looked up by its pattern and
 // not matched a second time. Routes that the specification does not list pass; Listen refuses to serve those.
 func validated(all *operations, refuse func(*gin.Context, problem.Problem)) gin.HandlerFunc {
 	whole := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
@@ -124,6 +125,12 @@ func validated(all *operations, refuse func(*gin.Context, problem.Problem)) gin.
 		if reason != "" {
 			deny(problem.Problem{Status: http.StatusBadRequest, Detail: reason})
 			return
+		}
+		if op.form != nil {
+			if wrong := op.readForm(c); wrong != nil {
+				deny(*wrong)
+				return
+			}
 		}
 		params := make(map[string]string, len(c.Params))
 		for i, name := range op.parameters {
@@ -212,11 +219,7 @@ const bodyExtension = "x-body"
 // end, and is read by its handler, line by line.
 const StreamType = "application/x-ndjson"
 
-const formType = "application/x-www-form-urlencoded"
-
 func isStream(o *openapi3.Operation) bool { return takes(o, StreamType) }
-
-func isForm(o *openapi3.Operation) bool { return takes(o, formType) }
 
 func takes(o *openapi3.Operation, kind string) bool {
 	return o.RequestBody != nil && o.RequestBody.Value != nil && o.RequestBody.Value.Content[kind] != nil

@@ -68,8 +68,9 @@ func (p *Pages) formAgain(c *gin.Context, pr problem.Problem) bool {
 	if !p.viewer(c).May(auth.Read) {
 		return false
 	}
-	if p.parseForm(c); !c.IsAborted() {
-		f.again(c, &peer.Refusal{Status: pr.Status, Detail: pr.Detail})
+	if err := c.Request.ParseForm(); err != nil {
+		return false
 	}
+	f.again(c, &peer.Refusal{Status: pr.Status, Detail: pr.Detail})
 	return true
 }

@@ -75,6 +75,7 @@ type reviewView struct {
 	Each          bool           // each payload can be edited
 	Changed       int            // payloads that the replacement changes
 	Unseen        bool           // it was sent with a replacement that had not been shown
+	Replacing     bool           // the replacement is another than the one that was made in the payloads that were sent
 	Overrides     bool           // one is of a kind whose redriven command wins over later ones
 	LeftOut       int            // letters that were chosen and can only be discarded
 	choice
@@ -96,7 +97,7 @@ func (p *Pages) review(c *gin.Context) {
 	if !ok {
 		return
 	}
-	p.showReview(c, http.StatusOK, reviewView{choice: chosen, Find: c.PostForm("find"), Replace: c.PostForm("replace")}, nil)
+	p.showReview(c, http.StatusOK, reviewView{choice: chosen, Find: c.PostForm("find"), Replace: c.PostForm("replace"), Replacing: replacing(c)}, editedPayloads(c, chosen.Positions))
 }
 
 // showReview fills v with the letters; edited has payloads that were sent already.
@@ -127,11 +128,16 @@ func (p *Pages) showReview(c *gin.Context, status int, v reviewView, edited map[
 	for _, l := range letters {
 		v.Overrides = v.Overrides || l.Overrides()
 		r := reviewLetter{letterView: l, New: l.corrected(v.Find, v.Replace), Wrong: wrong[l.Position.String()]}
-		if l.Editable() && r.New != l.Shown {
-			v.Changed++
-		}
+		changed := l.Editable() && r.New != l.Shown
 		if sent, was := edited[l.Position.String()]; was {
 			r.New = sent
+			if v.Replacing {
+				r.New = replaceIn(sent, v.Find, v.Replace)
+				changed = r.New != sent
+			}
+		}
+		if changed {
+			v.Changed++
 		}
 		if len(v.Letters) < mostEditable && (v.Each || len(wrong) == 0 || r.Wrong != "") {
 			v.Letters = append(v.Letters, r)
@@ -176,9 +182,9 @@ func (p *Pages) chosen(c *gin.Context) (choice, bool) {
 	}
 	switch {
 	case len(positions) == 0:
-		p.refuse(c, "no dead letter is chosen: tick some in the list and send it again")
+		p.choiceAgain(c, &peer.Refusal{Status: http.StatusBadRequest, Detail: "no dead letter is chosen: tick some in the list and send it again"})
 	case len(positions) > mostInBulk:
-		p.refuse(c, fmt.Sprintf("%d dead letters are chosen: at most %d are taken at once", len(positions), mostInBulk))
+		p.choiceAgain(c, &peer.Refusal{Status: http.StatusBadRequest, Detail: fmt.Sprintf("%d dead letters are chosen: at most %d are taken at once", len(positions), mostInBulk)})
 	default:
 		return v, true
 	}
@@ -238,17 +244,11 @@ func (p *Pages) redrive(c *gin.Context) {
 		return
 	}
 	positions := chosen.Positions
-	payloads := c.PostFormArray("payload") // one for each position, where each can be edited
-	edited := map[string]string{}
-	if len(payloads) == len(positions) {
-		for i, at := range positions {
-			edited[at] = strings.ReplaceAll(payloads[i], "\r\n", "\n") // a form sends line ends as CRLF
-		}
-	}
+	edited := editedPayloads(c, positions)
 	find, replace, note := c.PostForm("find"), c.PostForm("replace"), chosen.Note
 	single := c.PostForm("single") != ""
-	if find != c.PostForm("applied_find") || replace != c.PostForm("applied_replace") {
-		p.showReview(c, http.StatusOK, reviewView{choice: chosen, Find: find, Replace: replace, Unseen: true}, nil)
+	if replacing(c) {
+		p.showReview(c, http.StatusOK, reviewView{choice: chosen, Find: find, Replace: replace, Unseen: true, Replacing: true}, edited)
 		return // nothing is redriven that was not shown before
 	}
 	letters := make([]command.Letter, 0, len(positions))
@@ -342,15 +342,6 @@ func (p *Pages) discard(c *gin.Context) {
 		return
 	}
 	c.Redirect(http.StatusSeeOther, chosen.after("discarded", done.Results))
-}
-
-// lettersAgain shows what was refused on the page that the form was on.
-func (p *Pages) lettersAgain(c *gin.Context, refused *peer.Refusal) {
-	if at := c.PostForm("position"); c.PostForm("single") != "" {
-		p.showLetter(c, refused.Status, at, deadLetterView{Payload: c.PostForm("payload"), Note: c.PostForm("note"), Refused: refused})
-		return
-	}
-	p.showLetters(c, refused.Status, deadLettersView{Refused: refused})
 }
 
 // after is the list, once it has every one of the decisions in it. They lie in several partitions: the last one of each says enough.

@@ -147,11 +147,16 @@ func (l letterView) corrected(find, replace string) string {
 	switch {
 	case !l.Editable():
 		return ""
-	case find == "":
-		return l.Shown
 	default:
-		return strings.ReplaceAll(l.Shown, find, replace)
+		return replaceIn(l.Shown, find, replace)
 	}
+}
+
+func replaceIn(text, find, replace string) string {
+	if find == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, find, replace)
 }
 
 func viewLetter(l deadletter.DeadLetter) letterView {
@@ -174,7 +179,13 @@ type deadLettersView struct {
 	Done    string
 	Left    bool // the search found more than was decided on
 	Refused *peer.Refusal
+	Picked  []string // positions that were ticked in a form that was refused
+	All     bool     // it was ticked there
+	Note    string   // what was typed there
 }
+
+// IsPicked reports whether the letter at the position is ticked.
+func (v deadLettersView) IsPicked(at string) bool { return slices.Contains(v.Picked, at) }
 
 // Choosing reports whether one of those shown is open.
 func (v deadLettersView) Choosing() bool { return slices.ContainsFunc(v.Letters, letterView.Open) }
@@ -200,6 +211,9 @@ func (p *Pages) deadLetters(c *gin.Context) {
 
 func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
 	v.Filter, v.States = readFilter(c.Query), letterStates
+	if c.Request.Method == http.MethodPost {
+		v.Filter = readFilter(func(name string) string { return c.PostForm("search_" + name) })
+	}
 	var after position.Position
 	if text := c.Query("after"); text != "" {
 		var err error

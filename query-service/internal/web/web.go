@@ -130,22 +130,9 @@ func Mount(o Options) (*Pages, error) {
 		"/projections/:name/rebuild/drop":   {p.onGeneration(p.Peers.Drop), p.onGenerationAgain},
 	}
 	for path, f := range p.forms {
-		e.POST(path, p.parseForm, f.submit)
+		e.POST(path, f.submit)
 	}
 	return p, nil
-}
-
-// parseForm stands before every handler of a form and refuses what cannot be read. What another site's page
-// has sent has not come as far: the engine refuses it.
-func (p *Pages) parseForm(c *gin.Context) {
-	if err := c.Request.ParseForm(); err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			p.fail(c, problem.Problem{Status: http.StatusRequestEntityTooLarge, Detail: fmt.Sprintf("the form is larger than the %s bytes that are taken here: choose fewer", number(large.Limit))})
-			return
-		}
-		p.refuse(c, "the form could not be read: go back and send it again")
-	}
 }
 
 type layout struct {
