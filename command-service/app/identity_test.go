@@ -95,6 +95,23 @@ func TestATopicMadeAnewShutsTheDoorUntilItIsAccepted(t *testing.T) {
 	start(t, o).ready(t) // what is noted needs no acceptance
 }
 
+// The notes may be lost while the door is open: what it has read of them it remembers.
+func TestARunningDoorRemembersWhatWasNoted(t *testing.T) {
+	t.Parallel()
+	brokers := realKafka(t)
+	o := options(brokers)
+	s := start(t, o)
+	s.ready(t)
+	admin := newAdmin(t, brokers)
+	require.NoError(t, admin.DeleteTopic(o.Identity))
+	require.NoError(t, admin.DeleteTopic(o.Topic))
+	s.shut(t, "topic "+o.Topic+" is not there: it was, with the id ")
+	await.NoError(t, func() error {
+		return admin.CreateTopic(o.Topic, &sarama.TopicDetail{NumPartitions: 3, ReplicationFactor: 1}, false)
+	})
+	s.shut(t, "topic "+o.Topic+" is another one")
+}
+
 func TestANotedTopicIsNotMadeAgainAfterARestart(t *testing.T) {
 	t.Parallel()
 	brokers := realKafka(t)

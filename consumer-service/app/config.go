@@ -10,8 +10,8 @@ import (
 	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
-	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/logid"
+	"github.com/tidemark/tidemark/shared/position"
 	"github.com/tidemark/tidemark/shared/service"
 	"github.com/tidemark/tidemark/shared/topic"
 )

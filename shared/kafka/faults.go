@@ -3,7 +3,6 @@ package kafka
 import (
 	"errors"
 
-	"github.com/Shopify/sarama"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -60,7 +59,7 @@ func faultOf(err error) (fault string, known bool) {
 		return faultCluster, true
 	case errors.As(err, &other) && other.Found != "":
 		return faultReplaced, true
-	case errors.As(err, &other), errors.Is(err, sarama.ErrUnknownTopicOrPartition):
+	case errors.As(err, &other), errors.Is(err, ErrNoTopic), errors.Is(err, ErrNotKnown):
 		return faultMissing, true
 	case errors.As(err, &trimmed):
 		return faultTrimmed, true

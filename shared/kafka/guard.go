@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/Shopify/sarama"
-
 	"github.com/tidemark/tidemark/shared/loop"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -36,8 +34,8 @@ type GuardOptions struct {
 	AcceptStart map[int32]int64
 
 	// SameLog is asked whether the topic is the one that it was, before the topic may be made and, in Keep, every few seconds.
-	// It returns nil where it is, or where nobody has known the topic yet; an *IdentityError where it is another one or is gone, a
-	// *ClusterError where the brokers are others; any other error where that could not be found out. Optional.
+	// It returns nil where it is; ErrNotKnown where it is not there and nobody has known it; an *IdentityError where it is another
+	// one or is gone, a *ClusterError where the brokers are others; any other error where that could not be found out. Optional.
 	SameLog func(ctx context.Context, topic string) error
 	Look    time.Duration // the pause between two questions of SameLog in Keep; 3 seconds unless given
 
@@ -106,7 +104,7 @@ func (g *Guard) CheckNow() { g.wake.Send() }
 func (g *Guard) Await(ctx context.Context) error {
 	for {
 		err := g.checkOnce(ctx, func(ctx context.Context) error {
-			if err := g.o.SameLog(ctx, g.o.Topic.Name); err != nil {
+			if err := g.o.SameLog(ctx, g.o.Topic.Name); err != nil && !errors.Is(err, ErrNotKnown) {
 				return err // one that is gone must not be made
 			}
 			if err := g.o.Reader.Ensure(ctx, g.o.Topic); err != nil {
@@ -115,7 +113,7 @@ func (g *Guard) Await(ctx context.Context) error {
 			if err := g.o.Reader.Check(ctx, g.o.Topic); err != nil {
 				return err
 			}
-			return g.o.SameLog(ctx, g.o.Topic.Name) // one that was made now is known by now
+			return g.o.SameLog(ctx, g.o.Topic.Name) // one that was made now must be known before anything is written to it
 		})
 		var unsafe *GuardError
 		if err == nil || errors.As(err, &unsafe) {
@@ -213,7 +211,7 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 		reason = trimmed.Error()
 	case errors.As(err, &unsafe):
 		reason = unsafe.Error()
-	case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
+	case errors.Is(err, ErrNoTopic), errors.Is(err, ErrNotKnown):
 		reason = "topic " + g.o.Topic.Name + " is not there: it was deleted, or the brokers have lost it"
 	default:
 		reason = "Kafka does not answer: " + err.Error()

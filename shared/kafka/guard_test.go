@@ -104,6 +104,27 @@ func TestAGuardDoesNotMakeALostTopicAnew(t *testing.T) {
 	})
 }
 
+// A topic that the guard has just made is not safe before it is noted: whoever writes to it waits for that.
+func TestAGuardWaitsUntilTheTopicItMadeIsNoted(t *testing.T) {
+	t.Parallel()
+	r := setupReader(t, embedded(t))
+	g, p := setupGuard(r, topic.Forever)
+	answers := []error{ErrNotKnown, ErrNotKnown, ErrNotKnown, errors.New("noted, and not read back yet"), nil, nil}
+	var was []bool
+	g.o.SameLog = func(context.Context, string) error {
+		ready, _ := p.get()
+		was = append(was, ready)
+		answer := answers[0]
+		answers = answers[1:]
+		return answer
+	}
+	require.NoError(t, g.Await(t.Context()))
+	require.Empty(t, answers)
+	require.NotContains(t, was, true)
+	ready, _ := p.get()
+	require.True(t, ready)
+}
+
 func TestAGuardWaitsForABrokerThatIsMissing(t *testing.T) {
 	t.Parallel()
 	r := NewReader(config.Kafka{Brokers: []string{"127.0.0.1:1"}}, "test")

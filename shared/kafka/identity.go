@@ -5,6 +5,9 @@ import (
 	"fmt"
 )
 
+// ErrNotKnown says that a topic is not there and that nobody has known it: only such a one may be made.
+var ErrNotKnown = errors.New("no topic has this name, and none was noted")
+
 // IdentityError says that the topic that stands under a name is not the one that was noted for it, so that offsets in it
 // would mean other records.
 type IdentityError struct {
