@@ -45,6 +45,14 @@ func (r formRoute) matches(address string) bool {
 	return slices.EqualFunc(is, want, func(part, pattern string) bool { return part == pattern || strings.HasPrefix(pattern, "{") })
 }
 
+// address is a path of the route that leads to something.
+func (r formRoute) address(t *testing.T, endpoint string) string {
+	t.Helper()
+	path := strings.NewReplacer("/endpoints/{id}", endpoint, "{name}", "timestamps").Replace(r.path)
+	require.NotContains(t, path, "{")
+	return path
+}
+
 // filled is a form of the route whose every field holds something.
 func (r formRoute) filled() url.Values {
 	form := url.Values{}
@@ -69,8 +77,7 @@ func TestEveryFormRefusesWhatItDoesNotReadAndKeepsWhatWasTyped(t *testing.T) {
 	s, keys, endpoint := keysUp(t)
 	admin := []string{"Cookie", "tidemark_key=" + keys["admin"], "Accept", browser}
 	for _, r := range formRoutes(t, s) {
-		path := strings.NewReplacer("/endpoints/{id}", endpoint, "{name}", "timestamps").Replace(r.path)
-		require.NotContains(t, path, "{")
+		path := r.address(t, endpoint)
 		unknown := r.filled()
 		unknown.Set("unheard_of", "1")
 		tries := map[string]url.Values{"form field &#34;unheard_of&#34; is not known here: this takes ": unknown}

@@ -96,6 +96,9 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Detail }
 
+// Refused is false where a form only comes again, with nothing wrong in it.
+func (r *Refusal) Refused() bool { return r.Status >= 400 }
+
 // onBehalf gives a request the API key and the correlation id of the request that it is made for.
 func onBehalf(ctx context.Context, req *http.Request) error {
 	req.Header.Set("Accept", "application/json")

@@ -31,12 +31,13 @@ func (v viewer) May(scope auth.Scope) bool { return !v.locked || v.caller.May(sc
 // Lacks says which scope the viewer's key has, and that scope is needed.
 func (v viewer) Lacks(scope auth.Scope) string { return v.caller.Lacks(scope) }
 
-// Refuse answers a request that was not let in. Whoever looks at pages is led to the login and back, gets the form
-// again with the reason, or reads the reason on a page. Everybody else gets the problem.
+// Refuse answers a request that was not let in. Whoever looks at pages is led to the login and back, with the form that
+// they sent, gets the form again with the reason, or reads the reason on a page. Everybody else gets the problem.
 func (p *Pages) Refuse(c *gin.Context, pr problem.Problem) {
 	switch {
 	case strings.HasPrefix(c.FullPath(), "/api/") || !sharedhttp.WantsPage(c):
 		sharedhttp.Fail(c, pr)
+	case pr.Status == http.StatusUnauthorized && p.keepForm(c):
 	case pr.Status == http.StatusUnauthorized:
 		next := "/"
 		if c.Request.Method == http.MethodGet {
@@ -71,6 +72,6 @@ func (p *Pages) formAgain(c *gin.Context, pr problem.Problem) bool {
 	if err := c.Request.ParseForm(); err != nil {
 		return false
 	}
-	f.again(c, &peer.Refusal{Status: pr.Status, Detail: pr.Detail})
+	f.again(c, &peer.Refusal{Status: pr.Status, Detail: pr.Detail, Key: c.PostForm("key")})
 	return true
 }

@@ -30,6 +30,7 @@ func Key(c *gin.Context) string {
 
 type loginView struct {
 	Next    string
+	Form    string // that is kept, as it was encoded; empty where there is none
 	Refused string
 }
 
@@ -45,22 +46,23 @@ func (p *Pages) login(c *gin.Context) {
 
 // logIn takes the key from the form into a cookie. Wrong keys are counted with all others of the address.
 func (p *Pages) logIn(c *gin.Context) {
-	next := localPath(c.PostForm("next"))
+	form := c.Request.PostForm
+	next := localPath(form.Get("next"))
 	if !p.Engine.Locked() {
 		c.Redirect(http.StatusSeeOther, next)
 		return
 	}
-	key := strings.TrimSpace(c.PostForm("key"))
-	_, wait, ok := p.Engine.Admit(c, key)
+	key := strings.TrimSpace(form.Get("key"))
+	caller, wait, ok := p.Engine.Admit(c, key)
 	switch {
 	case ok:
 		p.setKey(c, key, 0)
-		c.Redirect(http.StatusSeeOther, next)
+		p.logInTo(c, next, caller)
 	case wait > 0:
 		c.Header("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
-		p.render(c, http.StatusTooManyRequests, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "Too many wrong keys came from here. Wait a little."}})
+		p.render(c, http.StatusTooManyRequests, "login", layout{Title: "Log in", Body: loginView{Next: next, Form: form.Get("form"), Refused: "Too many wrong keys came from here. Wait a little."}})
 	default:
-		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Refused: "Unknown, expired or revoked key."}})
+		p.render(c, http.StatusUnprocessableEntity, "login", layout{Title: "Log in", Body: loginView{Next: next, Form: form.Get("form"), Refused: "Unknown, expired or revoked key."}})
 	}
 }
 
