@@ -56,7 +56,7 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 		return err
 	})
 	v.Parts = p.parts(v.DatabaseOut)
-	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Self: "/", Events: projectionEvents, Refresh: v.refresh(), Body: v})
+	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Self: "/", Events: statusEvents, Refresh: v.refresh(), Body: v})
 }
 
 // parts is what runs, as it was seen last; a page never waits for it. That the database is out is known here before

@@ -166,6 +166,7 @@ type statusesView struct {
 	Worst       *statusView // nil where all that were begun keep up
 	CaughtUpAt  *time.Time  // of those that were begun, the least
 	Begun       bool        // one was
+	Rebuilds    []generationView
 }
 
 // statuses reads every projection, and more by also in the same snapshot. An error is in Trouble.
@@ -182,6 +183,9 @@ func (p *Pages) statuses(ctx context.Context, also func(context.Context, *projec
 		pr := p.Problem(ctx, err)
 		v.Trouble, v.DatabaseOut = pr.Detail, pr.Type == "/problems/database-down"
 		return v
+	}
+	if v.Rebuilds, err = p.rebuilds(ctx); err != nil {
+		v.Trouble = p.Problem(ctx, err).Detail
 	}
 	for _, s := range all {
 		v.Projections = append(v.Projections, p.viewStatus(s))
@@ -220,7 +224,7 @@ func (v statusesView) Findings() []findingView {
 }
 
 func (v statusesView) refresh() int {
-	if v.Trouble != "" || v.Worst != nil || !v.Begun {
+	if v.Trouble != "" || v.Worst != nil || !v.Begun || slices.ContainsFunc(v.Rebuilds, func(g generationView) bool { return g.Moving() }) {
 		return 3
 	}
 	return 0
@@ -228,10 +232,13 @@ func (v statusesView) refresh() int {
 
 func (p *Pages) projections(c *gin.Context) {
 	v := p.statuses(c.Request.Context(), nil)
-	p.render(c, http.StatusOK, "projections", layout{Title: "Projections", Here: "/projections", Events: projectionEvents, Refresh: v.refresh(), Body: v})
+	p.render(c, http.StatusOK, "projections", layout{Title: "Projections", Here: "/projections", Events: statusEvents, Refresh: v.refresh(), Body: v})
 }
 
-const projectionEvents = "/api/v1/events?watch=projection"
+const (
+	projectionEvents = "/api/v1/events?watch=projection"
+	statusEvents     = "/api/v1/events?watch=projection,generations"
+)
 
 type projectionView struct {
 	viewer

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -69,6 +70,9 @@ type generationView struct {
 
 // step is one stage of a rebuild: done, now, open or failed.
 type step struct{ Name, State string }
+
+// Path is that of the page of its rebuild.
+func (g generationView) Path() string { return rebuildPath(g.Projection) }
 
 // Bottleneck says in words what holds a fill up.
 func (g generationView) Bottleneck() string {
@@ -234,6 +238,19 @@ func (p *Pages) showRebuild(c *gin.Context, status int, v rebuildView) {
 func (p *Pages) generations(c *gin.Context) ([]generation.Generation, bool) {
 	list, err := generation.List(c.Request.Context(), p.Reader, projection.Want{}, projection.Of(c.Param("name")))
 	return list, !p.failed(c, err)
+}
+
+// rebuilds are those that are under way, of every projection.
+func (p *Pages) rebuilds(ctx context.Context) (views []generationView, err error) {
+	list, err := generation.List(ctx, p.Reader, projection.Want{}, projection.Every())
+	swapping := map[string]bool{}
+	for _, g := range list { // of each projection the serving one first
+		swapping[g.Projection] = swapping[g.Projection] || g.State == generation.Swapping
+		if g.Rebuilding() {
+			views = append(views, viewGeneration(g, swapping[g.Projection]))
+		}
+	}
+	return views, err
 }
 
 func (p *Pages) renderRebuild(c *gin.Context, status int, v rebuildView, list []generation.Generation) {
