@@ -191,12 +191,23 @@ func TestThePageOfARebuild(t *testing.T) {
 	}
 	require.NotContains(t, page.body, refresh)
 
+	db.Must(t, `UPDATE projection_generations SET fill_ms = 18800, index_ms = 2100 WHERE generation = 1`)
+	for _, words := range []string{`Fill<span class="sr">: done</span>, 18.8 s</li>`, `Index<span class="sr">: done</span>, 2.1 s</li>`} {
+		require.Contains(t, s.page(t, at).body, words)
+	}
+
 	proof["ok"], proof["differences"] = true, []any{}
 	setGenerations(t, db, aGeneration{number: 1, state: "serving"}, aGeneration{number: 2, state: "held", point: "timestamp.command.v1/3@42"},
 		aGeneration{number: 0, state: "standby", proof: proof, done: 4, end: 7}, aGeneration{number: 3, state: "dropping"})
 	page = s.page(t, at)
 	for _, words := range []string{"Generation 1 serves every read.", "Roll back to generation 0…", "Verified: both hold the same", "Consumer lag: 3", "Holds the tables as they were", "timestamp.command.v1/3@42", "Drop generation 2", "drop the standby, generation 0, first", refresh} {
 		require.Contains(t, page.body, words)
+	}
+	db.Must(t, `UPDATE projection_generations SET fill_ms = 400 WHERE state = 'held'`)
+	db.Must(t, `UPDATE projection_generations SET fill_ms = 18800, index_ms = 2100 WHERE state = 'serving'`)
+	phases := s.page(t, at).body
+	for _, words := range []string{`Fill<span class="sr">: done</span>, 400 ms</span>`, `Fill<span class="sr">: done</span>, 18.8 s</span>`, `Index<span class="sr">: done</span>, 2.1 s</span>`} {
+		require.Contains(t, phases, words)
 	}
 	require.NotContains(t, page.body, "Drop generation 1<", "what serves is not to be dropped")
 	require.NotContains(t, page.body, "Drop generation 3<", "it is going already")
@@ -209,7 +220,11 @@ func TestThePageOfARebuild(t *testing.T) {
 		states = append(states, g.(map[string]any)["state"])
 	}
 	require.Equal(t, []any{"serving", "dropping", "held", "standby"}, states)
+	serves := s.get(t, "/api/v1/projections/timestamps/generations/1").object(t)
+	require.EqualValues(t, 18800, serves["fill_ms"])
+	require.EqualValues(t, 2100, serves["index_ms"])
 	g := s.get(t, "/api/v1/projections/timestamps/generations/0").object(t)
+	require.Nil(t, g["fill_ms"], "it was never a candidate")
 	require.Equal(t, "timestamps_g0", g["schema"])
 	require.Equal(t, "group.g1.g0", g["group"])
 	require.EqualValues(t, 3, g["progress"].(map[string]any)["lag"])
@@ -338,34 +353,6 @@ func TestAnAuditIsAskedForOnThePage(t *testing.T) {
 	requireSound(t, "refused audit", a)
 	require.Equal(t, 404, a.status)
 	require.Contains(t, a.body, "it is an older release of consumer-service, or CONSUMER_URL names something else")
-}
-
-func TestPagesSayWhatToDoWhereTheOthersAreDown(t *testing.T) {
-	t.Parallel()
-	db := testdb.New(t)
-	db.Reject(t, 0, []byte("{"), `[]`, "broken")
-	s := startWithPeers(t, db.URL, "http://127.0.0.1:1")
-	s.awaitReady(t)
-	page := s.page(t, "/projections/timestamps/rebuild")
-	require.Equal(t, 200, page.status, "what there is comes from the database")
-	require.Contains(t, page.body, "consumer-service is down: no rebuild can be started.")
-	require.Contains(t, page.body, "Generation 0 serves every read.")
-	require.Contains(t, page.body, refresh)
-	letter := []string{"timestamp.command.v1/0@0"}
-	for path, tc := range map[string]struct {
-		form  url.Values
-		words string
-	}{
-		"/projections/timestamps/rebuild": {url.Values{"kind": {"swap"}}, "consumer-service does not answer at http://127.0.0.1:1: start it, or set CONSUMER_URL to where it listens."},
-		"/projections/timestamps/audit":   {nil, "consumer-service does not answer"},
-		"/dead-letters/discard":           {url.Values{"position": letter, "sure": {"1"}}, "command-service does not answer at http://127.0.0.1:1: start it, or set COMMAND_URL"},
-		"/dead-letters/redrive":           {url.Values{"position": letter, "payload": {"{}"}}, "command-service does not answer"},
-	} {
-		a := s.post(t, path, tc.form)
-		requireSound(t, path, a)
-		require.Equal(t, 503, a.status, path)
-		require.Contains(t, a.body, tc.words)
-	}
 }
 
 func TestThePagesOfNothing(t *testing.T) {

@@ -45,7 +45,7 @@ func Migrations() fs.FS {
 
 // Wanted is the version that this release's services read and write. A database behind it is waited for,
 // since consumer-service migrates it; one ahead of it belongs to a newer release.
-const Wanted = 10
+const Wanted = 11
 
 // ErrNewer says that a newer release has migrated the database.
 var ErrNewer = errors.New("the database's schema is newer than this binary")

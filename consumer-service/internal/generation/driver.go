@@ -210,7 +210,9 @@ SELECT partition, next_offset AS next, caught_up_at IS NOT NULL AS caughtup FROM
 // advance changes the state, where it is still what the step began with.
 func (s *Service) advance(ctx context.Context, g Generation, to State) (bool, error) {
 	res, err := s.DB.ExecContext(ctx, s.in(`
-UPDATE public.projection_generations SET state = $3, state_since = clock_timestamp(), proof_wanted = proof_wanted OR $3 = 'ready' AND swap_wanted
+UPDATE public.projection_generations SET state = $3, state_since = clock_timestamp(),
+	fill_ms = CASE state WHEN 'filling' THEN extract(epoch FROM clock_timestamp() - state_since) * 1000 ELSE fill_ms END,
+	index_ms = CASE state WHEN 'indexing' THEN extract(epoch FROM clock_timestamp() - state_since) * 1000 ELSE index_ms END, proof_wanted = proof_wanted OR $3 = 'ready' AND swap_wanted
 WHERE projection = {projection} AND generation = $1 AND state = $2`), g.Number, g.State, to)
 	if err != nil {
 		return false, fmt.Errorf("note that generation %d is %s: %w", g.Number, to, err)

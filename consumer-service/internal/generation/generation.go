@@ -47,6 +47,8 @@ type Generation struct {
 	Point       *string         // as it was asked for; nil follows the log
 	Stops       map[int32]int64 // by partition, where Point is given
 	TopicID     string          // of the topic that it is computed from; empty where none was read yet
+	FillMs      *float64        // how long it read the log until it had caught up, or was at its point; nil until then
+	IndexMs     *float64        // how long the indexes took that come after that; nil until they are made
 	NewLog      bool            // filled from a topic that was made anew and accepted: never verified against the one before
 	Progress    Progress
 	Proof       *Proof
@@ -133,6 +135,8 @@ type row struct {
 	Proof       []byte     `db:"proof"`
 	TopicID     *string    `db:"topic_id"`
 	NewLog      bool       `db:"new_log"`
+	FillMs      *float64   `db:"fill_ms"`
+	IndexMs     *float64   `db:"index_ms"`
 	Rate        *float64   `db:"rate"`
 	ETA         *float64   `db:"eta_seconds"`
 	Bottleneck  *string    `db:"bottleneck"`
@@ -144,7 +148,7 @@ type row struct {
 func (r row) generation(group string) (Generation, error) {
 	g := Generation{
 		Projection: r.Projection, Number: r.Number, State: r.State, Epoch: r.Epoch, Schema: r.Schema, RequestedAt: r.RequestedAt, StateSince: r.StateSince,
-		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point, NewLog: r.NewLog,
+		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point, NewLog: r.NewLog, FillMs: r.FillMs, IndexMs: r.IndexMs,
 		Progress: Progress{ETA: r.ETA, Stalled: r.Stalled, Bottleneck: ByNothing},
 	}
 	switch {

@@ -19,6 +19,9 @@ func TestASwapMovesTheTablesBothWays(t *testing.T) {
 	b.exec(t, `CREATE INDEX by_event ON public.timestamp_records (event_timestamp)`)
 	g := b.ready(t, Request{Swap: true})
 	require.True(t, g.SwapWanted && g.ProofWanted)
+	require.Positive(t, *g.FillMs)
+	require.Positive(t, *g.IndexMs)
+	fillMs, indexMs := *g.FillMs, *g.IndexMs
 	var indexes int
 	b.one(t, &indexes, `SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND indexname IN ('by_event', 'timestamp_records_created_at_idx')`, g.Schema)
 	require.Equal(t, 2, indexes, "each index is made anew, an operator's too")
@@ -51,6 +54,8 @@ func TestASwapMovesTheTablesBothWays(t *testing.T) {
 		_, err := b.Swap(t.Context(), side)
 		require.NoError(t, err)
 	}
+	now := b.get(t, g.Number)
+	require.Equal(t, []float64{fillMs, indexMs}, []float64{*now.FillMs, *now.IndexMs}, "no swap changes how long they took")
 	var left []string
 	require.NoError(t, b.DB.SelectContext(t.Context(), &left, `SELECT nspname FROM pg_namespace WHERE nspname LIKE 'timestamps\_g%'`))
 	require.Equal(t, []string{b.schemaOf(side)}, left, "the schema of the one that serves is gone")
@@ -317,6 +322,8 @@ func TestOneRebuildAtATime(t *testing.T) {
 	b.exec(t, `UPDATE `+held.Schema+`.projection_progress SET next_offset = 1, applied = 1`)
 	b.drive(t)
 	require.Equal(t, Held, b.get(t, held.Number).State)
+	require.Positive(t, *b.get(t, held.Number).FillMs)
+	require.Nil(t, b.get(t, held.Number).IndexMs)
 	g, err = b.Swap(ctx, held.Number)
 	two("never serves", g, err)
 

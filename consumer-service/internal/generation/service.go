@@ -100,7 +100,7 @@ func (s *Service) in(query string) string {
 
 const selectRows = `
 SELECT g.projection, g.generation, g.schema_name, g.state, g.epoch, g.group_name, g.requested_at, g.state_since, g.swap_wanted, g.proof_wanted,
-	g.rate_limit, g.point, g.stops, g.proof, g.topic_id, g.new_log, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note
+	g.rate_limit, g.point, g.stops, g.proof, g.topic_id, g.new_log, g.fill_ms, g.index_ms, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note
 FROM public.projection_generations g LEFT JOIN public.generation_progress p ON p.projection = g.projection AND p.generation = g.generation`
 
 const servingFirst = ` ORDER BY g.projection, g.state IN ('serving', 'swapping') DESC, g.generation DESC`

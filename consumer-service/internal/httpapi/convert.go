@@ -38,7 +38,7 @@ func generationOf(g generation.Generation) api.Generation {
 	return api.Generation{
 		Projection: g.Projection, Generation: g.Number, State: api.GenerationState(g.State), Epoch: g.Epoch, Group: g.Group, Schema: g.Schema,
 		RequestedAt: at(g.RequestedAt), StateSince: at(g.StateSince), SwapWanted: g.SwapWanted, RateLimit: g.RateLimit, Point: g.Point,
-		Progress: progressOf(g.Progress), Proof: proofOf(g.Proof), NewLog: g.NewLog,
+		Progress: progressOf(g.Progress), Proof: proofOf(g.Proof), NewLog: g.NewLog, FillMs: g.FillMs, IndexMs: g.IndexMs,
 	}
 }
 

@@ -42,8 +42,10 @@ type Generation struct {
 	RateLimit   *int    // records a second; nil for none
 	Point       *string // the time or position it is filled to; nil where it follows the log
 	Progress    Progress
-	Proof       *Proof // nil while it was never verified
-	NewLog      bool   // filled from a topic that was made anew and accepted: never verified against the generation before
+	Proof       *Proof   // nil while it was never verified
+	FillMS      *float64 // how long it read the log until it had caught up, or was at its point; nil until then
+	IndexMS     *float64 // how long the indexes took that come after that; nil until they are made
+	NewLog      bool     // filled from a topic that was made anew and accepted: never verified against the generation before
 }
 
 // Serves reports whether this is the one that is read.

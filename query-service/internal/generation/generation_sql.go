@@ -73,6 +73,8 @@ type row struct {
 	Stops       []byte     `db:"stops"`
 	Proof       []byte     `db:"proof"`
 	NewLog      bool       `db:"new_log"`
+	FillMS      *float64   `db:"fill_ms"`
+	IndexMS     *float64   `db:"index_ms"`
 	Rate        *float64   `db:"rate"`
 	ETA         *float64   `db:"eta_seconds"`
 	Bottleneck  *string    `db:"bottleneck"`
@@ -85,7 +87,7 @@ func listProjection(ctx context.Context, s *projection.Snapshot, of projection.S
 	var rows []row
 	err := s.Select(ctx, &rows, `
 SELECT g.generation, g.schema_name, g.state, g.epoch, g.group_name, g.requested_at, g.state_since, g.swap_wanted, g.proof_wanted,
-	coalesce(p.sampled_at > now() - $2 * interval '1 second', false) AS measured, g.rate_limit, g.point, g.stops, g.proof, g.new_log, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note,
+	coalesce(p.sampled_at > now() - $2 * interval '1 second', false) AS measured, g.rate_limit, g.point, g.stops, g.proof, g.new_log, g.fill_ms, g.index_ms, p.rate, p.eta_seconds, p.bottleneck, p.stalled_since, p.note,
 	to_regclass(format('%I.projection_progress', g.schema_name)) IS NOT NULL AS has_tables
 FROM public.projection_generations g LEFT JOIN public.generation_progress p USING (projection, generation)
 WHERE g.projection = $1 ORDER BY g.state IN ('serving', 'swapping') DESC, g.generation DESC`, of.Name, projection.FreshFor.Seconds())
@@ -141,7 +143,7 @@ WHERE b.datname = current_database() AND t.relnamespace = to_regnamespace($1) LI
 func (r row) generation(of string) (Generation, map[int32]int64, error) {
 	g := Generation{
 		Projection: of, Number: r.Number, State: r.State, Epoch: r.Epoch, Schema: r.Schema, RequestedAt: r.RequestedAt, StateSince: r.StateSince,
-		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point, NewLog: r.NewLog, Progress: Progress{Bottleneck: "none"},
+		SwapWanted: r.SwapWanted, ProofWanted: r.ProofWanted, RateLimit: r.RateLimit, Point: r.Point, NewLog: r.NewLog, FillMS: r.FillMS, IndexMS: r.IndexMS, Progress: Progress{Bottleneck: "none"},
 	}
 	if r.Measured && !g.Serves() { // what there is of the serving one is of its time as a candidate
 		g.Progress.Measured = true

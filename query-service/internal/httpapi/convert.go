@@ -191,6 +191,7 @@ func generationOf(g generation.Generation) api.Generation {
 	a := api.Generation{
 		Projection: g.Projection, Generation: g.Number, State: api.GenerationState(g.State), Epoch: g.Epoch, Group: g.Group, Schema: g.Schema,
 		RequestedAt: instant.Format(g.RequestedAt), StateSince: instant.Format(g.StateSince), SwapWanted: g.SwapWanted, RateLimit: g.RateLimit, Point: g.Point, NewLog: g.NewLog,
+		FillMs: g.FillMS, IndexMs: g.IndexMS,
 		Progress: api.Progress{
 			Done: p.Done, Total: p.Total, Percent: p.Percent(), Lag: p.Lag(), Rate: p.Rate, EtaSeconds: p.ETASeconds,
 			Bottleneck: api.ProgressBottleneck(p.Bottleneck), StalledSince: moment(p.Stalled), Note: p.Note,

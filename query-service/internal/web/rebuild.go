@@ -68,8 +68,8 @@ type generationView struct {
 	Swapping bool // it is just being swapped in
 }
 
-// step is one stage of a rebuild: done, now, open or failed.
-type step struct{ Name, State string }
+// step is one stage of a rebuild: done, now, open or failed; and how long it took, where that is known.
+type step struct{ Name, State, Took string }
 
 // Path is that of the page of its rebuild.
 func (g generationView) Path() string { return rebuildPath(g.Projection) }
@@ -111,16 +111,26 @@ func (g generationView) Pace() string {
 // passedStep is a stage that is over, and how long it took.
 type passedStep struct{ Name, Took string }
 
-// Passed are the last stages of the serving generation, which last some milliseconds and are seldom seen while they do;
-// empty of one that was never swapped in.
-func (g generationView) Passed() []passedStep {
+// Passed are the stages of a rebuild that has ended, of which the last ones take some milliseconds and are seldom seen while
+// they do. Those whose time is not known are left out: a generation that was never a candidate has none.
+func (g generationView) Passed() (passed []passedStep) {
+	for _, s := range g.Steps {
+		if s.Took != "" {
+			passed = append(passed, passedStep{s.Name, s.Took})
+		}
+	}
 	if !g.Serves() || g.Proof == nil || !g.Proof.OK || g.StateSince.Before(g.Proof.At) {
-		return nil
+		return passed
 	}
-	return []passedStep{
-		{"Verify", took(time.Duration(g.Proof.TookMS * float64(time.Millisecond)))},
-		{"Swap", took(g.StateSince.Sub(g.Proof.At)) + " after it"},
+	return append(passed, passedStep{"Verify", tookMS(&g.Proof.TookMS)}, passedStep{"Swap", took(g.StateSince.Sub(g.Proof.At)) + " after it"})
+}
+
+// tookMS prints how long something took; nothing where that is not known.
+func tookMS(ms *float64) string {
+	if ms == nil {
+		return ""
 	}
+	return took(time.Duration(*ms * float64(time.Millisecond)))
 }
 
 // Stalled reports whether consumer-service's watchdog says that it is.
@@ -184,9 +194,9 @@ func viewGeneration(g generation.Generation, swapping bool) generationView {
 		generation.Standby: 4, generation.Serving: 4, generation.Held: 4,
 	}[g.State]
 	if g.Point != nil {
-		stages = []string{"Fill", "Index", "Hold"}
+		stages = []string{"Fill", "Hold"} // its indexes are never made
 		if g.State == generation.Held {
-			at = 3
+			at = 2
 		}
 	}
 	v.Swapping = swapping && g.State == generation.Ready && g.SwapWanted
@@ -194,7 +204,7 @@ func viewGeneration(g generation.Generation, swapping bool) generationView {
 		at = 3
 	}
 	for i, name := range stages {
-		s := step{name, "open"}
+		s := step{Name: name, State: "open", Took: map[string]string{"Fill": tookMS(g.FillMS), "Index": tookMS(g.IndexMS)}[name]}
 		switch {
 		case i < at:
 			s.State = "done"

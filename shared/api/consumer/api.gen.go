@@ -150,7 +150,13 @@ type Generation struct {
 	Proof *Proof  `json:"proof"`
 
 	// NewLog Whether it was filled from a topic that was made anew and accepted (`ACCEPT_NEW_LOG`): it was not verified against the generation before it.
-	NewLog   bool     `json:"new_log"`
+	NewLog bool `json:"new_log"`
+
+	// FillMs How long it read the log until it had caught up, or was at its point; null until then.
+	FillMs *float64 `json:"fill_ms"`
+
+	// IndexMs How long the indexes took that come after that; null until they are made.
+	IndexMs  *float64 `json:"index_ms"`
 	Progress Progress `json:"progress"`
 }
 

@@ -305,7 +305,7 @@ func (k *works) services() services {
 
 func TestRebuildIsWatchedToItsEnd(t *testing.T) {
 	t.Parallel()
-	states := []string{generation("filling", ""), generation("indexing", ""), generation("ready", ""), generation("ready", goodProof), generation("serving", goodProof)}
+	states := []string{generation("filling", ""), generation("indexing", ""), generation("ready", ""), generation("ready", goodProof), generation("serving", goodProof+`,"fill_ms":18800,"index_ms":2100`)}
 	for name, k := range map[string]*works{"the only one": {states: states, alone: true}, "named": {states: states}} {
 		args := []string{"rebuild", "--rate-limit", "5000", "--replace-standby", "--yes"}
 		if !k.alone {
@@ -316,6 +316,7 @@ func TestRebuildIsWatchedToItsEnd(t *testing.T) {
 		require.JSONEq(t, `{"swap":true,"rate_limit":5000,"replace_standby":true}`, k.asked[0])
 		require.Contains(t, out, "1, serving since")
 		require.Contains(t, out, "passed (against generation 0")
+		require.Regexp(t, `phases +fill 18\.8 s, index 2\.1 s`, out)
 		require.Contains(t, errOut, "timestamps generation 1 filling  50.0%  1234 records/s, caught up in 3s, postgres is the bottleneck\n", "plain lines in a pipe")
 		require.Contains(t, errOut, "generation 1 ready")
 	}

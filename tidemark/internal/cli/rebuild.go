@@ -647,6 +647,13 @@ func generationRows(g consumer.Generation) [][2]string {
 		{"stalled since", text(at.StalledSince)},
 		{"note", at.Note},
 	}
+	if g.FillMs != nil {
+		phases := fmt.Sprintf("fill %.1f s", *g.FillMs/1000)
+		if g.IndexMs != nil {
+			phases += fmt.Sprintf(", index %.1f s", *g.IndexMs/1000)
+		}
+		rows = append(rows, [2]string{"phases", phases})
+	}
 	if g.RateLimit != nil {
 		rows = append(rows, [2]string{"rate limit", fmt.Sprintf("%d records/s", *g.RateLimit)})
 	}
