@@ -198,6 +198,8 @@ func TestWhatWasTypedAndTickedAmongDeadLettersIsKept(t *testing.T) {
 		require.Contains(t, a.body, kept)
 	}
 	require.NotContains(t, a.body, `id="pick-timestamp.command.v1/0@0" checked`)
+	require.NotContains(t, a.body, `data-live="letters"`, "a live update would take it away")
+	require.Contains(t, s.page(t, "/dead-letters").body, `data-live="letters"`)
 	list = url.Values{"note": {"kept-note"}, "search_q": {"brok"}}
 	a = s.post(t, "/dead-letters/review", list, "Accept", browser)
 	require.Equal(t, 400, a.status)

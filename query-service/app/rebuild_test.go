@@ -192,7 +192,7 @@ func TestThePageOfARebuild(t *testing.T) {
 	require.NotContains(t, page.body, refresh)
 
 	db.Must(t, `UPDATE projection_generations SET fill_ms = 18800, index_ms = 2100 WHERE generation = 1`)
-	for _, words := range []string{`Fill<span class="sr">: done</span>, 18.8 s</li>`, `Index<span class="sr">: done</span>, 2.1 s</li>`} {
+	for _, words := range []string{`Fill<span class="sr">: done</span>, 18.8 s</span></li>`, `Index<span class="sr">: done</span>, 2.1 s</span></li>`} {
 		require.Contains(t, s.page(t, at).body, words)
 	}
 
