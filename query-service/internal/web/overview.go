@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/recent"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/shared/instant"
 	"github.com/tidemark/tidemark/shared/position"
@@ -21,16 +22,30 @@ const (
 	// newestTimeout bounds their reading, which is a part of the page and no reason for it to fail: rows that do not lie
 	// in about the order of the log take long to search.
 	newestTimeout = time.Second
+	// newestTimes keeps their reading to a twentieth of the time, whoever looks: the last minute's rows are searched one by
+	// one until vacuum has been there, and a replay writes millions in a minute.
+	newestTimes = 20
 )
+
+// newestOf reads them once for all pages that are open.
+func newestOf(r *projection.Reader) *recent.Value[[]record.Record] {
+	return &recent.Value[[]record.Record]{Times: newestTimes, Patience: newestTimeout, Read: func(ctx context.Context) (newest []record.Record, err error) {
+		err = r.Read(ctx, projection.Want{}, projection.Of(record.Projection), func(ctx context.Context, s *projection.Snapshot) (err error) {
+			newest, err = record.Newest(ctx, s, newestRecords)
+			return err
+		})
+		return newest, err
+	}}
+}
 
 type overviewView struct {
 	viewer
 	statusesView
-	Form          formView
-	Parts         []peer.Part
-	Newest        []record.Record
-	NewestTooSlow bool
-	CommandURL    string
+	Form         formView
+	Parts        []peer.Part
+	Newest       []record.Record
+	NewestUnread bool
+	CommandURL   string
 }
 
 type formView struct {
@@ -45,16 +60,11 @@ func (p *Pages) showOverview(c *gin.Context, status int, form formView) {
 	ctx := c.Request.Context()
 	form.Example = instant.Example
 	v := overviewView{viewer: p.viewer(c), Form: form, CommandURL: p.Peers.CommandURL}
-	v.statusesView = p.statuses(ctx, func(ctx context.Context, s *projection.Snapshot) error {
-		bounded, cancel := context.WithTimeout(ctx, newestTimeout)
-		defer cancel()
+	if v.statusesView = p.statuses(ctx); v.Trouble == "" {
 		var err error
-		if v.Newest, err = record.Newest(bounded, s, newestRecords); err != nil && bounded.Err() != nil && ctx.Err() == nil {
-			v.NewestTooSlow = true
-			return nil
-		}
-		return err
-	})
+		v.Newest, err = p.newest.Get(ctx)
+		v.NewestUnread = err != nil // all else could be read
+	}
 	v.Parts = p.parts(v.DatabaseOut)
 	p.render(c, status, "overview", layout{Title: "Overview", Here: "/", Self: "/", Events: statusEvents, Refresh: v.refresh(), Body: v})
 }

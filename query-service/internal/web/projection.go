@@ -169,15 +169,13 @@ type statusesView struct {
 	Rebuilds    []generationView
 }
 
-// statuses reads every projection, and more by also in the same snapshot. An error is in Trouble.
-func (p *Pages) statuses(ctx context.Context, also func(context.Context, *projection.Snapshot) error) statusesView {
+// statuses reads every projection. An error is in Trouble.
+func (p *Pages) statuses(ctx context.Context) statusesView {
 	var v statusesView
 	var all []projection.Status
 	err := p.Reader.Read(ctx, projection.Want{}, projection.Every(), func(ctx context.Context, s *projection.Snapshot) (err error) {
-		if all, err = projection.ReadStatuses(ctx, s); err != nil || also == nil {
-			return err
-		}
-		return also(ctx, s)
+		all, err = projection.ReadStatuses(ctx, s)
+		return err
 	})
 	if err != nil {
 		pr := p.Problem(ctx, err)
@@ -231,7 +229,7 @@ func (v statusesView) refresh() int {
 }
 
 func (p *Pages) projections(c *gin.Context) {
-	v := p.statuses(c.Request.Context(), nil)
+	v := p.statuses(c.Request.Context())
 	p.render(c, http.StatusOK, "projections", layout{Title: "Projections", Here: "/projections", Events: statusEvents, Refresh: v.refresh(), Body: v})
 }
 

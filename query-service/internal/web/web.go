@@ -27,6 +27,7 @@ import (
 	"github.com/tidemark/tidemark/query-service/internal/journey"
 	"github.com/tidemark/tidemark/query-service/internal/peer"
 	"github.com/tidemark/tidemark/query-service/internal/projection"
+	"github.com/tidemark/tidemark/query-service/internal/recent"
 	"github.com/tidemark/tidemark/query-service/internal/record"
 	"github.com/tidemark/tidemark/query-service/internal/ticket"
 	"github.com/tidemark/tidemark/shared/auth"
@@ -58,8 +59,9 @@ type Options struct {
 // Pages renders them.
 type Pages struct {
 	Options
-	pages map[string]*template.Template
-	forms map[string]form // by the pattern of the path that each is posted to
+	pages  map[string]*template.Template
+	newest *recent.Value[[]record.Record]
+	forms  map[string]form // by the pattern of the path that each is posted to
 }
 
 // form is one form of a page.
@@ -71,7 +73,7 @@ type form struct {
 
 // Mount adds the pages to the engine.
 func Mount(o Options) (*Pages, error) {
-	p := &Pages{Options: o, pages: map[string]*template.Template{}}
+	p := &Pages{Options: o, pages: map[string]*template.Template{}, newest: newestOf(o.Reader)}
 	for _, name := range []string{"overview", "ticket", "tickets", "records", "projections", "projection", "deadletters", "deadletter", "review", "discard", "rebuild", "login", "endpoints", "endpoint", "glossary", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).Funcs(template.FuncMap{
 			"ago": func(t time.Time) string { return age(o.Pacer.Now().Sub(t)) },
