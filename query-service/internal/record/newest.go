@@ -25,7 +25,8 @@ const newestIn = columns + ` WHERE created_at >= $1 AND created_at < $2 ORDER BY
 // It begins at the last log time of the progress rows, and looks at the second before it, then at windows that grow
 // towards the past, until enough is found. So it reads the windows' pages, whatever the size of the table. It reads more
 // where rows do not lie in about the order of the log (a table that was clustered by another key), and it reads every row
-// of a window that holds a burst; of a million rows that takes about a tenth of a second.
+// of a window that holds a burst, and those of the last minute, which the index says nothing of until vacuum has been there;
+// of a million rows that takes about a tenth of a second.
 //
 // While the epoch has not caught up, records are shown as far as it has come: rows past that are of the epoch before.
 func Newest(ctx context.Context, s *projection.Snapshot, limit int) ([]Record, error) {
