@@ -65,7 +65,8 @@ func guardDoor(ctx context.Context, guard *kafka.Guard, fail func(error)) {
 func publisherState(ready *sharedhttp.Readiness) func(error) {
 	return func(err error) {
 		if err != nil {
-			ready.Unready(partPublisher, err.Error())
+			cause, _ := kafka.CauseOf(err) // the publisher has logged err
+			ready.Unready(partPublisher, cause.Found)
 			return
 		}
 		ready.Ready(partPublisher)

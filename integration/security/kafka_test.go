@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/tidemark/tidemark/shared/certs/certstest"
 	"github.com/tidemark/tidemark/shared/config"
 	"github.com/tidemark/tidemark/shared/kafka"
+	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/topic"
 )
 
@@ -119,39 +119,37 @@ func TestEveryClientSpeaksTLSAndSASL(t *testing.T) {
 		require.ErrorContains(t, err, "KAFKA_TLS_CERT_FILE")
 	})
 
-	// What does not fit is refused in words that name the setting, the file and the reason, and never the password.
+	// What does not fit is refused in words that name the setting, by every client alike. The log has the file and the reason
+	// beside them, and never the password.
 	other := certstest.New(t)
 	nonsense := filepath.Join(t.TempDir(), "nonsense.pem")
 	require.NoError(t, os.WriteFile(nonsense, []byte("nonsense"), 0o600))
 	expired := s.ca.IssueFor(t, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour), "localhost")
+	const refused, file = "the brokers refuse KAFKA_SASL_USERNAME or its password", "a file of KAFKA_TLS_CA_FILE, KAFKA_TLS_CERT_FILE or KAFKA_TLS_KEY_FILE cannot be used"
 	for name, tc := range map[string]struct {
 		change func(*config.Kafka)
-		words  []string
+		cause  string
+		logged []string
 	}{
-		"another authority":   {func(k *config.Kafka) { k.CAFile = other.File }, []string{"not signed by any authority in " + other.File, "KAFKA_TLS_CA_FILE"}},
-		"no authority":        {func(k *config.Kafka) { k.CAFile, k.TLS = "", true }, []string{"not signed by any authority of this system", "KAFKA_TLS_CA_FILE"}},
-		"a missing file":      {func(k *config.Kafka) { k.CAFile = "/none/ca.pem" }, []string{"KAFKA_TLS_CA_FILE: there is no file /none/ca.pem"}},
-		"a file of nonsense":  {func(k *config.Kafka) { k.CAFile = nonsense }, []string{"KAFKA_TLS_CA_FILE", nonsense, "no certificate"}},
-		"an old certificate":  {func(k *config.Kafka) { k.CertFile, k.KeyFile = expired.Cert, expired.Key }, []string{"KAFKA_TLS_CERT_FILE", expired.Cert, "has expired"}},
-		"another password":    {func(k *config.Kafka) { k.SASLPassword = "hunter2" }, []string{"refuse KAFKA_SASL_USERNAME=tidemark", "SCRAM-SHA-512"}},
-		"another user":        {func(k *config.Kafka) { k.SASLUsername = "nobody" }, []string{"refuse KAFKA_SASL_USERNAME=nobody"}},
-		"another mechanism":   {func(k *config.Kafka) { k.SASLMechanism = "PLAIN"; k.SASLPassword = "hunter2" }, []string{"refuse KAFKA_SASL_USERNAME=tidemark", "PLAIN"}},
-		"TLS to a plain port": {func(k *config.Kafka) { k.Brokers = s.Brokers() }, []string{"that do not speak TLS at KAFKA_BROKERS=" + s.Brokers()[0]}},
-		"plain to a TLS port": {func(k *config.Kafka) { k.CAFile = "" }, []string{"that want TLS (KAFKA_TLS)"}},
+		"another authority":   {func(k *config.Kafka) { k.CAFile = other.File }, "not signed by an authority that KAFKA_TLS_CA_FILE names", nil},
+		"no authority":        {func(k *config.Kafka) { k.CAFile, k.TLS = "", true }, "not signed by an authority that KAFKA_TLS_CA_FILE names", nil},
+		"a missing file":      {func(k *config.Kafka) { k.CAFile = "/none/ca.pem" }, file, []string{"KAFKA_TLS_CA_FILE: there is no file /none/ca.pem"}},
+		"a file of nonsense":  {func(k *config.Kafka) { k.CAFile = nonsense }, file, []string{"KAFKA_TLS_CA_FILE", nonsense, "no certificate"}},
+		"an old certificate":  {func(k *config.Kafka) { k.CertFile, k.KeyFile = expired.Cert, expired.Key }, file, []string{"KAFKA_TLS_CERT_FILE", expired.Cert, "has expired"}},
+		"another password":    {func(k *config.Kafka) { k.SASLPassword = "hunter2" }, refused, nil},
+		"another user":        {func(k *config.Kafka) { k.SASLUsername = "nobody" }, refused, nil},
+		"another mechanism":   {func(k *config.Kafka) { k.SASLMechanism = "PLAIN"; k.SASLPassword = "hunter2" }, refused, nil},
+		"TLS to a plain port": {func(k *config.Kafka) { k.Brokers = s.Brokers() }, "the brokers closed the connection", nil},
+		"plain to a TLS port": {func(k *config.Kafka) { k.CAFile = "" }, "want TLS (KAFKA_TLS)", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := s.config("SCRAM-SHA-512")
 			tc.change(&k)
-			_, err := kafka.NewClient(k, "test")
-			require.Error(t, err)
-			for _, w := range tc.words {
-				require.ErrorContains(t, err, w)
-			}
-			for _, secret := range []string{password, "hunter2"} {
-				require.NotContains(t, fmt.Sprint(err), secret)
-			}
-			// The publisher says the same on /ready.
+			_, plain := kafka.NewClient(k, "test")
+			asker := logid.NewAsker(k, "test")
+			_, asked := asker.Ask(t.Context(), "a")
+			require.NoError(t, asker.Close())
 			states := make(chan error, 1)
 			publisher, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: k, ClientID: "test", Producer: "test/1", Log: quiet(), OnState: func(err error) {
 				select {
@@ -161,11 +159,18 @@ func TestEveryClientSpeaksTLSAndSASL(t *testing.T) {
 			}})
 			require.NoError(t, err)
 			said := <-states
-			for _, w := range tc.words {
-				require.ErrorContains(t, said, w)
-			}
 			require.NoError(t, publisher.Close())
-			require.False(t, strings.Contains(said.Error(), password))
+			for client, err := range map[string]error{"a plain client": plain, "the asker": asked, "the publisher": said} {
+				cause, told := kafka.CauseOf(err)
+				require.True(t, told, "%s: %v", client, err)
+				require.Contains(t, cause.Found, tc.cause, "%s: %v", client, err)
+				for _, w := range tc.logged {
+					require.ErrorContains(t, err, w, client)
+				}
+				for _, secret := range []string{password, "hunter2"} {
+					require.NotContains(t, fmt.Sprint(err), secret, client)
+				}
+			}
 		})
 	}
 }

@@ -162,5 +162,5 @@ func newReaderClient(k config.Kafka, clientID string) (sarama.Client, error) {
 	c.Metadata.Retry.Max = 0
 	c.Admin.Retry.Max = 1 // Sarama counts tries here
 	client, err := sarama.NewClient(k.Brokers, c)
-	return client, explained(err, k)
+	return client, explained(err)
 }

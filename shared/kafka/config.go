@@ -52,7 +52,7 @@ func NewClient(k config.Kafka, clientID string) (sarama.Client, error) {
 	}
 	client, err := sarama.NewClient(k.Brokers, c)
 	if err != nil {
-		return nil, explained(err, k)
+		return nil, explained(err)
 	}
 	return client, nil
 }

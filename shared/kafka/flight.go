@@ -80,14 +80,14 @@ func newFlights(o PublisherOptions) (*flights, error) {
 	c.Metadata.RefreshFrequency = 0 // a refresh in the background would hold the connection while a broker hangs
 	client, err := sarama.NewClient(o.Kafka.Brokers, c)
 	if err != nil {
-		return nil, explained(err, o.Kafka)
+		return nil, explained(err)
 	}
 	f := &flights{
 		client: client, next: map[topicPartition]int32{}, most: map[string]int{}, retryFor: o.RetryFor,
 		producer: &sarama.RecordHeader{Key: []byte(event.HeaderProducer), Value: []byte(o.Producer)},
 	}
 	if err := f.identify(); err != nil {
-		return nil, errors.Join(explained(err, o.Kafka), client.Close())
+		return nil, errors.Join(explained(err), client.Close())
 	}
 	return f, nil
 }

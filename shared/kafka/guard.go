@@ -214,7 +214,8 @@ func (g *Guard) checkOnce(ctx context.Context, check func(context.Context) error
 	case errors.Is(err, ErrNoTopic), errors.Is(err, ErrNotKnown):
 		reason = "topic " + g.o.Topic.Name + " is not there: it was deleted, or the brokers have lost it"
 	default:
-		reason = "Kafka does not answer: " + err.Error()
+		cause, _ := CauseOf(err)
+		reason = cause.Found
 	}
 	if err != nil {
 		g.o.Ready.Unready(g.o.Part, reason)

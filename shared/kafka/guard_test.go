@@ -144,7 +144,7 @@ func TestAGuardWaitsForABrokerThatIsMissing(t *testing.T) {
 	}
 	ready, reason := p.get()
 	require.False(t, ready)
-	require.Contains(t, reason, "Kafka does not answer")
+	require.Contains(t, reason, "nothing listens at the addresses of KAFKA_BROKERS")
 	cancel(cause)
 	require.ErrorIs(t, <-awaited, cause)
 }

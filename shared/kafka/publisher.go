@@ -193,7 +193,12 @@ func (p *Publisher) keepConnected(ctx context.Context) {
 	defer close(p.done)
 	for {
 		retry := loop.Backoff{First: 100 * time.Millisecond, Most: 400 * time.Millisecond}
+		logged := ""
 		for err := p.connect(); err != nil; err = p.connect() {
+			if err.Error() != logged { // it will be the same for a while
+				logged = err.Error()
+				p.options.Log.Warn("cannot connect to Kafka yet", "err", err)
+			}
 			p.options.OnState(err)
 			if retry.Sleep(ctx) != nil {
 				return
@@ -202,7 +207,7 @@ func (p *Publisher) keepConnected(ctx context.Context) {
 		p.options.OnState(nil)
 		select {
 		case <-p.wake:
-			p.options.OnState(errors.New("the connection to Kafka is being made anew after a failure"))
+			p.options.OnState(Cause{"the connection to Kafka is being made anew after a failure", "wait"})
 		case <-ctx.Done():
 			return
 		}

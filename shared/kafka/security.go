@@ -2,9 +2,7 @@ package kafka
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/Shopify/sarama"
@@ -21,16 +19,17 @@ func TLS(k config.Kafka) (*tls.Config, error) {
 		return nil, nil //nolint:nilnil // as crypto/tls has it, nil is no TLS
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	unusable := Cause{"a file of KAFKA_TLS_CA_FILE, KAFKA_TLS_CERT_FILE or KAFKA_TLS_KEY_FILE cannot be used", "the service's log names it; --check says the same"}
 	if k.CAFile != "" {
 		pool, err := certs.Authorities("KAFKA_TLS_CA_FILE", k.CAFile)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", unusable, err)
 		}
 		c.RootCAs = pool
 	}
 	if files := k.Certificate(); files.Set() {
 		if _, err := files.Load(time.Now()); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", unusable, err)
 		}
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return files.Load(time.Now()) }
 	}
@@ -82,30 +81,3 @@ func (s *scramClient) Begin(user, password, authorization string) error {
 
 func (s *scramClient) Step(challenge string) (string, error) { return s.conversation.Step(challenge) }
 func (s *scramClient) Done() bool                            { return s.conversation.Done() }
-
-// explained says which setting a failed connection points at, where it points at one.
-func explained(err error, k config.Kafka) error {
-	if err == nil {
-		return nil
-	}
-	text := err.Error() // Sarama joins the errors of its brokers as text in places
-	switch {
-	case errors.Is(err, sarama.ErrSASLAuthenticationFailed) || strings.Contains(text, "SASL Authentication failed"):
-		return fmt.Errorf("the brokers refuse KAFKA_SASL_USERNAME=%s with its password (%s): %w", k.SASLUsername, k.SASLMechanism, err)
-	case errors.Is(err, sarama.ErrUnsupportedSASLMechanism) || errors.Is(err, sarama.ErrIllegalSASLState):
-		return fmt.Errorf("the brokers do not take KAFKA_SASL_MECHANISM=%s: %w", k.SASLMechanism, err)
-	case strings.Contains(text, "remote error: tls:") && strings.Contains(text, "certificate"):
-		shown := "none is shown: name one in KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE"
-		if k.CertFile != "" {
-			shown = "they do not take that of KAFKA_TLS_CERT_FILE=" + k.CertFile
-		}
-		return fmt.Errorf("the brokers want a certificate and %s: %w", shown, err)
-	case k.SpeaksTLS() && (strings.HasSuffix(text, "EOF") || strings.Contains(text, "does not look like a TLS handshake")):
-		return fmt.Errorf("the connection was closed at once, as brokers do that do not speak TLS at KAFKA_BROKERS=%s: name their TLS port, or unset KAFKA_TLS and its files: %w", strings.Join(k.Brokers, ","), err)
-	case k.SpeaksTLS():
-		return certs.Untrusted(err, "KAFKA_TLS_CA_FILE", k.CAFile)
-	case strings.HasSuffix(text, "EOF"):
-		return fmt.Errorf("the connection was closed at once, as brokers do that want TLS (KAFKA_TLS) or SASL (KAFKA_SASL_MECHANISM) at KAFKA_BROKERS=%s: %w", strings.Join(k.Brokers, ","), err)
-	}
-	return err
-}

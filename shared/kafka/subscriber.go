@@ -210,7 +210,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *Batch
 	select {
 	case j := <-joining:
 		if j.err != nil {
-			return nil, fmt.Errorf("subscribe to %s: %w", topic, explained(j.err, s.o.Kafka))
+			return nil, fmt.Errorf("subscribe to %s: %w", topic, explained(j.err))
 		}
 		messages = j.messages
 	case <-ctx.Done():

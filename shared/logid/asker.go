@@ -78,7 +78,7 @@ func (a *Asker) Ask(ctx context.Context, topics ...string) (Seen, error) {
 		case errors.Is(err, kerr.UnknownTopicOrPartition):
 			id = ID{}
 		case id == (ID{}) && err == nil:
-			return Seen{}, fmt.Errorf("the broker gives %s no id: Tidemark needs Kafka 2.8 or newer", *t.Topic)
+			return Seen{}, kafka.Cause{Found: "the broker gives topics no ids: Tidemark needs Kafka 2.8 or newer", Do: "upgrade Kafka"}
 		case id == (ID{}):
 			return Seen{}, fmt.Errorf("ask for the id of %s: %w", *t.Topic, err)
 		}

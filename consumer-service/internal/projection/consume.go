@@ -36,7 +36,7 @@ func (p *Projector) Consume(ctx context.Context, m Membership) error {
 		// The subscription ends with Close, after the batches in hand; ctx ends the joining only.
 		if batches, err = subscriber.Subscribe(ctx, p.topic()); err != nil && ctx.Err() == nil { // else whoever ended it says why
 			p.Logger.Warn("cannot subscribe yet", "topic", p.topic(), "err", err)
-			p.unready(PartAssignment, "waiting for Kafka: "+err.Error())
+			p.unready(PartAssignment, "waiting for Kafka: "+p.reason(err))
 		}
 		return false, err
 	})

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +111,7 @@ func (p *Projector) sameTopic(ctx context.Context, g generation) (string, error)
 	case !accepted && err == nil:
 		return "", refuseTopic(p.topic(), *g.TopicID, id)
 	case err != nil:
-		return "", &newLogAccepted{reason: fmt.Sprintf("%s is another topic than the one that was projected, and accepted: %s", p.topic(), err)}
+		return "", &newLogAccepted{reason: fmt.Sprintf("%s is another topic than the one that was projected, and accepted: %s", p.topic(), cmp.Or(p.cause(err), err.Error()))}
 	}
 	return "", &newLogAccepted{reason: fmt.Sprintf("%s is another topic than the one that was projected, and accepted", p.topic()), id: id}
 }
@@ -128,7 +129,8 @@ func (p *Projector) awaitNewLog(ctx context.Context, accepted *newLogAccepted) e
 	if accepted.id != "" {
 		number, err := p.NewLog.Fill(ctx, accepted.id, accepted.cluster)
 		if err != nil {
-			reason += "; no generation can be filled from it yet: " + err.Error()
+			p.Logger.Debug("no generation can be filled from the new topic yet", "topic", p.topic(), "err", err)
+			reason += "; no generation can be filled from it yet: " + cmp.Or(p.cause(err), err.Error())
 		} else {
 			reason += fmt.Sprintf("; generation %d is filled from it and will serve as soon as it has caught up", number)
 		}

@@ -646,8 +646,19 @@ func (p *Projector) reason(err error) string {
 	if errors.Is(err, errNoTopic) || kafka.IsOtherLog(err) {
 		return err.Error()
 	}
-	if cause, ok := postgres.CauseIn(p.DB, err); ok {
-		return cause.Found
+	if cause := p.cause(err); cause != "" {
+		return cause
 	}
 	return "the database or Kafka does not do as it should; the service's log says more"
+}
+
+// cause says what of the database or the brokers err comes from; empty where it comes from neither.
+func (p *Projector) cause(err error) string {
+	if cause, ours := postgres.CauseIn(p.DB, err); ours {
+		return cause.Found
+	}
+	if cause, told := kafka.CauseOf(err); told {
+		return cause.Found
+	}
+	return ""
 }

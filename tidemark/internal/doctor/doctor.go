@@ -124,7 +124,8 @@ func broker(ctx context.Context, p Installation, got func(Finding)) string {
 	where := strings.Join(c.Brokers, ",")
 	cluster, err := r.ClusterID(ctx)
 	if err != nil {
-		got(Finding{"broker", Fail, fmt.Sprintf("no broker answers at %s: %v", where, err), "start Kafka, or set KAFKA_BROKERS to the brokers' addresses as this machine reaches them (eval \"$(tidemark env)\" names those of a running tidemark up)"})
+		cause, _ := kafka.CauseOf(err)
+		got(Finding{"broker", Fail, fmt.Sprintf("no broker can be asked at %s: %s", where, cause.Found), cause.Do})
 		return ""
 	}
 	if c.ClusterID != "" && cluster != c.ClusterID {
