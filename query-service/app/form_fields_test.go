@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/html"
 )
@@ -219,4 +220,19 @@ func TestWhatWasTypedAndTickedAmongDeadLettersIsKept(t *testing.T) {
 	edited["applied_find"], edited["applied_replace"] = edited["find"], edited["replace"]
 	a = s.post(t, "/dead-letters/review", edited, "Accept", browser)
 	require.Contains(t, a.body, ">a second, edited</textarea>", "what was replaced already is not replaced again")
+}
+
+func TestWhatWasTypedAboutAnEndpointThatIsDeletedMeanwhileIsKept(t *testing.T) {
+	t.Parallel()
+	db, s := setup(t)
+	id := uuid.New()
+	db.BeginEndpoints(t)
+	version := db.PutEndpoint(t, id, aDocument("a", "", "", "5m"), "ops")
+	db.DeleteEndpoint(t, id, "somebody")
+	a := s.post(t, "/endpoints/"+id.String(), url.Values{"url": {"https://kept.example/"}, "name": {"kept-name"}, "version": {version.String()}}, "Accept", browser)
+	requireSound(t, "deleted", a)
+	require.Equal(t, 409, a.status)
+	for _, words := range []string{"the endpoint was deleted since you opened its page", "Add an endpoint", `value="https://kept.example/"`, `value="kept-name"`} {
+		require.Contains(t, a.body, words)
+	}
 }

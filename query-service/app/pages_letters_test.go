@@ -209,10 +209,12 @@ func TestDeadLettersAreRedrivenInBulk(t *testing.T) {
 	for words, form := range map[string]url.Values{
 		"no dead letter is chosen": {}, "is no position": {"position": {"x"}}, "there is no dead letter at": {"position": {"timestamp.command.v1/3@9"}},
 	} {
+		form.Set("note", "kept-note")
 		a = s.post(t, "/dead-letters/review", form)
 		requireSound(t, words, a)
 		require.Equal(t, 400, a.status)
 		require.Contains(t, a.body, words)
+		require.Contains(t, a.body, `value="kept-note"`, "it is the list")
 	}
 	a = s.post(t, "/dead-letters/review", url.Values{"position": {strings.Repeat("x", limits.RedriveBody)}}, "Accept", browser)
 	require.Equal(t, http.StatusRequestEntityTooLarge, a.status)

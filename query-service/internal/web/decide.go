@@ -110,7 +110,7 @@ func (p *Pages) showReview(c *gin.Context, status int, v reviewView, edited map[
 	redrivable := slices.DeleteFunc(slices.Clone(letters), func(l letterView) bool { return !l.Redrivable() })
 	if v.LeftOut = len(letters) - len(redrivable); v.LeftOut > 0 {
 		if letters, v.Positions = redrivable, nil; len(letters) == 0 {
-			p.refuse(c, "what is chosen can only be discarded: its topic is not written by command-service, so there is no command to redrive")
+			p.choiceAgain(c, &peer.Refusal{Status: http.StatusBadRequest, Detail: "what is chosen can only be discarded: its topic is not written by command-service, so there is no command to redrive"})
 			return
 		}
 		for _, l := range letters {
@@ -211,7 +211,7 @@ func (p *Pages) read(c *gin.Context, positions []string) ([]letterView, bool) {
 	for i, text := range positions {
 		var err error
 		if places[i], err = position.Parse(text); err != nil {
-			p.refuse(c, err.Error())
+			p.choiceAgain(c, &peer.Refusal{Status: http.StatusBadRequest, Detail: err.Error()})
 			return nil, false
 		}
 	}
@@ -228,7 +228,7 @@ func (p *Pages) read(c *gin.Context, positions []string) ([]letterView, bool) {
 		return nil
 	})
 	if errors.Is(err, deadletter.ErrNotFound) {
-		p.refuse(c, fmt.Sprintf("there is no dead letter at %s: load the list anew", missing))
+		p.choiceAgain(c, &peer.Refusal{Status: http.StatusBadRequest, Detail: fmt.Sprintf("there is no dead letter at %s: choose from what there is now", missing)})
 		return nil, false
 	}
 	return views, !p.failed(c, err)

@@ -279,6 +279,11 @@ func (p *Pages) showEndpoint(c *gin.Context, status int, v endpointView, form *e
 	if p.failed(c, err) {
 		return
 	}
+	if v.Deleted && form != nil { // its page has no form any more
+		form.refuse(&peer.Refusal{Status: http.StatusConflict, Detail: "the endpoint was deleted since you opened its page: what you typed is here, and would add another one"})
+		p.showEndpoints(c, http.StatusConflict, *form)
+		return
+	}
 	if given, err := ids.Parse(c.Query("ticket")); err == nil {
 		v.Ticket = ticketPath(given, c.Query("position"))
 	}
@@ -352,7 +357,7 @@ func (p *Pages) putEndpoint(c *gin.Context) {
 	}
 	if version := now.Ticket.String(); f.Version != version && c.PostForm("key") == "" {
 		f.Version = version
-		f.refuse(&peer.Refusal{Detail: "it was changed since you opened this page, as its history below says; send the form again to overwrite that"})
+		f.refuse(&peer.Refusal{Status: http.StatusConflict, Detail: "it was changed since you opened this page, as its history below says; send the form again to overwrite that"})
 		p.showEndpoint(c, http.StatusConflict, endpointView{}, &f)
 		return
 	}
