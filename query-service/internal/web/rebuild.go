@@ -152,10 +152,10 @@ func (g generationView) Headline() string {
 		return "Reading the log into new tables"
 	case g.State == generation.Indexing:
 		return "Building the indexes"
-	case g.Swapping:
-		return "Verified: being swapped"
 	case g.State == generation.Ready && g.SwapWanted && g.NewLog:
 		return "New log accepted: being swapped, not verified against the old one"
+	case g.Swapping:
+		return "Verified: being swapped"
 	case g.State == generation.Ready && g.ProofWanted && g.SwapWanted:
 		return "Caught up: being verified, then swapped"
 	case g.State == generation.Ready && g.ProofWanted:
@@ -185,26 +185,53 @@ func (g generationView) Headline() string {
 	}
 }
 
+// stages of a rebuild.
+const (
+	stageFill   = "Fill"
+	stageHold   = "Hold" // of one that stops at a point: its indexes are never made
+	stageIndex  = "Index"
+	stageVerify = "Verify"
+	stageSwap   = "Swap"
+)
+
+// stages are those that this rebuild has, as far as was asked for, and which of them is under way: -1 before the first, as many
+// as there are after the last.
+func (g generationView) stages() (names []string, at int) {
+	if g.Point != nil {
+		names = []string{stageFill, stageHold}
+	} else {
+		names = []string{stageFill, stageIndex}
+		served := g.Serves() || g.State == generation.Standby || g.State == generation.Held
+		swaps := g.SwapWanted || served
+		if !g.NewLog && (swaps || g.ProofWanted || g.Proof != nil) { // nothing to verify a new log against
+			names = append(names, stageVerify)
+		}
+		if swaps {
+			names = append(names, stageSwap)
+		}
+	}
+	now := map[generation.State]string{generation.Filling: stageFill, generation.Indexing: stageIndex, generation.Swapping: stageSwap}[g.State]
+	switch verified := g.NewLog || g.Proof != nil && g.Proof.OK && !g.ProofWanted; {
+	case g.State == generation.Queued:
+		return names, -1
+	case g.State == generation.Ready && (g.Swapping || verified):
+		now = stageSwap
+	case g.State == generation.Ready:
+		now = stageVerify
+	}
+	if at = slices.Index(names, now); at < 0 {
+		at = len(names)
+	}
+	return names, at
+}
+
 // viewGeneration shows one; swapping says that the serving one is just being swapped.
 func viewGeneration(g generation.Generation, swapping bool) generationView {
 	v := generationView{Generation: g, Width: fmt.Sprintf("%.2f", g.Progress.Percent())}
-	stages := []string{"Fill", "Index", "Verify", "Swap"}
-	at := map[generation.State]int{
-		generation.Queued: -1, generation.Filling: 0, generation.Indexing: 1, generation.Ready: 2, generation.Swapping: 3,
-		generation.Standby: 4, generation.Serving: 4, generation.Held: 4,
-	}[g.State]
-	if g.Point != nil {
-		stages = []string{"Fill", "Hold"} // its indexes are never made
-		if g.State == generation.Held {
-			at = 2
-		}
-	}
 	v.Swapping = swapping && g.State == generation.Ready && g.SwapWanted
-	if v.Swapping || g.State == generation.Ready && g.Proof != nil && g.Proof.OK && !g.ProofWanted {
-		at = 3
-	}
-	for i, name := range stages {
-		s := step{Name: name, State: "open", Took: map[string]string{"Fill": tookMS(g.FillMS), "Index": tookMS(g.IndexMS)}[name]}
+	names, at := v.stages()
+	for i, name := range names {
+		s := step{Name: name, State: "open", Took: map[string]string{stageFill: tookMS(g.FillMS), stageIndex: tookMS(g.IndexMS)}[name]}
 		switch {
 		case i < at:
 			s.State = "done"
