@@ -5,8 +5,12 @@ import (
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -135,14 +139,57 @@ func TestALogThatIsReplacedUnderARunningConsumerIsRefused(t *testing.T) {
 	}
 }
 
-// A log that has lost its beginning is projected once the operator has accepted where it starts, and no sooner.
+// A log that loses its beginning while everything runs is told of at once, and goes on: it is said beforehand what a restart
+// would do. What starts then refuses the log, until the operator has accepted where it starts.
 func TestALogThatLostItsBeginningIsProjectedOnceThatIsAccepted(t *testing.T) {
 	s := onKafka(t)
-	consumer := s.Consumer("")
+	door, consumer, reader := s.Door(), s.Consumer(""), s.Reader()
 	grow(t, s, 50)
 	s.RequireProjected(s.DB)
 	require.NoError(t, s.Log.DeleteBefore(story.Vector{3: 7, 5: 50}))
 	accepted := fmt.Sprintf("%[1]s/3@7,%[1]s/5@50", story.Topic)
+
+	t.Log("under way: unready, an alarm, and reading goes on")
+	trimmed := []string{story.Topic + "/3 starts at offset 7", "records were deleted from a log that is kept forever", "a restart would refuse this log", "ACCEPT_LOG_START=" + accepted}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute+story.Patience) // it is looked at once a minute
+	defer cancel()
+	a, err := s.Client.Until(ctx, http.StatusServiceUnavailable, consumer.URL()+"/ready")
+	require.NoError(t, err)
+	for _, w := range trimmed {
+		require.Contains(t, a.String(), w)
+	}
+	a, err = s.Client.Get(t.Context(), consumer.URL()+"/metrics")
+	require.NoError(t, err)
+	require.Contains(t, a.String(), `tidemark_log_fault{fault="trimmed",topic="`+story.Topic+`"} 1`)
+	grow(t, s, 5)
+	waitForRows(t, s.DB, 12*55)
+	s.Ready(door)
+	read := reader.URL() + "/api/v1/timestamps?limit=1&position=" + story.Topic
+	for _, at := range []string{"/3@0", "/3@54"} { // one that the log has lost, too: its row is there
+		a, err = s.Client.Get(t.Context(), read+at)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, a.Status, a)
+	}
+
+	t.Log("the doctor fails until the loss is accepted")
+	doctor := func(accepted string) (findings string) {
+		cmd := exec.CommandContext(t.Context(), s.Program("tidemark"), "doctor", "--data", t.TempDir())
+		cmd.Env = []string{"KAFKA_BROKERS=" + strings.Join(s.Broker.Brokers(), ","), "KAFKA_CLAIMED_PARTITIONS=" + strconv.Itoa(story.EndpointPartitions), "DB_URL=" + s.DBURL,
+			"COMMAND_URL=" + door.URL(), "CONSUMER_URL=" + consumer.URL(), "QUERY_URL=" + reader.URL(), "ACCEPT_LOG_START=" + accepted}
+		said, _ := cmd.CombinedOutput() // it fails for the consumer that is unready in any case
+		return string(said)
+	}
+	failed := "FAIL  topic " + story.Topic
+	require.Contains(t, doctor(""), failed)
+	require.NotContains(t, doctor(accepted), failed)
+
+	t.Log("a restart does what was said, and readers are told")
+	s.Stop(consumer)
+	require.NoError(t, consumer.Start(t.Context(), nil))
+	s.RequireRefused(consumer, s.DB, "not at 0", "ACCEPT_LOG_START=")
+	a, err = s.Client.Until(ctx, http.StatusServiceUnavailable, read+"/3@54")
+	require.NoError(t, err)
+	require.Contains(t, a.String(), "records were deleted from a log that is kept forever")
 	remaining := func() story.Expected {
 		records, _, err := s.Log.Read(t.Context(), nil)
 		require.NoError(t, err)
@@ -163,7 +210,7 @@ func TestALogThatLostItsBeginningIsProjectedOnceThatIsAccepted(t *testing.T) {
 	require.NoError(t, second.Start(t.Context(), map[string]string{"ACCEPT_LOG_START": accepted}))
 	s.Ready(second)
 	expected := remaining()
-	require.Equal(t, 12*50-7-50, expected.Count)
+	require.Equal(t, 12*55-7-50, expected.Count)
 	waitForRows(t, db, expected.Count)
 	require.Equal(t, expected.Rows, s.Dump(db).Rows)
 	s.RequireCleanAudit(db)
@@ -172,8 +219,10 @@ func TestALogThatLostItsBeginningIsProjectedOnceThatIsAccepted(t *testing.T) {
 	s.Stop(consumer)
 	require.NoError(t, consumer.Start(t.Context(), map[string]string{"ACCEPT_LOG_START": accepted}))
 	s.Ready(consumer)
+	a, err = s.Client.Until(ctx, http.StatusOK, read+"/3@54")
+	require.NoError(t, err, a)
 	grow(t, s, 5)
-	waitForRows(t, s.DB, 12*55)
+	waitForRows(t, s.DB, 12*60)
 	s.RequireCleanAudit(s.DB)
 
 	t.Log("and is rebuilt from what is left, under a fresh name")

@@ -300,6 +300,9 @@ func (s *Story) Stop(running *stack.Service) {
 	require.NoError(s.t, running.Stop(ctx))
 }
 
+// Program is the file of a program of this repository, built once for all stories of the process.
+func (s *Story) Program(name string) string { return program(s.t, name) }
+
 // program builds each service once for all stories of the process.
 func program(t testing.TB, name string) string {
 	t.Helper()

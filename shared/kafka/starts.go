@@ -33,7 +33,7 @@ func (e *TrimmedError) Error() string {
 	if !e.Acceptable {
 		return words + "bring the records back before it"
 	}
-	return words + "if their loss is known and accepted, set ACCEPT_LOG_START=" + strings.Join(accept, ",") + " before it, and rebuild under a fresh KAFKA_GROUP_ID"
+	return words + "if their loss is known and accepted, set ACCEPT_LOG_START=" + strings.Join(accept, ",") + " before it: rows that are there stay"
 }
 
 // ParseStarts reads the entries of ACCEPT_LOG_START, topic/partition@offset each, by topic and partition.

@@ -19,7 +19,7 @@ func TestALogThatIsTrimmedUnderWayMakesTheServiceUnready(t *testing.T) {
 			accepted map[int32]int64
 			reason   string // empty where the service stays ready
 		}{
-			"not accepted":     {map[int32]int64{}, "@2 before it, and rebuild under a fresh KAFKA_GROUP_ID"},
+			"not accepted":     {map[int32]int64{}, "@2 before it: rows that are there stay"},
 			"nobody may":       {nil, "a restart would refuse this log: bring the records back"},
 			"another is named": {map[int32]int64{0: 5, 1: 1}, "/1 starts at offset 2"},
 			"accepted":         {map[int32]int64{1: 2}, ""},

@@ -160,7 +160,7 @@ func judgeBounds(of topic.Spec, p progress, b kafka.Bounds, accepted int64, star
 	case forever && b.Start < accepted:
 		return refuseFinally("%s starts at offset %d and ACCEPT_LOG_START names %d: going on there would skip %d records that are in the log; take the setting away or name the right offset", at, b.Start, accepted, accepted-b.Start)
 	case forever && b.Start > accepted:
-		return refuseLog(&kafka.TrimmedError{Topic: of.Name, Starts: map[int32]int64{p.Partition: b.Start}, Acceptable: true}, "%s starts at offset %d, not at %d: records were deleted from a log that is kept forever; if that is known and their loss accepted, set ACCEPT_LOG_START=%s@%d and rebuild under a fresh KAFKA_GROUP_ID", at, b.Start, accepted, at, b.Start)
+		return refuseLog(&kafka.TrimmedError{Topic: of.Name, Starts: map[int32]int64{p.Partition: b.Start}, Acceptable: true}, "%s starts at offset %d, not at %d: records were deleted from a log that is kept forever; if that is known and their loss accepted, set ACCEPT_LOG_START=%s@%d and restart: rows that are there stay", at, b.Start, accepted, at, b.Start)
 	case p.NextOffset > b.Stable:
 		return refuseLog(replaced(of), "%s ends at offset %d and the projection has read up to %d: this is not the log that it was computed from (was the topic deleted and created anew?); bring the log back, or start with an empty database and a fresh KAFKA_GROUP_ID", at, b.Stable, p.NextOffset)
 	case forever && p.NextOffset < b.Start && !startsOver:
