@@ -172,7 +172,7 @@ func newVisitor(t *testing.T, base string) *visitor {
 	t.Helper()
 	axe, err := stack.Axe(t.Context())
 	require.NoError(t, err)
-	return &visitor{browser: newBrowser(t, base, 1280, true), axe: axe, pictures: os.Getenv("SCREENSHOTS")}
+	return &visitor{browser: newBrowser(t, base, 1440, true), axe: axe, pictures: os.Getenv("SCREENSHOTS")}
 }
 
 // waits asks until the service answers with that status.
@@ -191,6 +191,27 @@ func (v *visitor) visits(state string, paths ...string) {
 	for _, path := range paths {
 		v.open(path)
 		v.looks(state, path)
+		v.looksWithoutScript(state, path)
+	}
+}
+
+// looksWithoutScript keeps pictures of a page as it is where scripts are off. axe-core is a script itself: it judges the same
+// page in looks.
+func (v *visitor) looksWithoutScript(state, path string) {
+	v.t.Helper()
+	if v.pictures == "" {
+		return
+	}
+	scripts := func(off bool) {
+		_, err := chromedp.Call(v.tab, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: off})
+		require.NoError(v.t, err)
+	}
+	scripts(true)
+	defer scripts(false)
+	v.do(chromedp.Navigate(v.base + path))
+	for _, width := range []int64{390, 1440} {
+		v.do(chromedp.EmulateViewport(width, 800))
+		v.keepPicture(fmt.Sprintf("%s %s %d without script", state, path, width))
 	}
 }
 
@@ -198,7 +219,7 @@ func (v *visitor) visits(state string, paths ...string) {
 func (v *visitor) looks(state, what string) {
 	v.t.Helper()
 	v.do(chromedp.Evaluate[chromedp.Void](v.axe))
-	for _, width := range []int64{390, 1280} {
+	for _, width := range []int64{390, 1440} {
 		v.width = width
 		v.do(chromedp.EmulateViewport(width, 800))
 		v.fits(state + ", " + what)
