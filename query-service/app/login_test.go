@@ -6,10 +6,12 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidemark/tidemark/query-service/internal/testdb"
@@ -145,4 +147,31 @@ func TestWithoutKeysThereIsNoLogin(t *testing.T) {
 	a := s.post(t, "/login", url.Values{"key": {"tmk_a_b"}})
 	require.Equal(t, 303, a.status)
 	require.Empty(t, a.header.Get("Set-Cookie"))
+}
+
+// What a key may not do is offered on no page: none has a form that posts, but for the one to log out.
+func TestPagesOfferNothingThatTheKeyMayNotDo(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	s, keys, _ := lockedUpOn(t, db)
+	db.BeginEndpoints(t)
+	id := uuid.New()
+	db.PutEndpoint(t, id, `{"url":"https://example.org/","name":"example","group":"","tags":[],"interval":"30s","enabled":true}`, "")
+	db.Reject(t, 0, []byte("short"), "[]", "wrong")
+	for _, path := range []string{
+		"/", "/tickets", "/records", "/endpoints", "/endpoints/" + id.String(), "/projections", "/projections/timestamps", "/projections/timestamps/rebuild",
+		"/dead-letters", "/dead-letters/timestamp.command.v1/0@0", "/glossary", "/nothing-here",
+	} {
+		page := s.get(t, path, "Cookie", "tidemark_key="+keys["read"], "Accept", browser)
+		require.NotEqual(t, 303, page.status, path)
+		for _, form := range regexp.MustCompile(`<form[^>]*method="post"[^>]*>`).FindAllString(page.body, -1) {
+			require.Contains(t, form, `action="/logout"`, path)
+		}
+		for _, word := range []string{`formaction=`, `type="checkbox"`, "Redrive or discard"} {
+			require.NotContains(t, page.body, word, path)
+		}
+	}
+	page := s.get(t, "/dead-letters", "Cookie", "tidemark_key="+keys["admin"])
+	require.Contains(t, page.body, "Redrive or discard")
+	require.Contains(t, page.body, `formaction="/dead-letters/discard"`)
 }

@@ -130,6 +130,10 @@ func TestThePageOfARebuild(t *testing.T) {
 	}
 	require.NotContains(t, page.body, refresh, "nothing changes by itself")
 
+	setGenerations(t, db, serving, aGeneration{number: 1, state: "filling", swapWanted: true})
+	require.Contains(t, s.page(t, at).body, "How many records there are is not known yet.")
+	require.NotContains(t, s.page(t, at).body, "0 of 0")
+
 	filling := aGeneration{number: 1, state: "filling", swapWanted: true, done: 4_123_456, end: 10_000_000, rate: 312_400, eta: 18.8}
 	setGenerations(t, db, serving, filling)
 	page = s.page(t, at)

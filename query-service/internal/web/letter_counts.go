@@ -12,6 +12,7 @@ import (
 
 const (
 	mostBars      = 48 // of the picture of letters over time
+	leastBars     = 12 // so that a single hour does not fill it; those before it are empty
 	mostProducers = 6  // that are listed; the others are counted together
 )
 
@@ -95,7 +96,7 @@ func (l *letterCounts) draw(hours map[time.Time]int64) {
 	first, last := at[0], at[len(at)-1]
 	inAll := int64(last.Sub(first)/time.Hour) + 1
 	each := (inAll + mostBars - 1) / mostBars
-	bars := (inAll + each - 1) / each
+	bars := max((inAll+each-1)/each, leastBars)
 	l.Each = plural(each, "hour", "hours")
 	l.To = last.Add(time.Hour)
 	l.From = l.To.Add(-time.Duration(bars*each) * time.Hour) // the newest bar is a whole one

@@ -169,6 +169,7 @@ func viewLetter(l deadletter.DeadLetter) letterView {
 }
 
 type deadLettersView struct {
+	viewer
 	Filter  letterFilter
 	Names   []string // of all projections
 	States  []deadletter.State
@@ -210,7 +211,7 @@ func (p *Pages) deadLetters(c *gin.Context) {
 }
 
 func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
-	v.Filter, v.States = readFilter(c.Query), letterStates
+	v.viewer, v.Filter, v.States = p.viewer(c), readFilter(c.Query), letterStates
 	if c.Request.Method == http.MethodPost {
 		v.Filter = readFilter(func(name string) string { return c.PostForm("search_" + name) })
 	}
@@ -262,6 +263,7 @@ func (p *Pages) showLetters(c *gin.Context, status int, v deadLettersView) {
 }
 
 type deadLetterView struct {
+	viewer
 	Letter  letterView
 	Payload string // to be redriven, as it was sent where that was refused
 	Note    string
@@ -273,6 +275,7 @@ func (p *Pages) deadLetter(c *gin.Context) {
 }
 
 func (p *Pages) showLetter(c *gin.Context, status int, at string, v deadLetterView) {
+	v.viewer = p.viewer(c)
 	place, err := position.Parse(at)
 	if err != nil {
 		p.refuse(c, err.Error())
