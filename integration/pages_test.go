@@ -129,8 +129,8 @@ func TestPagesInABrowser(t *testing.T) {
 	}
 }
 
-// Live updates leave alone what somebody is doing on a page: the focus and a selection stay, and a screen reader hears of
-// another state only.
+// Live updates leave alone what somebody is doing on a page: the focus, a selection and the answer to a form stay, and a screen
+// reader hears of another state only.
 func TestLiveUpdatesKeepFocusAndSelection(t *testing.T) {
 	s := story.NewOnKafka(t, samePages)
 	stack := beside(t, s)
@@ -152,12 +152,14 @@ func TestLiveUpdatesKeepFocusAndSelection(t *testing.T) {
 	}
 	link := `a[href*="` + first + `"]`
 	ask(`(() => { const a = document.querySelector('` + link + `'); a.focus(); a.mark = 1; getSelection().selectAllChildren(a);
+		const refusal = document.createElement("div"); refusal.dataset.stays = ""; a.closest("[data-live]").prepend(refusal);
 		window.spoken = 0; new MutationObserver(() => window.spoken++).observe(document.getElementById("said"), { childList: true, characterData: true, subtree: true }); return "" })()`)
 	for range 3 {
 		b.sees(write())
 	}
 	require.Equal(t, "1 "+first, ask(`document.activeElement.mark + " " + getSelection().toString().trim()`))
 	require.Equal(t, "0", ask(`String(window.spoken)`), "no state has changed")
+	require.Equal(t, "1", ask(`String(document.querySelectorAll("[data-live] [data-stays]").length)`), "the answer to a form stays")
 	require.Empty(t, ask(`document.querySelector("[data-live] [aria-live], [data-live][aria-live]")?.outerHTML || ""`))
 }
 

@@ -305,6 +305,7 @@ func TestTheFormsOfARebuild(t *testing.T) {
 	card, _, _ = strings.Cut(card, "</section>")
 	require.Contains(t, card, "generation 0 is being read")
 	require.Equal(t, 1, strings.Count(a.body, "generation 0 is being read"))
+	require.Regexp(t, `<div data-stays>\s*<div class="note bad" role="alert">`, card, "the next live update would take it away unread")
 }
 
 // A rebuild that drops the standby takes the only rollback away: it says so first.

@@ -55,18 +55,23 @@
     node.replaceData(head, old.length - head - tail, text.slice(head, text.length - tail));
   }
 
+  // stays reports whether a node answers the form that this page was sent for: a page asked for anew does not have it, and it
+  // must be read before it goes.
+  const stays = (n) => n?.nodeType === Node.ELEMENT_NODE && "stays" in n.dataset;
   const keyOf = (n) => n.nodeType === Node.ELEMENT_NODE ? n.dataset.key || n.id : "";
 
   function patchChildren(node, fresh) {
     const wanted = new Set([...fresh.childNodes].map(keyOf).filter(Boolean));
     const known = new Map();
     for (const child of [...node.childNodes]) {
+      if (stays(child)) continue;
       const key = keyOf(child);
       if (key && !wanted.has(key)) child.remove();
       else if (key) known.set(key, child);
     }
     let at = node.firstChild;
     for (const child of [...fresh.childNodes]) {
+      while (stays(at)) at = at.nextSibling;
       const key = keyOf(child), same = key ? known.get(key) : at && !keyOf(at) && at.nodeName === child.nodeName ? at : undefined;
       if (!same) {
         node.insertBefore(document.importNode(child, true), at);
@@ -78,7 +83,7 @@
     }
     while (at) {
       const next = at.nextSibling;
-      at.remove();
+      if (!stays(at)) at.remove();
       at = next;
     }
   }
