@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -51,8 +52,9 @@ var causes = []struct {
 	is func(error) bool
 	Cause
 }{
-	{is(sarama.ErrSASLAuthenticationFailed, kerr.SaslAuthenticationFailed, errText("SASL Authentication failed")),
-		Cause{"the brokers refuse KAFKA_SASL_USERNAME or its password", "correct them, or give the user credentials for the mechanism that KAFKA_SASL_MECHANISM names"}},
+	{func(err error) bool { // Sarama joins the errors of its brokers as text in places
+		return is(sarama.ErrSASLAuthenticationFailed, kerr.SaslAuthenticationFailed)(err) || has(err, "SASL Authentication failed")
+	}, Cause{"the brokers refuse KAFKA_SASL_USERNAME or its password", "correct them, or give the user credentials for the mechanism that KAFKA_SASL_MECHANISM names"}},
 	{is(sarama.ErrUnsupportedSASLMechanism, sarama.ErrIllegalSASLState, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState),
 		Cause{"the brokers do not take the mechanism of KAFKA_SASL_MECHANISM, or no SASL at this address", "choose one that the listener of KAFKA_BROKERS has, or unset the three variables of SASL"}},
 	{is(sarama.ErrTopicAuthorizationFailed, sarama.ErrGroupAuthorizationFailed, sarama.ErrClusterAuthorizationFailed, kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed),
@@ -87,19 +89,9 @@ var causes = []struct {
 
 const startThem = `start Kafka, or set KAFKA_BROKERS to the brokers' addresses as this machine reaches them (eval "$(tidemark env)" names those of a running tidemark up)`
 
-// errText is an error that is known by its text alone: Sarama joins those of its brokers as text in places.
-type errText string
-
-func (e errText) Error() string { return string(e) }
-
 func is(targets ...error) func(error) bool {
 	return func(err error) bool {
-		for _, target := range targets {
-			if text, ok := target.(errText); ok && has(err, string(text)) || errors.Is(err, target) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -82,6 +83,7 @@ func TestEachCauseIsSaidInOneWording(t *testing.T) {
 	}{
 		"refused":              {kafka: config.Kafka{Brokers: []string{freeport.Address(port)}}, want: "nothing listens at the addresses of KAFKA_BROKERS"},
 		"silent":               {config.Kafka{Brokers: []string{silent}}, "the brokers do not answer in time", time.Second},
+		"silent TLS":           {config.Kafka{Brokers: []string{silent}, TLS: true}, "the brokers do not answer in time", time.Second},
 		"ends":                 {kafka: config.Kafka{Brokers: []string{ends}}, want: "the brokers closed the connection"},
 		"another protocol":     {kafka: config.Kafka{Brokers: []string{stranger}}, want: "what answers there is no Kafka"},
 		"unknown host":         {kafka: config.Kafka{Brokers: []string{"nowhere.invalid:9092"}}, want: "KAFKA_BROKERS"},
@@ -127,8 +129,8 @@ func TestEachCauseIsSaidInOneWording(t *testing.T) {
 				select {
 				case err := <-states:
 					return err
-				case <-ctx.Done(): // it is still waiting for one that is silent
-					return ctx.Err()
+				case <-time.After(90 * time.Second):
+					return errors.New("the publisher hangs")
 				}
 			},
 		}

@@ -2,7 +2,9 @@ package kafka
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/Shopify/sarama"
@@ -43,6 +45,10 @@ func secure(c *sarama.Config, k config.Kafka) error {
 		return err
 	}
 	c.Net.TLS.Enable, c.Net.TLS.Config = encrypted != nil, encrypted
+	if encrypted != nil {
+		c.Net.Proxy.Enable = true // it is how Sarama takes a dialer
+		c.Net.Proxy.Dialer = handshakes{net.Dialer{Timeout: c.Net.DialTimeout}, c.Net.ReadTimeout}
+	}
 	if k.SASLMechanism == "" {
 		return nil
 	}
@@ -61,6 +67,24 @@ func secure(c *sarama.Config, k config.Kafka) error {
 		return fmt.Errorf("KAFKA_SASL_MECHANISM=%q is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512", k.SASLMechanism)
 	}
 	return nil
+}
+
+// handshakes bounds the handshake of TLS: Sarama sets no deadline before it, and would wait for ever for a peer that is silent.
+// Each read after it has a deadline of its own.
+type handshakes struct {
+	net.Dialer
+	limit time.Duration
+}
+
+func (d handshakes) Dial(network, address string) (net.Conn, error) {
+	c, err := d.Dialer.Dial(network, address) //nolint:noctx // as Sarama's interface has it; the dialer has a timeout
+	if err != nil {
+		return nil, err
+	}
+	if err := c.SetReadDeadline(time.Now().Add(d.limit)); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // scramClient is one conversation of RFC 5802, as Sarama wants it. The package under it also checks that the

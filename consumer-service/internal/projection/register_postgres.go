@@ -39,3 +39,12 @@ ON CONFLICT DO NOTHING`, d.Name, d.ServingSchema()); err != nil {
 		return nil
 	})
 }
+
+// NoteRefusal notes why a process does not go on with these projections. Readers are told until one goes on with them.
+func NoteRefusal(ctx context.Context, db *sqlx.DB, reason string, projections ...string) error {
+	if _, err := db.ExecContext(ctx, `
+UPDATE public.projections SET refusal = $1, refused_at = clock_timestamp() WHERE projection = ANY ($2)`, printable(reason), pq.Array(projections)); err != nil {
+		return fmt.Errorf("note the refusal: %w", err)
+	}
+	return nil
+}

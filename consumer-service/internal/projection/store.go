@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"github.com/tidemark/tidemark/shared/event"
 	"github.com/tidemark/tidemark/shared/postgres"
@@ -275,15 +274,6 @@ func (s store) waits(ctx context.Context, reason string) error {
 	if _, err := s.db.ExecContext(ctx, s.in(`
 UPDATE public.projections SET run_at = clock_timestamp(), refusal = $1, refused_at = clock_timestamp() WHERE projection = {projection}`), printable(reason)); err != nil {
 		return fmt.Errorf("note what is waited for: %w", err)
-	}
-	return nil
-}
-
-// NoteRefusal notes why a process does not go on with these projections. Readers are told until one goes on with them.
-func NoteRefusal(ctx context.Context, db *sqlx.DB, reason string, projections ...string) error {
-	if _, err := db.ExecContext(ctx, `
-UPDATE public.projections SET refusal = $1, refused_at = clock_timestamp() WHERE projection = ANY ($2)`, printable(reason), pq.Array(projections)); err != nil {
-		return fmt.Errorf("note the refusal: %w", err)
 	}
 	return nil
 }
