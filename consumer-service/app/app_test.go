@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tidemark/tidemark/consumer-service/internal/projection"
 	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/config"
 )
@@ -58,6 +59,17 @@ func TestConfigurationTellsItsMistakes(t *testing.T) {
 		c := DefaultConfig()
 		require.ErrorContains(t, config.Load(&c, map[string]string{tc.variable: tc.value}), tc.words, name)
 	}
+}
+
+// The pool grows with the projections that a process runs: each keeps a connection.
+func TestAPoolThatIsTooSmallIsRefused(t *testing.T) {
+	t.Parallel()
+	c := DefaultConfig()
+	c.Projections, c.MaxOpenConns = []string{"a", "b", "c"}, 4
+	all := []*projection.Definition{{Name: "a"}, {Name: "b"}, {Name: "c"}}
+	require.ErrorContains(t, c.validate(all), "DB_MAX_OPEN_CONNS=4 is too few for 3 projections: at least 5")
+	c.MaxOpenConns = 5
+	require.NoError(t, c.validate(all))
 }
 
 // Without a database and without a broker the service waits, says what for, and stops when told.

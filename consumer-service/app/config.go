@@ -43,14 +43,22 @@ func DefaultConfig() Config {
 	}
 }
 
+// workingConns is how many connections of a pool are left at least when each projection holds the one of its lock: a proof
+// and a step of another rebuild go on at the same time then.
+const workingConns = 2
+
 // Validate checks what is the consumer's own.
 func (c Config) Validate() error { return c.validate(definitions(c.Kafka)) }
 
 // validate is Validate for a release that has these definitions.
 func (c Config) validate(all []*projection.Definition) error {
 	var errs []error
-	if _, err := c.chosen(all); err != nil {
+	chosen, err := c.chosen(all)
+	if err != nil {
 		errs = append(errs, err)
+	}
+	if least := len(chosen) + workingConns; c.MaxOpenConns < least {
+		errs = append(errs, fmt.Errorf("DB_MAX_OPEN_CONNS=%d is too few for %d projections: at least %d, one for each, which holds the lock of its rebuilds, and %d for the work", c.MaxOpenConns, len(chosen), least, workingConns))
 	}
 	if c.GroupID == "" || len(c.GroupID) > 200 {
 		errs = append(errs, errors.New("KAFKA_GROUP_ID must have 1 to 200 characters"))

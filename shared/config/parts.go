@@ -198,7 +198,7 @@ func (k Kafka) security() []error {
 // Postgres says where the database is and how many connections to keep.
 type Postgres struct {
 	URL             string        `env:"DB_URL" desc:"postgres://user:password@host:port/database?sslmode=…, several servers as host:port,host:port" secret:"url"`
-	MaxOpenConns    int           `env:"DB_MAX_OPEN_CONNS" desc:"most connections at once"`
+	MaxOpenConns    int           `env:"DB_MAX_OPEN_CONNS" desc:"most connections of a pool at once; consumer-service has two pools and needs two more than it runs projections"`
 	MaxIdleConns    int           `env:"DB_MAX_IDLE_CONNS" desc:"connections kept while idle, at most DB_MAX_OPEN_CONNS"`
 	ConnMaxLifetime time.Duration `env:"DB_CONN_MAX_LIFETIME" desc:"age at which a connection is replaced; 0 is never"`
 }
