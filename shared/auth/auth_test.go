@@ -167,7 +167,7 @@ func TestChangesAreWholeAndKeepTheRest(t *testing.T) {
 		})
 	}
 	all.Wait()
-	entries, err := ReadFile(path)
+	entries, _, err := ReadFile(path)
 	require.NoError(t, err)
 	require.Len(t, entries, 9)
 	require.Equal(t, first, entries[0])
@@ -297,7 +297,7 @@ func TestAFileThatIsCutCountsWhenItIsStillAndItsLossIsTold(t *testing.T) {
 	require.NoError(t, err)
 	good, err := os.ReadFile(path)
 	require.NoError(t, err)
-	cut := good[:bytes.Index(good, []byte(whole.ID))]
+	cut := good[:bytes.LastIndex(good, []byte(whole.ID))]
 	cut = cut[:bytes.LastIndexByte(cut, '\n')+1]
 	var said bytes.Buffer
 	k, err := Open(path, slog.New(slog.NewTextHandler(&said, nil)))
@@ -332,6 +332,28 @@ func TestAFileThatIsCutCountsWhenItIsStillAndItsLossIsTold(t *testing.T) {
 	k.reload(later.Add(time.Hour))
 	k.reload(later.Add(2 * time.Hour))
 	require.Zero(t, k.Lost(), "they are back")
+
+	// A service that starts with the cut file finds out from the file itself.
+	require.NoError(t, os.WriteFile(path, cut, 0o600))
+	said.Reset()
+	k, err = Open(path, slog.New(slog.NewTextHandler(&said, nil)))
+	require.NoError(t, err)
+	require.EqualValues(t, 2, k.Lost())
+	require.Contains(t, said.String(), "night operator ("+whole.ID+")")
+	_, lost, err := ReadFile(path)
+	require.NoError(t, err)
+	require.Len(t, lost, 2)
+	_, _, err = Create(path, "fourth", []string{"read"}, time.Time{}, noon)
+	require.NoError(t, err)
+	_, still, err := ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, lost, still, "a new key does not make them forgotten")
+	gone, err := Revoke(path, whole.ID, noon)
+	require.NoError(t, err)
+	require.Equal(t, "night operator", gone.Name)
+	_, still, err = ReadFile(path)
+	require.NoError(t, err)
+	require.Len(t, still, 1)
 }
 
 func TestWatchLooksEachSecond(t *testing.T) {

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,17 +98,50 @@ func parseEntry(line []byte) (Entry, error) {
 	return e, nil
 }
 
-// ReadFile returns the entries of a keys file. The error names the file and the line.
-func ReadFile(path string) ([]Entry, error) {
+// idsLine begins the comment in which Create and Revoke note the ids and names of all keys, as a JSON object, before the
+// entries: a file that was cut loses its end, and so it is known what was lost.
+const idsLine = "# ids: "
+
+// noted returns the names of the keys that the file should have, by id; none where nobody noted them.
+func noted(content []byte) map[string]string {
+	names := map[string]string{}
+	for line := range bytes.Lines(content) {
+		if ids, found := bytes.CutPrefix(line, []byte(idsLine)); found && json.Unmarshal(ids, &names) != nil {
+			return map[string]string{} // a comment of somebody else's
+		}
+	}
+	return names
+}
+
+// LostKey is a key that the file should have and has not.
+type LostKey struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+func lostFrom(content []byte, entries []Entry) []LostKey {
+	names := noted(content)
+	for _, e := range entries {
+		delete(names, e.ID)
+	}
+	lost := make([]LostKey, 0, len(names))
+	for _, id := range slices.Sorted(maps.Keys(names)) {
+		lost = append(lost, LostKey{id, names[id]})
+	}
+	return lost
+}
+
+// ReadFile returns the entries of a keys file, and the keys that it has lost. The error names the file and the line.
+func ReadFile(path string) ([]Entry, []LostKey, error) {
 	content, err := readBounded(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	entries, err := parseFile(content)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return entries, nil
+	return entries, lostFrom(content, entries), nil
 }
 
 func readBounded(path string) ([]byte, error) {
@@ -152,7 +187,8 @@ func Create(path, name string, scopes []string, expires, now time.Time) (Entry, 
 	if err != nil {
 		return Entry{}, "", err
 	}
-	err = change(path, true, func(lines []string) ([]string, error) {
+	err = change(path, true, func(lines []string, names map[string]string) ([]string, error) {
+		names[e.ID] = e.Name
 		if len(lines) == 0 {
 			lines = []string{"# API keys of Tidemark, one a line: hashes, no keys. tidemark keys create|list|revoke"}
 		}
@@ -165,10 +201,10 @@ func Create(path, name string, scopes []string, expires, now time.Time) (Entry, 
 var ErrNoKey = errors.New("no key has this id")
 
 // Revoke marks the key in the file. It is never removed, so that the list says what there was. A key that
-// is revoked already keeps its time.
+// is revoked already keeps its time. One that the file has lost is not missed any more.
 func Revoke(path, id string, now time.Time) (Entry, error) {
 	var revoked Entry
-	err := change(path, false, func(lines []string) ([]string, error) {
+	err := change(path, false, func(lines []string, names map[string]string) ([]string, error) {
 		for i, line := range lines {
 			e, err := parseEntry([]byte(line))
 			if err != nil || e.ID != id {
@@ -185,6 +221,12 @@ func Revoke(path, id string, now time.Time) (Entry, error) {
 			revoked, lines[i] = e, string(changed)
 			return lines, nil
 		}
+		if name, lost := names[id]; lost {
+			at := now.UTC().Truncate(time.Second)
+			revoked = Entry{ID: id, Name: name, Revoked: &at}
+			delete(names, id)
+			return lines, nil
+		}
 		return nil, fmt.Errorf("%w: %s in %s", ErrNoKey, id, path)
 	})
 	return revoked, err
@@ -192,7 +234,8 @@ func Revoke(path, id string, now time.Time) (Entry, error) {
 
 // change writes a whole new file into the same folder and renames it over the old one. So no reader ever sees a
 // part of it, and a crash leaves the old one. A lock file in the same folder keeps two changes apart.
-func change(path string, create bool, edit func([]string) ([]string, error)) (err error) {
+// edit is given the lines without the note of all keys, and that note.
+func change(path string, create bool, edit func(lines []string, names map[string]string) ([]string, error)) (err error) {
 	// The name may be a link; the file behind it is the one to replace.
 	if behind, err := filepath.EvalSymlinks(path); err == nil {
 		path = behind
@@ -203,14 +246,18 @@ func change(path string, create bool, edit func([]string) ([]string, error)) (er
 	}
 	defer func() { err = errors.Join(err, turn.Remove()) }()
 	content, err := readBounded(path)
-	mode := fs.FileMode(0o600)
+	mode, names := fs.FileMode(0o600), noted(content)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && create:
 	case err != nil:
 		return err
 	default:
-		if _, err := parseFile(content); err != nil {
+		entries, err := parseFile(content)
+		if err != nil {
 			return fmt.Errorf("%s: %w: mend it first", path, err)
+		}
+		for _, e := range entries {
+			names[e.ID] = e.Name
 		}
 		if info, err := os.Stat(path); err == nil {
 			mode = info.Mode().Perm()
@@ -220,9 +267,15 @@ func change(path string, create bool, edit func([]string) ([]string, error)) (er
 	if text := strings.TrimRight(string(content), "\n"); text != "" {
 		lines = strings.Split(text, "\n")
 	}
-	if lines, err = edit(lines); err != nil {
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, idsLine) })
+	if lines, err = edit(lines, names); err != nil {
 		return err
 	}
+	note, err := json.Marshal(names)
+	if err != nil {
+		return err
+	}
+	lines = slices.Insert(lines, 0, idsLine+string(note))
 	return replace(path, []byte(strings.Join(lines, "\n")+"\n"), mode)
 }
 

@@ -43,6 +43,7 @@ func Open(path string, log *slog.Logger) (*Keyring, error) {
 		return nil, fmt.Errorf("API_KEYS_FILE: %w", err)
 	}
 	k.content = content
+	k.noteLost(content, nil, keys)
 	k.versions.Still(time.Time{}, content, nil)
 	k.keys.Store(&keys)
 	if warning := permissions(path); warning != "" {
@@ -70,8 +71,8 @@ func (k *Keyring) Check(key string, now time.Time) (Caller, bool) {
 // good version are still valid.
 func (k *Keyring) Stale() bool { return k.stale.Load() }
 
-// Lost is how many keys an earlier version of the file had since Open, and the present one has not. Keys are revoked, not
-// removed, so a file that lost some was perhaps cut.
+// Lost is how many keys the file should have, by its own note or because an earlier version had them since Open, and has not. Keys
+// are revoked, not removed, so a file that lost some was perhaps cut.
 func (k *Keyring) Lost() int64 { return k.lost.Load() }
 
 // Watch follows the file until ctx ends. A change counts once the file is still: see package filewatch.
@@ -105,20 +106,25 @@ func (k *Keyring) reload(now time.Time) {
 		return
 	}
 	k.content, k.failure = content, ""
-	k.noteLost(*k.keys.Swap(&keys), keys)
+	k.noteLost(content, *k.keys.Swap(&keys), keys)
 	k.log.Info("the keys file has changed: its keys are used from now on", "path", k.path, "keys", len(keys))
 	if warning := permissions(k.path); warning != "" {
 		k.log.Warn("the keys file should be closed to others", "path", k.path, "reason", warning)
 	}
 }
 
-// noteLost tells of keys that the new version of the file has no more.
-func (k *Keyring) noteLost(old, now map[string]Entry) {
-	var names []string
+// noteLost tells of keys that the new version of the file has no more, or should have.
+func (k *Keyring) noteLost(content []byte, old, now map[string]Entry) {
+	should := noted(content)
 	for id, e := range old {
-		if _, there := now[id]; !there {
-			k.missing[id] = e.Name
-			names = append(names, fmt.Sprintf("%s (%s)", e.Name, id))
+		should[id] = e.Name
+	}
+	var names []string
+	for id, name := range should {
+		_, known := k.missing[id]
+		if _, there := now[id]; !there && !known {
+			k.missing[id] = name
+			names = append(names, fmt.Sprintf("%s (%s)", name, id))
 		}
 	}
 	maps.DeleteFunc(k.missing, func(id, _ string) bool { _, there := now[id]; return there })

@@ -98,10 +98,12 @@ func (c *command) keysList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the keys of a keys file, without the keys themselves",
-		Long:  "List the keys of a keys file. The keys themselves are not in it, only their hashes.\n" + exitStatuses,
-		Args:  cobra.NoArgs,
+		Long: `List the keys of a keys file. The keys themselves are not in it, only their hashes. The state of a key is active, expired, revoked,
+or lost: the file had it and has not any more. Bring the file's old version back, or revoke the lost key to forget it.
+` + exitStatuses,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			entries, err := auth.ReadFile(file)
+			entries, lost, err := auth.ReadFile(file)
 			if err != nil {
 				return &ended{failed, err}
 			}
@@ -110,7 +112,7 @@ func (c *command) keysList() *cobra.Command {
 				list[i] = newKeyEntry(e, "")
 			}
 			if c.output == "json" {
-				c.print(map[string]any{"keys": list})
+				c.print(map[string]any{"keys": list, "lost": lost})
 				return nil
 			}
 			w := tabwriter.NewWriter(c.Out, 0, 0, 2, ' ', 0)
@@ -118,7 +120,13 @@ func (c *command) keysList() *cobra.Command {
 			for _, e := range list {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, e.State, joined(e.Scopes), e.Name, day(&e.Created), day(e.Expires), day(e.Revoked))
 			}
+			for _, l := range lost {
+				fmt.Fprintf(w, "%s\tlost\t\t%s\t\t\t\n", l.ID, l.Name)
+			}
 			_ = w.Flush()
+			if len(lost) > 0 {
+				fmt.Fprintf(c.Err, "The file has lost %d of its keys, which are refused: was it cut?\n", len(lost))
+			}
 			return nil
 		},
 	}

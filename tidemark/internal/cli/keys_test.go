@@ -62,6 +62,21 @@ func TestKeysAreMadeListedAndRevoked(t *testing.T) {
 	require.NotContains(t, out, secret)
 	require.NotContains(t, out, "sha256")
 
+	lines := strings.SplitAfter(string(content), "\n")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Join(lines[:len(lines)-2], "")), 0o600)) // cut at a line's end
+	status, out, said = with(t, environ, "keys", "list")
+	require.Zero(t, status)
+	require.Regexp(t, ` lost +second`, out)
+	require.Contains(t, said, "has lost 1 of its keys")
+	_, out, _ = with(t, environ, "keys", "list", "-o", "json")
+	var listed struct{ Lost []struct{ ID, Name string } }
+	require.NoError(t, json.Unmarshal([]byte(out), &listed))
+	require.Len(t, listed.Lost, 1)
+	status, _, said = with(t, environ, "keys", "revoke", listed.Lost[0].ID)
+	require.Zero(t, status, said)
+	_, out, _ = with(t, environ, "keys", "list")
+	require.NotContains(t, out, "lost")
+
 	for _, tc := range []struct {
 		args   []string
 		status int
