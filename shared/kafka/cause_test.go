@@ -114,7 +114,7 @@ func TestEachCauseIsSaidInOneWording(t *testing.T) {
 				_, err := a.Ask(ctx, "a")
 				return err
 			},
-			"publisher": func(ctx context.Context) error {
+			"publisher": func(context.Context) error {
 				states := make(chan error, 100)
 				p, err := kafka.NewPublisher(kafka.PublisherOptions{Kafka: tc.kafka, ClientID: "test", Producer: "test", Log: slog.New(slog.DiscardHandler), RetryFor: 2 * time.Second, OnState: func(err error) {
 					select {

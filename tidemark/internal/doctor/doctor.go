@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -172,13 +174,7 @@ func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, accepted m
 	default:
 		got(Finding{Check: check, Status: OK, Found: fmt.Sprintf("%d partitions, %s, cannot lose what was acknowledged", t.Partitions, keeps(t))})
 	}
-	var trimmed *kafka.TrimmedError
-	if accepted == nil && t.Name != topic.DeadLetterCommand.Name { // of that one no loss can be accepted
-		accepted = map[int32]int64{}
-	}
-	if err := r.CheckStart(ctx, t, accepted); errors.As(err, &trimmed) {
-		got(Finding{check, Fail, trimmed.Error(), "find out who deleted the records before anything is restarted: see docs/runbook.md, The log was trimmed"})
-	}
+	examineStart(ctx, r, t, accepted, got)
 	n, err := r.Partitions(ctx, t.Name)
 	if err != nil {
 		return // said already, or gone this moment
@@ -199,6 +195,26 @@ func examineTopic(ctx context.Context, r *kafka.Reader, t topic.Spec, accepted m
 		}
 	}
 	got(Finding{Check: "clock of the broker", Status: OK, Found: "no record of " + t.Name + " bears a time in the future"})
+}
+
+// examineStart judges where a log that is kept forever starts as consumer-service does when it starts.
+func examineStart(ctx context.Context, r *kafka.Reader, t topic.Spec, accepted map[int32]int64, got func(Finding)) {
+	if accepted == nil && t.Name != topic.DeadLetterCommand.Name { // of that one no loss can be accepted
+		accepted = map[int32]int64{}
+	}
+	var trimmed *kafka.TrimmedError
+	if err := r.CheckStart(ctx, t, accepted); errors.As(err, &trimmed) {
+		got(Finding{"topic " + t.Name, Fail, trimmed.Error(), "find out who deleted the records before anything is restarted: see docs/runbook.md, The log was trimmed"})
+	}
+	bounds, err := r.Bounds(ctx, t.Name, slices.Sorted(maps.Keys(accepted)))
+	if err != nil {
+		return // said already, or gone this moment
+	}
+	for _, p := range slices.Sorted(maps.Keys(accepted)) {
+		if start := bounds[p].Start; start < accepted[p] {
+			got(Finding{"topic " + t.Name, Fail, fmt.Sprintf("%s/%d starts at offset %d and ACCEPT_LOG_START names %d: consumer-service ends at its start, since it would skip %d records that are in the log", t.Name, p, start, accepted[p], accepted[p]-start), "take the setting away or name the right offset"})
+		}
+	}
 }
 
 // keeps says in words how long the log keeps t.

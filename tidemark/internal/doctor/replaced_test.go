@@ -53,7 +53,7 @@ func TestALogThatLostItsBeginningIsAFailedCheckUntilItIsAccepted(t *testing.T) {
 	require.NoError(t, producer.Close())
 	starts := func(p Installation) (out []Finding) {
 		for _, f := range findings(t, p, "topic "+name) {
-			if strings.Contains(f.Found, "starts at offset") {
+			if strings.Contains(f.Found, " starts at offset ") {
 				out = append(out, f)
 			}
 		}
@@ -73,6 +73,9 @@ func TestALogThatLostItsBeginningIsAFailedCheckUntilItIsAccepted(t *testing.T) {
 		require.Contains(t, found[0].Found, "ACCEPT_LOG_START="+name+"/0@2")
 	}
 	require.Empty(t, starts(Installation{Kafka: k, Starts: map[string]map[int32]int64{name: {0: 2}}}))
+	found := starts(Installation{Kafka: k, Starts: map[string]map[int32]int64{name: {0: 3}}})
+	require.Len(t, found, 1)
+	require.Contains(t, found[0].Found, "it would skip 1 records that are in the log")
 }
 
 func TestAnotherClusterIsAFailedCheck(t *testing.T) {
