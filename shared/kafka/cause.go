@@ -59,8 +59,8 @@ var causes = []struct {
 		Cause{"the brokers do not take the mechanism of KAFKA_SASL_MECHANISM, or no SASL at this address", "choose one that the listener of KAFKA_BROKERS has, or unset the three variables of SASL"}},
 	{is(sarama.ErrTopicAuthorizationFailed, sarama.ErrGroupAuthorizationFailed, sarama.ErrClusterAuthorizationFailed, kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed),
 		Cause{"the brokers do not let this user do what the service must", "give it the right by kafka-acls.sh; the service's log names what was refused"}},
-	{func(err error) bool { return has(err, "remote error: tls:") && has(err, "certificate") },
-		Cause{"the brokers want a certificate, and take none or not the one of KAFKA_TLS_CERT_FILE", "name one that they trust in KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE"}},
+	{func(err error) bool { return has(err, "remote error: tls:") },
+		Cause{"the brokers refuse the handshake of TLS: most often they want a certificate, and take none or not the one of KAFKA_TLS_CERT_FILE", "name one that they trust in KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE"}},
 	{as[x509.HostnameError], Cause{"the certificate of the brokers is for another host name", "name the brokers in KAFKA_BROKERS as their certificate does, or have it issued anew"}},
 	{func(err error) bool {
 		var invalid x509.CertificateInvalidError
@@ -83,7 +83,7 @@ var causes = []struct {
 	{timedOut, Cause{"the brokers do not answer in time", "look whether they are overloaded, or whether a firewall drops the packets"}},
 	{func(err error) bool {
 		return as[sarama.PacketDecodingError](err) || has(err, "invalid large response size") || is(io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed)(err) || strings.HasSuffix(err.Error(), "EOF") || as[*net.OpError](err)
-	}, Cause{"the brokers closed the connection: they are restarting, or want TLS (KAFKA_TLS) or SASL (KAFKA_SASL_MECHANISM) otherwise than it is set, or what answers there is no Kafka", "set TLS and SASL as the listener of KAFKA_BROKERS has them"}},
+	}, Cause{"the brokers closed the connection: they are restarting, or want TLS (KAFKA_TLS), a certificate (KAFKA_TLS_CERT_FILE) or SASL (KAFKA_SASL_MECHANISM) otherwise than it is set, or what answers there is no Kafka", "set TLS and SASL as the listener of KAFKA_BROKERS has them"}},
 	{is(sarama.ErrOutOfBrokers), Cause{"no broker of KAFKA_BROKERS answers", startThem}},
 }
 

@@ -65,9 +65,12 @@ func TestEachCauseIsSaidInOneWording(t *testing.T) {
 	pem, err := os.ReadFile(ca.File)
 	require.NoError(t, err)
 	require.True(t, asking.ClientCAs.AppendCertsFromPEM(pem))
+	asking12 := asking.Clone() // says what it wants; of TLS 1.3 a client may only see that the connection is closed
+	asking12.MaxVersion = tls.VersionTLS12
 
 	plain, secret := broker(t), broker(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "tidemark", "right"))
 	encrypted, certified := broker(t, kfake.TLS(serving(ca.Issue(t)))), broker(t, kfake.TLS(asking))
+	certified12 := broker(t, kfake.TLS(asking12))
 	elsewhere := broker(t, kfake.TLS(serving(ca.IssueFor(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), "elsewhere.example"))))
 	expired := broker(t, kfake.TLS(serving(ca.IssueFor(t, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour), "127.0.0.1"))))
 	silent := peer(t, func(c net.Conn) { t.Cleanup(func() { _ = c.Close() }) })
@@ -98,7 +101,8 @@ func TestEachCauseIsSaidInOneWording(t *testing.T) {
 		"system":               {kafka: config.Kafka{Brokers: []string{encrypted}, TLS: true}, want: "not signed by an authority that KAFKA_TLS_CA_FILE names"},
 		"host name":            {kafka: config.Kafka{Brokers: []string{elsewhere}, CAFile: ca.File}, want: "for another host name"},
 		"expired":              {kafka: config.Kafka{Brokers: []string{expired}, CAFile: ca.File}, want: "is not valid now"},
-		"no certificate":       {kafka: config.Kafka{Brokers: []string{certified}, CAFile: ca.File}, want: "the brokers want a certificate"},
+		"no certificate":       {kafka: config.Kafka{Brokers: []string{certified}, CAFile: ca.File}, want: "KAFKA_TLS_CERT_FILE"},
+		"no certificate 1.2":   {kafka: config.Kafka{Brokers: []string{certified12}, CAFile: ca.File}, want: "they want a certificate"},
 		"a missing file":       {kafka: config.Kafka{Brokers: []string{encrypted}, CAFile: "/none/ca.pem"}, want: "cannot be used"},
 	} {
 		ask := map[string]func(ctx context.Context) error{
