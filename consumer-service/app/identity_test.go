@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tidemark/tidemark/shared/await"
 	"github.com/tidemark/tidemark/shared/event"
+	"github.com/tidemark/tidemark/shared/kafka"
 	"github.com/tidemark/tidemark/shared/logid"
 	"github.com/tidemark/tidemark/shared/topic"
 )
@@ -34,6 +36,12 @@ func (i *installation) remove(t *testing.T, of topic.Spec) {
 	admin, err := sarama.NewClusterAdminFromClient(i.client)
 	require.NoError(t, err)
 	require.NoError(t, admin.DeleteTopic(of.Name))
+	await.NoError(t, func() error {
+		if _, err := i.reader.Partitions(t.Context(), of.Name); !errors.Is(err, kafka.ErrNoTopic) {
+			return fmt.Errorf("%s is there still (%v)", of.Name, err)
+		}
+		return nil
+	})
 }
 
 // A process that starts while a topic that was noted is gone makes none and waits, and readers are told why; those of every

@@ -83,10 +83,8 @@ func TestANoteThatHangsHoldsNobodyElse(t *testing.T) {
 		require.ErrorIs(t, b.SameLog(ctx, hangs), context.DeadlineExceeded)
 		require.NoError(t, b.SameLog(t.Context(), known), "its note is in memory")
 		await.NoError(t, func() error { return b.SameLog(t.Context(), other) }) // its note is read, and written
-		again := make(chan error, 1)
-		go func() { again <- b.SameLog(t.Context(), hangs) }()
 		close(goOn)
-		require.NoError(t, <-again)
+		await.NoError(t, func() error { return b.SameLog(t.Context(), hangs) })
 		require.EqualValues(t, 1, writes.Load())
 	})
 }
