@@ -1,10 +1,12 @@
 package compose_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -108,6 +110,8 @@ func TestLimitsAgreeAlongThePath(t *testing.T) {
 		require.Equal(t, c.status, res.StatusCode, c.what)
 	}
 
+	h.streams()
+
 	require.NoError(t, h.services["command-service"].Kill())
 	a, err := h.do(http.MethodPost, "/api/v1/timestamp", h.key)
 	require.NoError(t, err)
@@ -115,6 +119,59 @@ func TestLimitsAgreeAlongThePath(t *testing.T) {
 	require.Equal(t, "application/problem+json", a.Header.Get("Content-Type"))
 	require.Equal(t, "1", a.Header.Get("Retry-After"))
 	require.Contains(t, a.Text("detail"), "is down")
+}
+
+// streams sends bulk streams through the front: the answer to a line comes before the next line is sent, and a stream of the
+// command line that is larger than any body is taken whole.
+func (h *byHand) streams() {
+	h.t.Helper()
+	body, lines := io.Pipe()
+	req, err := http.NewRequestWithContext(h.t.Context(), http.MethodPost, h.front+"/api/v1/timestamps", body)
+	require.NoError(h.t, err)
+	req.Header.Set("Authorization", "Bearer "+h.key)
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	answers := make(chan *http.Response, 1)
+	failed := make(chan error, 1)
+	go func() {
+		res, err := insecure.Do(req)
+		if err != nil {
+			failed <- err
+			_ = body.CloseWithError(err) // ends whoever writes lines
+			return
+		}
+		answers <- res
+	}()
+	_, err = io.WriteString(lines, "{}\n")
+	require.NoError(h.t, err)
+	var res *http.Response
+	select {
+	case res = <-answers:
+	case err := <-failed:
+		require.NoError(h.t, err)
+	}
+	defer func() { require.NoError(h.t, res.Body.Close()) }()
+	require.Equal(h.t, http.StatusOK, res.StatusCode)
+	read := bufio.NewReader(res.Body)
+	for range 3 {
+		answer, err := read.ReadString('\n')
+		require.NoError(h.t, err)
+		require.Contains(h.t, answer, `"id"`)
+		_, err = io.WriteString(lines, "{}\n")
+		require.NoError(h.t, err)
+	}
+	require.NoError(h.t, lines.Close())
+	answer, err := read.ReadString('\n')
+	require.NoError(h.t, err)
+	require.Contains(h.t, answer, `"id"`)
+	_, err = read.ReadByte()
+	require.ErrorIs(h.t, err, io.EOF)
+
+	// nginx goes on with a request whose answer has begun only while the service takes it at once: the command line has no more
+	// under way than fits.
+	const long = 100_000
+	file := filepath.Join(h.dir, "instants")
+	require.NoError(h.t, os.WriteFile(file, []byte(strings.Repeat("2009-09-28T19:03:12Z\n", long)), 0o600))
+	require.Equal(h.t, long, bytes.Count(h.tidemark("stamp", "--file", file, "-o", "json"), []byte(`"position"`)))
 }
 
 // openLetters is how many open dead letters the front's first page of them holds.

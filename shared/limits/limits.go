@@ -21,6 +21,12 @@ const (
 	// what nginx takes unless it is configured, so a bulk action passes a front that is not ours.
 	ClientBody = 1 << 20
 
+	// ProxiedStream and Stream are how much of a stream of timestamps a client may have sent without an answer, behind a proxy and
+	// without one. nginx does not go on with a request whose answer has begun, once the service has not taken at once what it
+	// has: so behind a proxy no more may be under way than the connection to the service holds by itself.
+	ProxiedStream = 48 << 10
+	Stream        = 4 << 20
+
 	Line    = 4 << 10  // one line of a stream of timestamps, without its end
 	Payload = 64 << 10 // characters of the payload that a dead letter gets
 )

@@ -224,6 +224,11 @@ func (st *stream) start() {
 	h.Set("Content-Type", sharedhttp.StreamType)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would gather the answers
+	window := limits.Stream
+	if r := st.gin.Request.Header; r.Get("X-Forwarded-For")+r.Get("Forwarded")+r.Get("Via") != "" {
+		window = limits.ProxiedStream
+	}
+	h.Set("Tidemark-Stream-Window", strconv.Itoa(window))
 	st.gin.Status(http.StatusOK)
 }
 

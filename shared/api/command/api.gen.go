@@ -1097,6 +1097,11 @@ type ClientInterface interface {
 	// come: whoever does not is not read from any more (the answers not yet read are bounded), and is cut after a while,
 	// as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
 	//
+	// **Behind a proxy, wait for answers**: have no more than 49,152 bytes under way that have no answer yet. nginx, for one,
+	// does not go on with a body whose answer has begun, once the service has not taken it at once: the stream would
+	// stand still, and be cut after a minute. The header `Tidemark-Stream-Window` of the answer says how many bytes it is:
+	// more without a proxy. `tidemark stamp --file` keeps to it.
+	//
 	// A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
 	// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
 	// bytes long.
@@ -1402,6 +1407,11 @@ func (c *Client) StampInstant(ctx context.Context, instant string, params *Stamp
 // NDJSON in, NDJSON out: one answer a line, in order, while the body is still being sent. Read the answers as they
 // come: whoever does not is not read from any more (the answers not yet read are bounded), and is cut after a while,
 // as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
+//
+// **Behind a proxy, wait for answers**: have no more than 49,152 bytes under way that have no answer yet. nginx, for one,
+// does not go on with a body whose answer has begun, once the service has not taken it at once: the stream would
+// stand still, and be cut after a minute. The header `Tidemark-Stream-Window` of the answer says how many bytes it is:
+// more without a proxy. `tidemark stamp --file` keeps to it.
 //
 // A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
 // bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
@@ -2171,6 +2181,11 @@ type ClientWithResponsesInterface interface {
 	// NDJSON in, NDJSON out: one answer a line, in order, while the body is still being sent. Read the answers as they
 	// come: whoever does not is not read from any more (the answers not yet read are bounded), and is cut after a while,
 	// as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
+	//
+	// **Behind a proxy, wait for answers**: have no more than 49,152 bytes under way that have no answer yet. nginx, for one,
+	// does not go on with a body whose answer has begun, once the service has not taken it at once: the stream would
+	// stand still, and be cut after a minute. The header `Tidemark-Stream-Window` of the answer says how many bytes it is:
+	// more without a proxy. `tidemark stamp --file` keeps to it.
 	//
 	// A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
 	// bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
@@ -3041,6 +3056,11 @@ func (r StampInstantResponse) ContentType() string {
 	return ""
 }
 
+// StampStreamResponse200Headers the declared response headers of an HTTP 200 response for StampStream
+type StampStreamResponse200Headers struct {
+	TidemarkStreamWindow *int
+}
+
 // StampStreamResponse401Headers the declared response headers of an HTTP 401 response for StampStream
 type StampStreamResponse401Headers struct {
 	WWWAuthenticate *string
@@ -3073,6 +3093,8 @@ type StampStreamResponse struct {
 	ApplicationproblemJSON429 *TooMany
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
 	ApplicationproblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StampStreamResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *StampStreamResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -3480,6 +3502,11 @@ func (c *ClientWithResponses) StampInstantWithResponse(ctx context.Context, inst
 // NDJSON in, NDJSON out: one answer a line, in order, while the body is still being sent. Read the answers as they
 // come: whoever does not is not read from any more (the answers not yet read are bounded), and is cut after a while,
 // as is a stream in which nothing moves for a minute. A healthy stream may go on for as long as it likes.
+//
+// **Behind a proxy, wait for answers**: have no more than 49,152 bytes under way that have no answer yet. nginx, for one,
+// does not go on with a body whose answer has begun, once the service has not taken it at once: the stream would
+// stand still, and be cut after a minute. The header `Tidemark-Stream-Window` of the answer says how many bytes it is:
+// more without a proxy. `tidemark stamp --file` keeps to it.
 //
 // A line is `{"event_timestamp": "…", "id": "…"}`, both optional: without an instant it stamps the present one. A
 // bare JSON string is an instant too. `id` is that line's Idempotency-Key, with the same rules. A line is at most 4,096
@@ -4463,6 +4490,16 @@ func ParseStampStreamResponse(rsp *http.Response) (*StampStreamResponse, error) 
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers StampStreamResponse200Headers
+		if values := rsp.Header.Values("Tidemark-Stream-Window"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Tidemark-Stream-Window", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.TidemarkStreamWindow = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers StampStreamResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {

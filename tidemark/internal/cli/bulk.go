@@ -23,9 +23,8 @@ import (
 )
 
 const (
-	mostWaiting  = 4_096  // lines read from the file and not sent
-	mostUnheard  = 65_536 // lines sent and not answered
-	shownRefused = 10     // refused lines named on the standard error output
+	mostWaiting  = 4_096 // lines read from the file and not sent
+	shownRefused = 10    // refused lines named on the standard error output
 )
 
 // bulkLine is one line of the file, as it is sent.
@@ -70,6 +69,8 @@ type bulk struct {
 	fresh   []bulkLine // read, in their order
 	again   []bulkLine // to be sent again, before the fresh ones
 	sent    []bulkLine // waiting for their answers, in the order of sending
+	unheard int        // bytes of sent
+	window  int        // most of them, as the service says; as behind a proxy before it has said so
 	attempt int
 	readAll bool
 	readErr error
@@ -262,6 +263,9 @@ func (o *outgoing) over() {
 	o.changed.Broadcast()
 }
 
+// full reports whether answers must come before more is sent.
+func (b *bulk) full() bool { return b.unheard >= b.window }
+
 func (o *outgoing) Read(p []byte) (n int, err error) {
 	b := o.bulk
 	if len(o.rest) > 0 {
@@ -271,7 +275,7 @@ func (o *outgoing) Read(p []byte) (n int, err error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for len(b.again)+len(b.fresh) == 0 || len(b.sent) >= mostUnheard {
+	for len(b.again)+len(b.fresh) == 0 || b.full() {
 		if b.stopped || b.attempt != o.attempt || b.readAll && len(b.again)+len(b.fresh)+len(b.sent) == 0 {
 			return 0, io.EOF
 		}
@@ -280,7 +284,7 @@ func (o *outgoing) Read(p []byte) (n int, err error) {
 	if b.stopped || b.attempt != o.attempt {
 		return 0, io.EOF
 	}
-	for len(b.sent) < mostUnheard {
+	for !b.full() {
 		queue := &b.again
 		if len(b.again) == 0 {
 			queue = &b.fresh
@@ -290,7 +294,7 @@ func (o *outgoing) Read(p []byte) (n int, err error) {
 		}
 		line := (*queue)[0]
 		*queue = (*queue)[1:]
-		b.sent = append(b.sent, line)
+		b.sent, b.unheard = append(b.sent, line), b.unheard+len(line.body)
 		copied := copy(p[n:], line.body)
 		n += copied
 		if o.rest = line.body[copied:]; len(o.rest) > 0 {
@@ -301,6 +305,13 @@ func (o *outgoing) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+func (b *bulk) widen(window int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.window = window
+	b.changed.Broadcast()
+}
+
 // heard books an answer: they come in the order of sending.
 func (b *bulk) heard(a client.LineAnswer) {
 	b.mu.Lock()
@@ -309,7 +320,7 @@ func (b *bulk) heard(a client.LineAnswer) {
 		return
 	}
 	line := b.sent[0]
-	b.sent = b.sent[1:]
+	b.sent, b.unheard = b.sent[1:], b.unheard-len(line.body)
 	b.changed.Broadcast()
 	if a.Error != nil && a.Error.Status/100 == 5 {
 		b.again = append(b.again, line)
@@ -397,13 +408,14 @@ func (b *bulk) run(ctx context.Context, services *client.Client, total int64) er
 	for {
 		b.mu.Lock()
 		before := b.lines
+		b.window = limits.ProxiedStream
 		body := &outgoing{bulk: b, attempt: b.attempt}
 		b.mu.Unlock()
-		err := services.StampStream(ctx, body, body.over, b.heard)
+		err := services.StampStream(ctx, body, b.widen, body.over, b.heard)
 		body.over()
 		b.mu.Lock()
 		b.again = append(b.sent, b.again...)
-		b.sent = nil
+		b.sent, b.unheard = nil, 0
 		b.changed.Broadcast()
 		finished := b.readAll && len(b.again)+len(b.fresh) == 0
 		if b.lines > before {

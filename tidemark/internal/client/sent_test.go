@@ -29,7 +29,7 @@ func TestAnOutcomeIsUnknownOnlyAfterSomethingWasSent(t *testing.T) {
 		var unreachable *client.Unreachable
 		require.ErrorAs(t, err, &unreachable)
 		require.Equal(t, unknown, unreachable.Unknown(), "%s: %v", url, err)
-		err = c.StampStream(t.Context(), strings.NewReader("{}\n"), func() {}, func(client.LineAnswer) {})
+		err = c.StampStream(t.Context(), strings.NewReader("{}\n"), func(int) {}, func() {}, func(client.LineAnswer) {})
 		require.ErrorAs(t, err, &unreachable)
 		require.Equal(t, unknown, unreachable.Unknown(), "the stream to %s: %v", url, err)
 		c.Close()

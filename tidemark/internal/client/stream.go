@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/tidemark/tidemark/shared/api/command"
@@ -29,9 +30,9 @@ type LineAnswer struct {
 
 // StampStream sends body, NDJSON, to the door and hands every answer to got, in the order of the lines, while the body
 // is still being read. It ends at the answers' end, or with the error that ended the stream: a *Problem where the door
-// says why. When the connection is lost, lost is called: a Read of body that is under way must come to an end then, since
+// says why. Once the answers begin, began is told how many bytes may be under way without one. When the connection is lost, lost is called: a Read of body that is under way must come to an end then, since
 // net/http waits for it, and any later one must be at the end.
-func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), got func(LineAnswer)) error {
+func (c *Client) StampStream(ctx context.Context, body io.Reader, began func(window int), lost func(), got func(LineAnswer)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// A connection of its own, whose end is seen.
@@ -60,6 +61,9 @@ func (c *Client) StampStream(ctx context.Context, body io.Reader, lost func(), g
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // the status alone says enough
 		return answer{from: service.Command, status: resp.StatusCode, header: resp.Header, body: text}.refusal()
+	}
+	if window, err := strconv.Atoi(resp.Header.Get("Tidemark-Stream-Window")); err == nil {
+		began(window)
 	}
 	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("no answer for %s", silence)) })
 	defer quiet.Stop()
