@@ -20,7 +20,7 @@ import (
 	"github.com/tidemark/tidemark/shared/schema"
 )
 
-// Proof is a parity proof: whether a candidate has what the serving generation has, up to one vector of offsets
+// Proof is the result of a verification: whether a candidate has what the serving generation has, up to one vector of offsets
 // that both have passed, in one snapshot.
 type Proof struct {
 	OK          bool             `json:"ok"`

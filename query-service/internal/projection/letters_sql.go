@@ -14,15 +14,33 @@ import (
 
 // decidedLetters counts the dead letters that somebody decided on, by partition. A count joins two tables, so the last one of each
 // projection is kept. It holds for as long as neither a letter nor a decision has come: the numbers of rejected records and the
-// progress of the decisions say so, and both are read in the snapshot that is counted. It is safe for concurrent use.
+// progress of the decisions say so, and both are read in the snapshot that is counted. A count that takes long, as of hundreds of
+// thousands, holds a while longer; what was decided meanwhile counts as open for some seconds. It is safe for concurrent use.
 type decidedLetters struct {
 	mu   sync.Mutex
 	last map[string]decidedCount // by projection
 }
 
 type decidedCount struct {
-	mark        []int64         // what the count depends on
+	mark        []int64         // what the count depends on: generation and epoch, then decisions and letters
 	byPartition map[int32]int64 // never changed
+	at          time.Time
+	took        time.Duration
+}
+
+const (
+	// slowCount is how long a count takes that is not repeated at each letter and decision: that of some ten thousand.
+	slowCount = 50 * time.Millisecond
+	// countsApart is how many times as long as it took a slow count holds, so that counting takes a twentieth of the time at most.
+	countsApart = 20
+)
+
+// holds reports whether the count is good for what depends on mark now.
+func (d decidedCount) holds(mark []int64, now time.Time) bool {
+	if slices.Equal(d.mark, mark) {
+		return true
+	}
+	return d.took >= slowCount && now.Sub(d.at) < countsApart*d.took && slices.Equal(d.mark[:2], mark[:2])
 }
 
 // count sets Decided of each partition of st; decisions is how many records of the log of decisions the tables have.
@@ -34,12 +52,12 @@ func (d *decidedLetters) count(ctx context.Context, s *Snapshot, st *Status, dec
 	d.mu.Lock()
 	last := d.last[st.Name]
 	d.mu.Unlock()
-	if !slices.Equal(last.mark, mark) {
+	if began := time.Now(); !last.holds(mark, began) {
 		counted, err := countDecided(ctx, s, st.Served)
 		if err != nil {
 			return err
 		}
-		last = decidedCount{mark, counted}
+		last = decidedCount{mark, counted, time.Now(), time.Since(began)}
 		d.mu.Lock()
 		if d.last == nil {
 			d.last = map[string]decidedCount{}
