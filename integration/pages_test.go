@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -161,6 +162,28 @@ func TestLiveUpdatesKeepFocusAndSelection(t *testing.T) {
 	require.Equal(t, "0", ask(`String(window.spoken)`), "no state has changed")
 	require.Equal(t, "1", ask(`String(document.querySelectorAll("[data-live] [data-stays]").length)`), "the answer to a form stays")
 	require.Empty(t, ask(`document.querySelector("[data-live] [aria-live], [data-live][aria-live]")?.outerHTML || ""`))
+
+	reject := func(payload string) {
+		_, err := s.Log.Write(story.Message{Partition: story.AnyPartition, Value: []byte(payload)})
+		require.NoError(t, err)
+	}
+	reject("the first letter")
+	b.open("/dead-letters")
+	b.sees("the first letter")
+	b.click(`.letter input[type="checkbox"]`)
+	ask(`(() => { document.querySelector("#note").value = "why"; document.activeElement.blur(); return "" })()`)
+	tabs := 0
+	for ask(`document.activeElement.textContent`) != "Redrive…" {
+		tabs++
+		require.Less(t, tabs, 30, "the actions for many letters come before the letters")
+		b.do(chromedp.KeyEvent(kb.Tab))
+	}
+	for _, more := range []string{"the second letter", "the third letter"} {
+		reject(more)
+		b.sees(more)
+	}
+	require.Equal(t, "1 why Redrive…", ask(`document.querySelectorAll(".letter input:checked").length + " " + document.querySelector("#note").value + " " + document.activeElement.textContent`))
+	require.Equal(t, "the first letter", ask(`document.querySelector(".letter:has(input:checked) pre").textContent.trim()`), "another's box is not ticked for it")
 }
 
 // beside starts all three services, each knowing where the others are.
