@@ -50,6 +50,7 @@ func TestTheDocumentSaysTheSame(t *testing.T) {
 		fmt.Sprintf("| body of a discard | %d MiB, %d letters |", limits.DiscardBody>>20, limits.Letters),
 		fmt.Sprintf("| any other form of the pages | %d MiB |", limits.FormBody>>20),
 		fmt.Sprintf("| line of a stream of timestamps | %d KiB |", limits.Line>>10),
+		fmt.Sprintf("| of a stream, without an answer | %d KiB behind a front |", limits.ProxiedStream>>10),
 		fmt.Sprintf("| payload of a redriven letter | %d characters |", limits.Payload),
 	} {
 		require.Contains(t, string(text), row)
