@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/tidemark/tidemark/shared/freeport"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // node is a broker's place in a cluster.

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"github.com/tidemark/tidemark/shared/freeport"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // KafkaOptions say how the broker is made.

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/tidemark/tidemark/shared/freeport"
 	"io"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // Proxy is a TCP proxy to one server, and the hand that disturbs what passes through it. It passes everything on

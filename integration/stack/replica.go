@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/tidemark/tidemark/shared/freeport"
 	"net/url"
 	"os"
 	"os/exec"
 	"strings"
+
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // Replica is a standby that streams from a primary through Link, asynchronously.

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"github.com/tidemark/tidemark/shared/freeport"
 	"io"
 	"maps"
 	"net/http"
@@ -18,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tidemark/tidemark/shared/freeport"
 )
 
 // Binaries is a folder of freshly built programs.
