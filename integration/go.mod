@@ -96,7 +96,6 @@ require (
 	github.com/sethvargo/go-retry v0.5.0 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
 	github.com/swaggest/swgui v1.8.5 // indirect
-	github.com/tidemark/tidemark/consumer-service v0.0.0-00010101000000-000000000000 // indirect
 	github.com/twitchyliquid64/golang-asm v0.15.1 // indirect
 	github.com/twmb/franz-go v1.22.2 // indirect
 	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c // indirect
@@ -185,6 +184,7 @@ require (
 	github.com/gin-gonic/gin v1.12.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/tidemark/tidemark/command-service v0.0.0
+	github.com/tidemark/tidemark/consumer-service v0.0.0-00010101000000-000000000000
 	github.com/tidemark/tidemark/query-service v0.0.0-00010101000000-000000000000
 	github.com/tidemark/tidemark/shared v0.0.0
 	go.opentelemetry.io/collector/component/componenttest v0.155.0

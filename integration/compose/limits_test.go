@@ -133,7 +133,7 @@ func (h *byHand) streams() {
 	answers := make(chan *http.Response, 1)
 	failed := make(chan error, 1)
 	go func() {
-		res, err := insecure.Do(req)
+		res, err := insecure.Do(req) //nolint:bodyclose // whoever receives it closes it
 		if err != nil {
 			failed <- err
 			_ = body.CloseWithError(err) // ends whoever writes lines
